@@ -1,0 +1,77 @@
+"""Sightline's engine: load a model, chat with it, show it pictures.
+
+    from engine import load
+
+    with load("demo") as engine:
+        chat = engine.chat()
+        for event in chat.send("Hello!"):
+            print(event.text, end="", flush=True)
+
+Importing this package is quick: MLX and transformers load with the first model.
+"""
+
+from engine.chat import Chat
+from engine.engine import Engine, Request, load
+from engine.events import Event, FinishReason, Finished, Progress, TextDelta
+from engine.generation import Generation
+from engine.options import GenerationOptions
+from vision_add_ons.errors import (
+    BrokenConfig,
+    BrokenIndex,
+    BrokenTokenizer,
+    BrokenWeights,
+    ChatBusy,
+    CheckpointError,
+    CheckpointNotFound,
+    ContextExceeded,
+    EngineClosed,
+    ImageCountError,
+    ImageError,
+    MissingWeight,
+    ModelUnavailable,
+    OptionError,
+    PromptError,
+    RequestError,
+    SightlineError,
+    UnexpectedShape,
+    UnexpectedWeight,
+    UnknownModelType,
+    UnsupportedCheckpoint,
+    WeightsNotFound,
+)
+
+__all__ = [
+    "BrokenConfig",
+    "BrokenIndex",
+    "BrokenTokenizer",
+    "BrokenWeights",
+    "Chat",
+    "ChatBusy",
+    "CheckpointError",
+    "CheckpointNotFound",
+    "ContextExceeded",
+    "Engine",
+    "EngineClosed",
+    "Event",
+    "FinishReason",
+    "Finished",
+    "Generation",
+    "GenerationOptions",
+    "ImageCountError",
+    "ImageError",
+    "MissingWeight",
+    "ModelUnavailable",
+    "OptionError",
+    "Progress",
+    "PromptError",
+    "Request",
+    "RequestError",
+    "SightlineError",
+    "TextDelta",
+    "UnexpectedShape",
+    "UnexpectedWeight",
+    "UnknownModelType",
+    "UnsupportedCheckpoint",
+    "WeightsNotFound",
+    "load",
+]

@@ -1,0 +1,97 @@
+"""A conversation: its messages, and one answer at a time."""
+
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from engine.events import Finished
+from engine.generation import Generation
+from engine.options import GenerationOptions
+from vision_add_ons.errors import ChatBusy, PromptError
+
+if TYPE_CHECKING:
+    from engine.engine import Engine
+    from engine.messages import Message
+
+
+class Chat:
+    """A conversation with a loaded model; made by `Engine.chat`.
+
+    A question joins the history together with its answer: also with one that was cancelled or
+    cut, as far as it came. After an error, or if nothing was answered yet, the history is as it
+    was before the question.
+    """
+
+    def __init__(
+        self,
+        engine: "Engine",
+        system: str | None = None,
+        options: GenerationOptions | None = None,
+    ) -> None:
+        self._engine = engine
+        self._options = options or GenerationOptions()
+        self._owner = object()
+        self._messages: list[Message] = []
+        self._current: Generation | None = None
+        self._lock = threading.Lock()
+        self.last: Finished | None = None
+        """How the latest answer ended, with its statistics; None before the first."""
+        self.reset(system)
+
+    @property
+    def messages(self) -> "tuple[Message, ...]":
+        """The history, oldest first."""
+        return tuple(self._messages)
+
+    def send(
+        self,
+        text: str,
+        images: Sequence[Any] = (),
+        options: GenerationOptions | None = None,
+    ) -> Generation:
+        """Ask, and return the answer under way: iterate it, or take its `result()`.
+
+        `images` are paths, bytes, PIL images, data URIs or base64 texts. Raises `ChatBusy` while
+        the previous answer is under way, or another `RequestError`.
+        """
+        from engine.engine import Request
+        from engine.images import load_picture
+        from engine.messages import Message
+
+        if not isinstance(text, str):
+            raise PromptError(f"a message is a text, not {type(text).__name__}")
+        question = Message("user", text, tuple(load_picture(source) for source in images))
+        with self._lock:
+            if self._current is not None:
+                raise ChatBusy("wait for the previous answer, or cancel it first")
+            history = self._messages
+
+            def answered(finished: Finished) -> None:
+                self._answered(history, question, finished)
+
+            request = Request([*history, question], (), options or self._options, owner=self._owner)
+            self._current = self._engine.submit(request, on_finish=answered)
+            return self._current
+
+    def reset(self, system: str | None = None) -> None:
+        """Forget the history; `system` begins the new one. An answer under way is cancelled."""
+        from engine.messages import Message
+
+        with self._lock:
+            current, self._current = self._current, None
+            self._messages = [] if system is None else [Message("system", system)]
+        if current is not None:
+            current.cancel()
+
+    def _answered(self, history: "list[Message]", question: "Message", end: Finished) -> None:
+        from engine.messages import Message
+
+        with self._lock:
+            if self._messages is not history:  # reset meanwhile
+                return
+            self._current = None
+            self.last = end
+            unanswered = end.finish_reason == "cancelled" and not end.answer
+            if end.finish_reason != "error" and not unanswered:
+                tokens = () if end.finish_reason == "stop_string" else end.tokens
+                history += [question, Message("assistant", end.answer, (), tokens)]

@@ -1,0 +1,180 @@
+"""The engine that an application holds: load a model, ask it, close it."""
+
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.chat import Chat
+from engine.events import Finished
+from engine.generation import Generation
+from engine.options import GenerationOptions
+from engine.worker import Worker
+from vision_add_ons.errors import ContextExceeded, OptionError, RequestError
+
+if TYPE_CHECKING:
+    from model_kit.kit import ModelKit
+    from model_kit.report import LoadReport
+
+CACHE_SHARE = 0.25
+"""The share of the memory that the device recommends to use which the prompt cache may fill."""
+
+LoadProgress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request: a raw text, token ids, or messages (see `engine.messages.read_messages`).
+
+    `images` belong to the last user message, or stand at the start of a raw text.
+    """
+
+    prompt: str | Sequence[Any]
+    images: Sequence[Any] = ()
+    options: GenerationOptions = field(default_factory=GenerationOptions)
+    owner: object = None
+    """The conversation that this request continues, any object; see `Generation.owner`."""
+
+
+class Engine:
+    """A loaded model that answers requests; made by `load`.
+
+    Every method may be called from any thread. All work is done on one thread that the engine
+    owns, one answer at a time in the order of their submission. Use it as a context manager, or
+    call `close`.
+    """
+
+    def __init__(self, worker: Worker, kit: "ModelKit") -> None:
+        from engine.prompt import PromptBuilder
+
+        self._worker = worker
+        self._prompts = PromptBuilder(kit)
+        self._max_context = kit.max_context
+        self._vocab_size = kit.vocab_size
+        self._has_decoder = kit.text_model is not None
+        self._kv_unit = kit.quantizable_kv_width
+        self.report: LoadReport = kit.report
+        """What was loaded, and what had to be assumed."""
+        self._finalizer = weakref.finalize(self, worker.close)
+
+    def chat(self, system: str | None = None, options: GenerationOptions | None = None) -> Chat:
+        """Start a conversation. `options` are the defaults of its answers."""
+        return Chat(self, system=system, options=options)
+
+    def generate(
+        self,
+        prompt: str | Sequence[Any],
+        images: Sequence[Any] = (),
+        options: GenerationOptions | None = None,
+    ) -> Generation:
+        """Answer one request without a history. Iterate the result, or take its `result()`.
+
+        A text is used as it stands; messages go through the chat template. Raises a subclass of
+        `RequestError` if the request is wrong in itself.
+        """
+        return self.submit(Request(prompt, images, options or GenerationOptions()))
+
+    def submit(
+        self, request: Request, on_finish: Callable[[Finished], None] | None = None
+    ) -> Generation:
+        """Queue a request and return at once. `on_finish` is called before the final event.
+
+        Raises a subclass of `RequestError`, before anything is run, or `EngineClosed`.
+        """
+        options = request.options
+        self._check(options)
+        prompt = self._prompts.build(request.prompt, request.images)
+        limit = options.context_limit(self._max_context)
+        if limit is not None and len(prompt.tokens) >= limit:
+            raise ContextExceeded(
+                f"the prompt has {len(prompt.tokens)} tokens, and the context ends at {limit}; "
+                "shorten the conversation or start a new one"
+            )
+        if any(not 0 <= token < self._vocab_size for token in prompt.tokens):
+            raise RequestError(f"token ids must be below the vocabulary's {self._vocab_size}")
+        generation = Generation(prompt, options, request.owner, on_finish)
+        generation.engine = self
+        self._worker.submit(generation)
+        return generation
+
+    def tokenize(self, text: str) -> list[int]:
+        """The token ids of a text, with no special tokens added."""
+        return self._prompts.encode(text)
+
+    def cache_stats(self) -> dict[str, int]:
+        """Conversations in the prompt cache, the bytes they take, and the most they may take."""
+        cache = self._worker.prompt_cache
+        if cache is None:
+            return {"conversations": 0, "bytes": 0, "max_bytes": 0}
+        return {"conversations": len(cache), "bytes": cache.nbytes, "max_bytes": cache.max_bytes}
+
+    def close(self) -> None:
+        """Cancel what runs, end what waits, free the model. Calling it again does nothing."""
+        self._finalizer()
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _check(self, options: GenerationOptions) -> None:
+        """What an option asks for that this model cannot do."""
+        if not self._has_decoder:
+            raise RequestError("this model was loaded with vocab_only; it can only tokenize")
+        for token in options.logit_bias:
+            if token >= self._vocab_size:
+                raise OptionError(
+                    f"logit_bias names token {token}, but the vocabulary ends at "
+                    f"{self._vocab_size - 1}"
+                )
+        if options.kv_bits is None:
+            return
+        if self._kv_unit is None:
+            raise OptionError("this model's KV cache cannot be quantized; leave kv_bits out")
+        if self._kv_unit % options.kv_group_size:
+            raise OptionError(f"kv_group_size must divide this model's head size, {self._kv_unit}")
+
+
+def load(
+    model: str | Path = "demo",
+    *,
+    progress: LoadProgress | None = None,
+    decoder_only: bool = False,
+    vocab_only: bool = False,
+    cache_bytes: int | None = None,
+) -> Engine:
+    """Load a model and return an engine that answers with it.
+
+    `model` is `"demo"` (fetched at its first use) or the folder of a checkpoint. `decoder_only`
+    loads a vision model's text half alone, `vocab_only` its tokenizer alone. `cache_bytes` is the
+    prompt cache's budget; by default a quarter of the memory that the device recommends to use.
+    `progress(stage, done, total)` is called from the engine's thread. Raises a subclass of
+    `CheckpointError`.
+    """
+    if cache_bytes is not None and cache_bytes < 0:
+        raise OptionError(f"cache_bytes must be at least 0, not {cache_bytes}")
+
+    def load_kit() -> "ModelKit":
+        from model_kit.blas import preload_openblas
+
+        preload_openblas()
+        from model_kit.kit import load_model_kit
+
+        folder = Path(model)
+        if str(model) == "demo":
+            from model_kit.demo import demo_folder
+
+            folder = demo_folder(progress)
+        return load_model_kit(
+            folder, decoder_only=decoder_only, vocab_only=vocab_only, progress=progress
+        )
+
+    def budget() -> int:
+        from model_kit.report import memory_there
+
+        return int((memory_there() or 0) * CACHE_SHARE) if cache_bytes is None else cache_bytes
+
+    worker = Worker(load_kit, budget)
+    return Engine(worker, worker.wait_until_loaded())

@@ -1,0 +1,69 @@
+"""What a generation tells while it runs: progress, text, and exactly one final event.
+
+Every event has `text`, so that printing it for each event prints the answer and nothing else.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+FinishReason = Literal["stop", "length", "stop_string", "cancelled", "error"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The prompt is being read: `processed` of `total` tokens, after `cached` from the cache."""
+
+    processed: int
+    total: int
+    cached: int
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class TextDelta:
+    """One generated token, and the text that became ready with it (often empty, never cut
+    within a character).
+
+    `token` is None for text that was only held back. `logprob` and `top_logprobs` (token id,
+    log-probability; likeliest first) are there when the options ask for them.
+    """
+
+    text: str
+    token: int | None = None
+    logprob: float | None = None
+    top_logprobs: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The last event. Times are in seconds, counted from `submit`."""
+
+    finish_reason: FinishReason
+    answer: str
+    """The whole text of the answer: that of all events before this one."""
+    tokens: tuple[int, ...]
+    """The ids generated, without the end-of-text token."""
+    prompt_tokens: int
+    cached_tokens: int
+    """How many of the prompt's tokens needed no work, being in the prompt cache."""
+    images_encoded: int
+    queue_seconds: float
+    """From `submit` to the start of work."""
+    prefill_seconds: float
+    """From the start of work to the first token: pictures, prompt, first sampling."""
+    time_to_first_token: float | None
+    """None if there was no token."""
+    tokens_per_second: float
+    """Of decoding: tokens after the first, by the time after the first."""
+    seed: int
+    stop_string: str | None = None
+    """The stop text that ended the answer."""
+    error: BaseException | None = None
+    text: str = ""
+
+    @property
+    def completion_tokens(self) -> int:
+        return len(self.tokens)
+
+
+Event = Progress | TextDelta | Finished

@@ -1,0 +1,104 @@
+"""One answer under way: iterate its events, wait for its end, or cancel it."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from engine.events import Event, Finished
+from engine.options import GenerationOptions
+
+if TYPE_CHECKING:
+    from engine.prompt import Prompt
+
+
+class Generation:
+    """Iterate it for its events; safe to use from any thread.
+
+    Events wait here until they are fetched: not iterating holds nothing up, and leaving the loop
+    early cancels nothing (`cancel` does).
+    """
+
+    def __init__(
+        self,
+        prompt: "Prompt",
+        options: GenerationOptions,
+        owner: object = None,
+        on_finish: Callable[[Finished], None] | None = None,
+    ) -> None:
+        self.prompt = prompt
+        self.options = options
+        self.owner = owner
+        """Whose history this continues: its own older cache is taken over, not copied."""
+        self.on_cancel: Callable[[Generation], None] | None = None
+        """Set by whoever queues it, to take it out of the queue."""
+        self.engine: object = None
+        """Held so that an engine lives until its last answer is there."""
+        self.submitted = time.perf_counter()
+        self._on_finish = on_finish
+        self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._cancelled = threading.Event()
+        self._ended = threading.Event()
+        self._finished: Finished | None = None
+        self._finishing = threading.Lock()
+
+    def __iter__(self) -> Iterator[Event]:
+        return self
+
+    def __next__(self) -> Event:
+        event = self._events.get()
+        if event is None:
+            self._events.put(None)  # for whoever asks again
+            raise StopIteration
+        return event
+
+    def cancel(self) -> None:
+        """End the answer after the token or prefill step at work. What was read stays cached.
+
+        Returns at once; the final event follows, `cancelled` unless the end came first.
+        """
+        self._cancelled.set()
+        if self.on_cancel is not None:
+            self.on_cancel(self)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether `cancel` was called."""
+        return self._cancelled.is_set()
+
+    @property
+    def done(self) -> bool:
+        """Whether the final event is there."""
+        return self._ended.is_set()
+
+    def result(self, timeout: float | None = None) -> Finished:
+        """Wait for the end and return the final event.
+
+        Raises the error that ended the generation, or TimeoutError after `timeout` seconds.
+        """
+        if not self._ended.wait(timeout):
+            raise TimeoutError(f"no answer within {timeout} seconds")
+        assert self._finished is not None
+        if self._finished.error is not None:
+            raise self._finished.error
+        return self._finished
+
+    # --- for the engine's thread ---------------------------------------------------------------
+
+    def emit(self, event: Event) -> None:
+        self._events.put(event)
+
+    def finish(self, finished: Finished) -> None:
+        """Deliver the final event; only the first call counts."""
+        with self._finishing:
+            if self._finished is not None:
+                return
+            self._finished = finished
+        try:
+            if self._on_finish is not None:
+                self._on_finish(finished)
+        finally:
+            self._ended.set()
+            self._events.put(finished)
+            self._events.put(None)

@@ -1,0 +1,72 @@
+"""Messages as applications write them, read into one form."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from engine.images import LoadedPicture, load_picture
+from vision_add_ons.errors import PromptError
+
+ROLES = ("system", "user", "assistant", "tool")
+
+
+@dataclass
+class Message:
+    """One turn. `tokens` are the ids an answer was generated as, if it was generated here."""
+
+    role: str
+    text: str
+    pictures: tuple[LoadedPicture, ...] = ()
+    tokens: tuple[int, ...] = ()
+
+
+def read_messages(messages: Sequence[Any], images: Sequence[Any] = ()) -> list[Message]:
+    """Read `Message`s, or dictionaries of `role` and `content`; `images` go to the last user turn.
+
+    `content` is a text, or a list of parts: `{"type": "text", "text": ...}`, `{"type": "image",
+    "image": SOURCE}` or OpenAI's `{"type": "image_url", "image_url": {"url": SOURCE}}`; a
+    dictionary may also carry `images`, a list of sources. Raises `PromptError` or `ImageError`.
+    """
+    if not messages:
+        raise PromptError("there are no messages; give at least one user message")
+    read = [m if isinstance(m, Message) else _read(m) for m in messages]
+    if images:
+        last = next((m for m in reversed(read) if m.role == "user"), None)
+        if last is None:
+            raise PromptError("pictures need a user message to belong to")
+        pictures = (*last.pictures, *(load_picture(source) for source in images))
+        read[read.index(last)] = Message(last.role, last.text, pictures)
+    return read
+
+
+def _read(message: Any) -> Message:
+    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+        raise PromptError(f"a message is a dictionary of role and content, not {message!r:.80}")
+    role = message["role"]
+    if role not in ROLES:
+        raise PromptError(f"a message's role is one of {', '.join(ROLES)}, not {role!r}")
+    content = message.get("content")
+    sources = list(message.get("images") or ())
+    if isinstance(content, str):
+        text = content
+    elif isinstance(content, Sequence):
+        parts = [_read_part(part) for part in content]
+        text = "".join(value for kind, value in parts if kind == "text")
+        sources = [value for kind, value in parts if kind == "image"] + sources
+    else:
+        raise PromptError(f"a message's content is a text or a list of parts, not {content!r:.80}")
+    return Message(role, text, tuple(load_picture(source) for source in sources))
+
+
+def _read_part(part: Any) -> tuple[str, Any]:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind == "text" and isinstance(part.get("text"), str):
+        return "text", part["text"]
+    if kind == "image" and part.get("image") is not None:
+        return "image", part["image"]
+    if kind == "image_url":
+        url = part.get("image_url")
+        url = url.get("url") if isinstance(url, Mapping) else url
+        if isinstance(url, str):
+            return "image", url
+    raise PromptError(f"a part of a message is a text or an image, not {part!r:.80}")

@@ -1,0 +1,226 @@
+"""One request, from prompt to final event: the one place that calls mlx-lm's generation loop."""
+
+import secrets
+import time
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+from mlx_lm import stream_generate
+
+from engine.events import FinishReason, Finished, Progress, TextDelta
+from engine.generation import Generation
+from engine.prompt_cache import PromptCache, kv_length
+from engine.sampling import logits_processors, sampler, top_logprobs
+from engine.stop_strings import StopStrings
+
+if TYPE_CHECKING:
+    from model_kit.kit import ModelKit
+
+
+class _Cancelled(Exception):
+    """Raised from the prefill's progress callback, the one way out of it."""
+
+
+class Runner:
+    """Answers one request at a time, on the thread that loaded the model."""
+
+    def __init__(self, kit: "ModelKit", prompt_cache: PromptCache) -> None:
+        self._kit = kit
+        self._prompt_cache = prompt_cache
+
+    def run(self, generation: Generation) -> None:
+        """Answer a request. Whatever happens, it ends with one final event."""
+        _Answer(self._kit, self._prompt_cache, generation).run()
+
+
+class _Answer:
+    """The state of one answer while it is made."""
+
+    def __init__(self, kit: "ModelKit", cache: PromptCache, generation: Generation) -> None:
+        self.kit = kit
+        self.cache = cache
+        self.generation = generation
+        self.options = generation.options
+        self.prompt = generation.prompt
+        self.stops = StopStrings(self.options.stop)
+        seed = self.options.seed
+        self.seed = secrets.randbits(63) if seed is None else seed
+        self.started = time.perf_counter()
+        self.first_token: float | None = None
+        self.last_token: float | None = None
+        self.cached = 0
+        self.images_encoded = 0
+        self.kv: list[Any] | None = None
+        self.fed: list[int] = []
+        """Every token generated, the one that ended the text included."""
+        self.tokens: list[int] = []
+        self.raw_length = 0
+        """Characters that the detokenizer has given so far."""
+        self.released: list[str] = []
+
+    def run(self) -> None:
+        error: BaseException | None = None
+        reason: FinishReason = "error"
+        try:
+            reason = self._generate()
+        except _Cancelled:
+            reason = "cancelled"
+        except BaseException as e:
+            error = e
+        try:
+            self._release_rest(reason)
+            if error is None:
+                self._store()
+        except BaseException as e:
+            error = error or e
+        self.generation.finish(self._finished("error" if error else reason, error))
+
+    def _generate(self) -> FinishReason:
+        prompt, options = self.prompt, self.options
+        self._stop_if_cancelled()
+        self.kv, self.cached = self.cache.take(prompt, options.kv_variant, self.generation.owner)
+        if self.kv is None:
+            self.kv = self.kit.make_cache()
+        rest = prompt.tokens[self.cached :]
+        extra = self._embeddings(rest)
+        if options.kv_bits is not None:
+            extra |= {
+                "kv_bits": options.kv_bits,
+                "kv_group_size": options.kv_group_size,
+                "quantized_kv_start": options.quantized_kv_start,
+            }
+        # The random state belongs to this thread: nobody else's numbers change.
+        mx.random.seed(self.seed)
+        responses = stream_generate(
+            self.kit.text_model,
+            self.kit.tokenizer,
+            mx.array(rest),
+            max_tokens=self._max_tokens(),
+            sampler=sampler(options, self.kit.vocab_size),
+            logits_processors=logits_processors(options, prompt.tokens[: self.cached]),
+            prompt_cache=self.kv,
+            prefill_step_size=options.prefill_step_size,
+            prompt_progress_callback=self._progress,
+            **extra,
+        )
+        try:
+            for response in responses:
+                reason = self._take(response)
+                if reason is not None:
+                    return reason
+        finally:
+            responses.close()
+        raise AssertionError("mlx-lm's loop ended without a final response")
+
+    def _embeddings(self, rest: list[int]) -> dict[str, Any]:
+        """What the decoder needs besides ids to run `rest`; nothing for text."""
+        spans = [s.shifted(-self.cached) for s in self.prompt.spans if s.start >= self.cached]
+        if not spans:
+            return {}
+        assert self.kit.add_on is not None and self.kit.text_model is not None
+        embedded = self.kit.add_on.compute_embeddings(self.kit.text_model, mx.array(rest), spans)
+        mx.eval(embedded.input_embeddings)
+        self.images_encoded = len(spans)
+        self._stop_if_cancelled()
+        return {"input_embeddings": embedded.input_embeddings}
+
+    def _max_tokens(self) -> int:
+        limit = self.options.context_limit(self.kit.max_context)
+        if limit is None:
+            return self.options.max_tokens
+        return min(self.options.max_tokens, limit - len(self.prompt.tokens))
+
+    def _stop_if_cancelled(self) -> None:
+        if self.generation.cancelled:
+            raise _Cancelled
+
+    def _progress(self, processed: int, total: int) -> None:
+        self.generation.emit(Progress(processed, total, self.cached))
+        if processed < total:
+            self._stop_if_cancelled()
+
+    def _take(self, response: Any) -> FinishReason | None:
+        """Deal with one token; the reason to end here, if there is one."""
+        self.last_token = time.perf_counter()
+        if self.first_token is None:
+            self.first_token = self.last_token
+        token = int(response.token)
+        self.fed.append(token)
+        self.raw_length += len(response.text)
+        text = response.text
+        if response.finish_reason is not None:
+            # An answer cut within a character ends before it.
+            text = text.rstrip("\ufffd")
+        text = self.stops.feed(text)
+        if response.finish_reason == "stop":
+            self._release(TextDelta(text))
+        else:
+            self.tokens.append(token)
+            self._release(self._delta(text, token, response.logprobs))
+        if self.stops.matched is not None:
+            return "stop_string"
+        if response.finish_reason is not None:
+            return response.finish_reason
+        return "cancelled" if self.generation.cancelled else None
+
+    def _delta(self, text: str, token: int, logprobs: mx.array) -> TextDelta:
+        wanted = self.options.logprobs or self.options.top_logprobs
+        return TextDelta(
+            text,
+            token,
+            float(logprobs[token]) if wanted else None,
+            top_logprobs(logprobs, self.options.top_logprobs),
+        )
+
+    def _release(self, delta: TextDelta) -> None:
+        if delta.text or delta.token is not None:
+            self.released.append(delta.text)
+            self.generation.emit(delta)
+
+    def _release_rest(self, reason: FinishReason) -> None:
+        """Give out text that was held back, by the stop strings or by mlx-lm's detokenizer."""
+        if self.stops.matched is not None:
+            return
+        text = ""
+        if reason in ("cancelled", "error") and self.tokens:
+            # Leaving mlx-lm's loop early leaves its detokenizer's last characters there.
+            detokenizer = self.kit.tokenizer.detokenizer
+            for token in self.tokens:
+                detokenizer.add_token(token)
+            detokenizer.finalize()
+            text = self.stops.feed(detokenizer.text[self.raw_length :].rstrip("\ufffd"))
+        self._release(TextDelta(text + self.stops.flush()))
+
+    def _store(self) -> None:
+        """Keep what was computed, also of an answer that was cancelled.
+
+        After an error nothing is kept: arrays that failed to evaluate would fail again.
+        """
+        length = kv_length(self.kv) if self.kv is not None else None
+        if not length:
+            return
+        key = [*self.prompt.key, *self.fed][:length]
+        # Rows of half a picture would never be found again: no prompt is cut inside one.
+        if len(key) == length:
+            self.cache.put(key, self.kv or [], self.options.kv_variant, self.generation.owner)
+
+    def _finished(self, reason: FinishReason, error: BaseException | None) -> Finished:
+        submitted, started, first = self.generation.submitted, self.started, self.first_token
+        speed = 0.0
+        if first is not None and self.last_token is not None and self.last_token > first:
+            speed = (len(self.fed) - 1) / (self.last_token - first)
+        return Finished(
+            finish_reason=reason,
+            answer="".join(self.released),
+            tokens=tuple(self.tokens),
+            prompt_tokens=len(self.prompt.tokens),
+            cached_tokens=self.cached,
+            images_encoded=self.images_encoded,
+            queue_seconds=started - submitted,
+            prefill_seconds=(first or time.perf_counter()) - started,
+            time_to_first_token=None if first is None else first - submitted,
+            tokens_per_second=speed,
+            seed=self.seed,
+            stop_string=self.stops.matched,
+            error=error,
+        )

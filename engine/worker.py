@@ -1,0 +1,140 @@
+"""The one thread on which all MLX work of an engine happens."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from engine.events import Finished
+from engine.generation import Generation
+from vision_add_ons.errors import EngineClosed
+
+if TYPE_CHECKING:
+    from engine.prompt_cache import PromptCache
+    from engine.runner import Runner
+    from model_kit.kit import ModelKit
+
+log = logging.getLogger("sightline")
+
+
+class Worker:
+    """Loads a model on a thread of its own, then answers requests there, first come first served.
+
+    Kept apart from `Engine` so that an engine that nobody holds any more can be collected while
+    its thread still runs.
+    """
+
+    def __init__(self, load: Callable[[], "ModelKit"], cache_bytes: Callable[[], int]) -> None:
+        self._load = load
+        self._cache_bytes = cache_bytes
+        self._waiting: deque[Generation] = deque()
+        self._current: Generation | None = None
+        self._changed = threading.Condition()
+        self._closed = False
+        self._loaded = threading.Event()
+        self._failure: BaseException | None = None
+        self.kit: ModelKit | None = None
+        self.prompt_cache: PromptCache | None = None
+        self.thread = threading.Thread(target=self._main, name="sightline-engine", daemon=True)
+        self.thread.start()
+
+    def wait_until_loaded(self) -> "ModelKit":
+        """The loaded model; raises what loading raised."""
+        self._loaded.wait()
+        if self._failure is not None:
+            raise self._failure
+        assert self.kit is not None
+        return self.kit
+
+    def submit(self, generation: Generation) -> None:
+        with self._changed:
+            if self._closed:
+                raise EngineClosed("this engine is closed; load the model again")
+            generation.on_cancel = self._withdraw
+            self._waiting.append(generation)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Cancel everything and end the thread. Safe to call twice, and from any thread."""
+        with self._changed:
+            self._closed = True
+            waiting = list(self._waiting)
+            self._waiting.clear()
+            if self._current is not None:
+                self._current.cancel()
+            self._changed.notify()
+        for generation in waiting:
+            generation.finish(_never_started(generation))
+        if threading.current_thread() is not self.thread:
+            self.thread.join()
+
+    def _main(self) -> None:
+        try:
+            self.kit = self._load()
+            from engine.prompt_cache import PromptCache
+            from engine.runner import Runner
+
+            self.prompt_cache = PromptCache(self._cache_bytes())
+            runner = Runner(self.kit, self.prompt_cache)
+        except BaseException as error:
+            self._failure = error
+            return
+        finally:
+            self._loaded.set()
+        while self._answer_next(runner):
+            pass
+        # Arrays are freed on the thread that made them.
+        self.prompt_cache.clear()
+        self.kit = None
+
+    def _answer_next(self, runner: "Runner") -> bool:
+        # A frame of its own: while it waits, the thread must not hold the previous generation,
+        # which holds the engine.
+        generation = self._next()
+        if generation is None:
+            return False
+        try:
+            if generation.cancelled:
+                generation.finish(_never_started(generation))
+            else:
+                runner.run(generation)
+        except BaseException:
+            # Only a callback of the caller's can end up here; the final event is out.
+            log.exception("a callback failed at the end of an answer")
+        return True
+
+    def _next(self) -> Generation | None:
+        with self._changed:
+            self._current = None
+            while not self._waiting and not self._closed:
+                self._changed.wait()
+            if self._closed:
+                return None
+            self._current = self._waiting.popleft()
+            return self._current
+
+    def _withdraw(self, generation: Generation) -> None:
+        """End a cancelled generation that has not started, without waiting for its turn."""
+        with self._changed:
+            if generation not in self._waiting:
+                return
+            self._waiting.remove(generation)
+        generation.finish(_never_started(generation))
+
+
+def _never_started(generation: Generation) -> Finished:
+    return Finished(
+        finish_reason="cancelled",
+        answer="",
+        tokens=(),
+        prompt_tokens=len(generation.prompt.tokens),
+        cached_tokens=0,
+        images_encoded=0,
+        queue_seconds=time.perf_counter() - generation.submitted,
+        prefill_seconds=0.0,
+        time_to_first_token=None,
+        tokens_per_second=0.0,
+        seed=generation.options.seed or 0,
+    )

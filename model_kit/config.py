@@ -1,0 +1,256 @@
+"""config.json in every dialect, turned into what mlx-lm's model classes read.
+
+transformers 4 wrote `rope_theta` and `rope_scaling` beside the other fields; transformers 5 writes
+one `rope_parameters`, which mlx-lm's classes mostly do not know and would silently drop. Fields
+that a config leaves out have the defaults of transformers' config classes, which differ from those
+of mlx-lm's (`tie_word_embeddings`, `num_key_value_heads`). So the config is resolved by the class
+that defined it, then written in the fields that the mlx-lm class has.
+"""
+
+import dataclasses
+import difflib
+import importlib
+import json
+import pkgutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vision_add_ons.base import VisionAddOn
+from vision_add_ons.errors import (
+    BrokenConfig,
+    CheckpointNotFound,
+    UnknownModelType,
+    UnsupportedCheckpoint,
+)
+from vision_add_ons.registry import find_add_on, registered
+
+# Those whose mlx-lm form was compared with transformers'; others are refused rather than guessed.
+EXACT_ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+
+
+@dataclass
+class CheckpointConfig:
+    """What a checkpoint folder's JSON files say, in one form."""
+
+    raw: dict[str, Any]
+    """config.json as it stands."""
+    model_type: str
+    add_on: type[VisionAddOn] | None
+    """The vision add-on that the model type asks for; None for a text model."""
+    decoder_type: str
+    """The text decoder's own model type."""
+    decoder: dict[str, Any]
+    """The decoder's config in the dialect that its mlx-lm class reads."""
+    decoder_prefixes: tuple[str, ...]
+    """What precedes mlx-lm's names in the names of the decoder's weights."""
+    quantization: dict[str, Any] | None
+    """mlx's `quantization` entry for the decoder."""
+    eos_token_ids: set[int]
+    max_context: int | None
+    """Positions the model was made for; None if the config does not say."""
+    assumed: list[str] = field(default_factory=list)
+    """One line for each value the config left out and a default was taken for."""
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Parse one JSON object. Raises `BrokenConfig`."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BrokenConfig(f"{file} is not readable JSON ({error}); fetch it again") from error
+    if not isinstance(value, dict):
+        raise BrokenConfig(f"{file} must hold a JSON object, not a {type(value).__name__}")
+    return value
+
+
+def read_config(folder: Path, decoder_only: bool = False) -> CheckpointConfig:
+    """Read a checkpoint folder's config.json and generation_config.json.
+
+    `decoder_only` serves the text half of a checkpoint whose vision half is not known. Raises
+    `CheckpointNotFound`, `BrokenConfig`, `UnknownModelType` or `UnsupportedCheckpoint`.
+    """
+    if not folder.is_dir():
+        raise CheckpointNotFound(f"there is no folder {folder}; give the folder of a checkpoint")
+    if not (folder / "config.json").is_file():
+        raise CheckpointNotFound(f"{folder} holds no config.json, so it is no checkpoint folder")
+    raw = read_json(folder / "config.json")
+    assumed: list[str] = []
+    model_type = _model_type(raw, assumed)
+    add_on = find_add_on(model_type)
+    text = raw
+    prefixes: tuple[str, ...] = ("",)
+    if add_on is not None:
+        text, lines = add_on.decoder_config(raw)
+        assumed += lines
+        prefixes = add_on.decoder_prefixes
+    elif "vision_config" in raw:
+        if not decoder_only:
+            raise UnsupportedCheckpoint(
+                f"no vision add-on serves model type {model_type!r} (known: "
+                f"{', '.join(sorted(registered()))}); load with decoder_only=True for text alone"
+            )
+        text, _ = VisionAddOn.decoder_config(raw)
+        prefixes = VisionAddOn.decoder_prefixes
+    decoder_type = text.get("model_type", model_type)
+    if not isinstance(decoder_type, str):
+        raise BrokenConfig(f"text_config's model_type must be a string, not {decoder_type!r}")
+    resolved = _resolve(decoder_type, text, assumed)
+    decoder = _for_mlx_lm(decoder_type, resolved)
+    return CheckpointConfig(
+        raw=raw,
+        model_type=model_type,
+        add_on=add_on,
+        decoder_type=decoder_type,
+        decoder=decoder,
+        decoder_prefixes=prefixes,
+        quantization=_quantization(raw, text, prefixes),
+        eos_token_ids=_eos_token_ids(folder, raw, text),
+        max_context=_max_context(resolved),
+        assumed=assumed,
+    )
+
+
+def _model_type(raw: dict[str, Any], assumed: list[str]) -> str:
+    model_type = raw.get("model_type")
+    if isinstance(model_type, str) and model_type:
+        return model_type
+    if "model_type" in raw:
+        raise BrokenConfig(f"config.json's model_type must be a string, not {model_type!r}")
+    if "arch_specifier" in raw or "vision_backbone_id" in raw:
+        assumed.append("model_type: prismatic (absent; the other fields are Prismatic's)")
+        return "prismatic"
+    raise UnknownModelType("config.json has no model_type, so there is no telling what it is")
+
+
+def decoder_module(model_type: str) -> Any:
+    """The mlx-lm module that implements a model type. Raises `UnknownModelType`."""
+    import mlx_lm.models
+    from mlx_lm.utils import MODEL_REMAPPING
+
+    known = {m.name for m in pkgutil.iter_modules(mlx_lm.models.__path__)} | set(MODEL_REMAPPING)
+    if model_type in known:
+        name = MODEL_REMAPPING.get(model_type, model_type)
+        module = importlib.import_module(f"mlx_lm.models.{name}")
+        if hasattr(module, "Model") and hasattr(module, "ModelArgs"):
+            return module
+    near = difflib.get_close_matches(model_type, known | set(registered()), n=3)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    raise UnknownModelType(
+        f"unknown model type {model_type!r}{hint} Known with pictures: "
+        f"{', '.join(sorted(registered()))}; known for text: {', '.join(sorted(known))}"
+    )
+
+
+def _resolve(model_type: str, text: dict[str, Any], assumed: list[str]) -> dict[str, Any]:
+    """Fill in what the config leaves out, by transformers' class for the model type."""
+    from transformers import CONFIG_MAPPING
+
+    if model_type not in CONFIG_MAPPING:
+        return dict(text)
+    try:
+        defaults = CONFIG_MAPPING[model_type](**text).to_dict()
+    except Exception as error:
+        # The config classes validate with several unrelated exception types.
+        message = " ".join(str(error).split())
+        raise BrokenConfig(f"config.json does not describe a {model_type}: {message}") from error
+    resolved = {**defaults, **text}
+    resolved["rope_parameters"] = defaults.get("rope_parameters") or text.get("rope_parameters")
+    wanted = {f.name for f in dataclasses.fields(decoder_module(model_type).ModelArgs)}
+    for name in sorted((wanted & set(defaults)) - set(text) - {"rope_parameters", "head_dim"}):
+        if defaults[name] is not None:
+            assumed.append(f"{name}: {_brief(defaults[name])} (default of {model_type})")
+    return resolved
+
+
+def _brief(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _for_mlx_lm(model_type: str, resolved: dict[str, Any]) -> dict[str, Any]:
+    """Write the rotary embedding's parameters in the fields that the mlx-lm class has."""
+    fields = {f.name for f in dataclasses.fields(decoder_module(model_type).ModelArgs)}
+    config = dict(resolved)
+    rope = config.get("rope_parameters") or {}
+    layered = {k: v for k, v in rope.items() if isinstance(v, dict)}
+    for parameters in layered.values() if layered else [rope]:
+        _check_rope(parameters)
+    if "rope_parameters" in fields or not rope:
+        return config
+    if layered:
+        full = layered.get("full_attention", {})
+        local = layered.get("sliding_attention", full)
+        if "rope_local_base_freq" not in fields or local.get("rope_type") != "default":
+            if any(parameters != full for parameters in layered.values()):
+                raise UnsupportedCheckpoint(
+                    f"rope_parameters differ between layer types, which mlx-lm's {model_type} "
+                    "cannot express"
+                )
+        else:
+            config["rope_local_base_freq"] = local.get("rope_theta", 10000.0)
+        rope = full
+    if "rope_theta" not in fields:
+        raise UnsupportedCheckpoint(f"mlx-lm's {model_type} has no field for rope_parameters")
+    config["rope_theta"] = rope.get("rope_theta", config.get("rope_theta", 10000.0))
+    if rope.get("partial_rotary_factor") is not None:
+        config["partial_rotary_factor"] = rope["partial_rotary_factor"]
+    scaling = {k: v for k, v in rope.items() if k not in ("rope_theta", "partial_rotary_factor")}
+    if scaling.get("rope_type", "default") == "default":
+        config["rope_scaling"] = None
+    elif "rope_scaling" in fields:
+        config["rope_scaling"] = scaling
+    else:
+        raise UnsupportedCheckpoint(
+            f"mlx-lm's {model_type} has no rope_scaling, but the checkpoint asks for {scaling}"
+        )
+    return config
+
+
+def _check_rope(rope: dict[str, Any]) -> None:
+    rope_type = rope.get("rope_type", rope.get("type", "default"))
+    if rope_type not in EXACT_ROPE_TYPES:
+        raise UnsupportedCheckpoint(
+            f"rope_type {rope_type!r} is not supported (known: {', '.join(EXACT_ROPE_TYPES)})"
+        )
+    if rope_type == "yarn":
+        for name, neutral in (("attention_factor", None), ("truncate", True)):
+            if rope.get(name, neutral) != neutral:
+                raise UnsupportedCheckpoint(f"rope_parameters' {name} is not supported for yarn")
+
+
+def _quantization(
+    raw: dict[str, Any], text: dict[str, Any], prefixes: tuple[str, ...]
+) -> dict[str, Any] | None:
+    """mlx's `quantization` entry with the per-layer names as the decoder's own modules have."""
+    entry = raw.get("quantization", text.get("quantization"))
+    if entry is None:
+        return None
+    if not isinstance(entry, dict) or not {"bits", "group_size"} <= set(entry):
+        raise BrokenConfig("config.json's quantization must give bits and group_size")
+    renamed = {}
+    for name, value in entry.items():
+        prefix = next((p for p in prefixes if p and name.startswith(p)), "")
+        renamed[name[len(prefix) :]] = value
+    return renamed
+
+
+def _eos_token_ids(folder: Path, *configs: dict[str, Any]) -> set[int]:
+    sources = list(configs)
+    if (folder / "generation_config.json").is_file():
+        sources.append(read_json(folder / "generation_config.json"))
+    ids: set[int] = set()
+    for source in sources:
+        value = source.get("eos_token_id")
+        for token in value if isinstance(value, list) else [value]:
+            if token is None:
+                continue
+            if not isinstance(token, int) or isinstance(token, bool) or token < 0:
+                raise BrokenConfig(f"eos_token_id must be token ids, not {value!r}")
+            ids.add(token)
+    return ids
+
+
+def _max_context(resolved: dict[str, Any]) -> int | None:
+    limit = resolved.get("max_position_embeddings")
+    return limit if isinstance(limit, int) and limit > 0 else None

@@ -1,0 +1,132 @@
+"""The text decoder: an mlx-lm model class, loaded by mlx-lm from our reading of the config."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from model_kit.config import CheckpointConfig, decoder_module
+from vision_add_ons.errors import BrokenConfig, MissingWeight
+from vision_add_ons.weights import check_weights, parameters
+
+Progress = Callable[[str, int, int], None]
+"""Called with a stage's name, how much of it is done, and its total."""
+
+
+def select_decoder(weights: dict[str, mx.array], prefixes: tuple[str, ...]) -> dict[str, mx.array]:
+    """The decoder's tensors under the names mlx-lm uses. Raises `MissingWeight` for none."""
+    chosen = {
+        name[len(prefix) :]: w
+        for name, w in weights.items()
+        for prefix in prefixes
+        if name.startswith(prefix)
+    }
+    if not chosen:
+        raise MissingWeight(
+            f"no weight name starts with {' or '.join(prefixes)}, so there is no text decoder"
+        )
+    return chosen
+
+
+def _model_classes(config: CheckpointConfig) -> tuple[type[nn.Module], type]:
+    """mlx-lm's classes for the decoder, told to read our config and to name what is wrong."""
+    module = decoder_module(config.decoder_type)
+    prefix = next((p for p in config.decoder_prefixes if p), "")
+
+    class Decoder(module.Model):  # type: ignore[name-defined]
+        def __init__(self, args: Any) -> None:
+            with _describing(config):
+                super().__init__(args)
+
+        def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
+            weights = select_decoder(weights, config.decoder_prefixes)
+            return super().sanitize(weights) if hasattr(super(), "sanitize") else weights
+
+        def load_weights(self, weights: Any, strict: bool = True) -> nn.Module:
+            check_weights(self, dict(weights), where=prefix)
+            return super().load_weights(weights, strict=strict)
+
+    class DecoderArgs:
+        @staticmethod
+        def from_dict(_: dict[str, Any]) -> Any:
+            # Only the decoder's part counts: mlx-lm hands over the whole config.json, whose
+            # top-level fields may belong to the vision half.
+            with _describing(config):
+                return module.ModelArgs.from_dict(config.decoder)
+
+    return Decoder, DecoderArgs
+
+
+@contextmanager
+def _describing(config: CheckpointConfig) -> Iterator[None]:
+    """Model classes trust their arguments; whatever a wrong one trips over is the config's."""
+    try:
+        yield
+    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, AssertionError) as e:
+        message = " ".join(str(e).split()) or type(e).__name__
+        raise BrokenConfig(
+            f"config.json does not describe a {config.decoder_type} that can be built: {message}"
+        ) from e
+
+
+def build_decoder(folder: Path, config: CheckpointConfig) -> nn.Module:
+    """The text decoder of a checkpoint folder, its weights not yet read.
+
+    Raises `WeightsNotFound`, `MissingWeight`, `UnexpectedWeight`, `UnexpectedShape` or
+    `BrokenConfig`.
+    """
+    from mlx_lm.utils import load_model
+
+    overrides = {"quantization": config.quantization} if config.quantization else None
+    try:
+        model, _ = load_model(
+            folder,
+            lazy=True,
+            model_config=overrides,
+            get_model_classes=lambda **_: _model_classes(config),
+        )
+    except ValueError as error:
+        raise BrokenConfig(f"config.json cannot be followed: {error}") from error
+    return model
+
+
+def read_into_memory(module: nn.Module, stage: str, progress: Progress | None) -> None:
+    """Evaluate a lazily loaded module, a part at a time so that progress can be told."""
+    arrays = list(parameters(module).values())
+    total = sum(a.nbytes for a in arrays)
+    batch: list[mx.array] = []
+    done = batch_bytes = 0
+    for array in arrays:
+        batch.append(array)
+        batch_bytes += array.nbytes
+        if batch_bytes >= max(total // 50, 1 << 24):
+            mx.eval(batch)
+            done += batch_bytes
+            batch, batch_bytes = [], 0
+            if progress:
+                progress(stage, done, total)
+    mx.eval(batch)
+    if progress:
+        progress(stage, total, total)
+
+
+def context_limit(model: nn.Module, config: CheckpointConfig) -> int | None:
+    """How many positions this decoder serves exactly; None for no known limit.
+
+    A sliding window that mlx-lm's class does not apply changes nothing within the window, so
+    the window is the limit there.
+    """
+    from mlx_lm.models.cache import RotatingKVCache, make_prompt_cache
+
+    window = config.decoder.get("sliding_window")
+    in_use = config.decoder.get("use_sliding_window", True)
+    limits = [config.max_context]
+    if isinstance(window, int) and window > 0 and in_use:
+        caches = make_prompt_cache(model)
+        if not any(isinstance(c, RotatingKVCache) for c in caches):
+            limits.append(window)
+    known = [limit for limit in limits if limit is not None]
+    return min(known) if known else None

@@ -1,0 +1,138 @@
+"""What a checkpoint is and what loading it takes: read from configs and headers alone."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from model_kit.config import CheckpointConfig
+from model_kit.decoder import select_decoder
+from vision_add_ons.registry import import_path
+from vision_add_ons.weights import read_weights
+
+
+@dataclass
+class LoadReport:
+    """Sizes are in bytes; `kv_bytes_per_token` is what a conversation adds for each token."""
+
+    folder: Path
+    model_type: str
+    decoder_type: str
+    add_on: str | None
+    layers: int | None
+    hidden_size: int | None
+    vocab_size: int | None
+    max_context: int | None
+    decoder_bytes: int
+    vision_bytes: int
+    dtypes: dict[str, str]
+    quantization: dict[str, Any] | None
+    kv_bytes_per_token: int | None
+    memory_needed: int
+    memory_there: int | None
+    assumed: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """The report as text, one fact a line."""
+        quantized = "no"
+        if self.quantization:
+            bits, group = self.quantization["bits"], self.quantization["group_size"]
+            quantized = f"{bits} bits, groups of {group}"
+        kv = self.kv_bytes_per_token
+        facts = {
+            "folder": self.folder,
+            "model type": self.model_type,
+            "decoder": f"{self.decoder_type} (mlx-lm), {self.layers} layers, "
+            f"{self.hidden_size} wide, {self.vocab_size} tokens",
+            "vision add-on": self.add_on or "none (text only)",
+            "dtype": ", ".join(f"{part} {dtype}" for part, dtype in self.dtypes.items()),
+            "quantized": quantized,
+            "context": f"{self.max_context} tokens" if self.max_context else "no limit stated",
+            "size": f"decoder {gigabytes(self.decoder_bytes)}, vision "
+            f"{gigabytes(self.vision_bytes)}",
+            "KV cache": f"{kv / 1024:.1f} KiB per token" if kv else "size unknown",
+            "memory": f"{gigabytes(self.memory_needed)} needed, "
+            f"{gigabytes(self.memory_there) if self.memory_there else 'unknown'} there",
+        }
+        lines = [f"{name + ':':15}{value}" for name, value in facts.items()]
+        lines += [f"{'assumed:':15}{line}" for line in self.assumed]
+        lines += [f"{'note:':15}{line}" for line in self.notes]
+        return lines
+
+
+def gigabytes(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB"
+
+
+def memory_there() -> int | None:
+    """Bytes of memory that the device recommends to use, else those of the machine."""
+    info = mx.device_info()
+    for name in ("max_recommended_working_set_size", "memory_size", "total_memory"):
+        if isinstance(info.get(name), int):
+            return int(info[name])
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def make_report(folder: Path, config: CheckpointConfig) -> LoadReport:
+    """Describe a checkpoint. Reads headers, no weights; raises what `read_weights` raises."""
+    weights = read_weights(folder)
+    decoder = select_decoder(weights, config.decoder_prefixes)
+    decoder_bytes = sum(w.nbytes for w in decoder.values())
+    vision_bytes = sum(w.nbytes for w in weights.values()) - decoder_bytes
+    if config.add_on is None:
+        vision_bytes = 0
+    cfg = config.decoder
+    dtypes = {"decoder": _dtype(decoder)}
+    if vision_bytes:
+        names = {n for p in config.decoder_prefixes for n in weights if n.startswith(p)}
+        dtypes["vision"] = _dtype({n: w for n, w in weights.items() if n not in names})
+    kv_bytes = _kv_bytes_per_token(cfg, decoder)
+    report = LoadReport(
+        folder=folder,
+        model_type=config.model_type,
+        decoder_type=config.decoder_type,
+        add_on=import_path(config.add_on) if config.add_on else None,
+        layers=cfg.get("num_hidden_layers"),
+        hidden_size=cfg.get("hidden_size"),
+        vocab_size=cfg.get("vocab_size"),
+        max_context=config.max_context,
+        decoder_bytes=decoder_bytes,
+        vision_bytes=vision_bytes,
+        dtypes=dtypes,
+        quantization=config.quantization,
+        kv_bytes_per_token=kv_bytes,
+        # Room for a conversation of 4,096 tokens beside the weights.
+        memory_needed=decoder_bytes + vision_bytes + 4096 * (kv_bytes or 0),
+        memory_there=memory_there(),
+        assumed=config.assumed,
+    )
+    if report.memory_there and report.memory_needed > report.memory_there:
+        report.notes.append("needs more memory than there is: expect it to be slow, or to fail")
+    return report
+
+
+def _dtype(weights: dict[str, mx.array]) -> str:
+    """The floating-point dtype that most of the bytes have."""
+    sizes: dict[str, int] = {}
+    for w in weights.values():
+        if mx.issubdtype(w.dtype, mx.floating):
+            name = str(w.dtype).removeprefix("mlx.core.")
+            sizes[name] = sizes.get(name, 0) + w.nbytes
+    return max(sizes, key=lambda name: sizes[name]) if sizes else "none"
+
+
+def _kv_bytes_per_token(cfg: dict[str, Any], decoder: dict[str, mx.array]) -> int | None:
+    try:
+        heads = cfg["num_attention_heads"]
+        head_dim = cfg.get("head_dim") or cfg["hidden_size"] // heads
+        kv_heads = cfg.get("num_key_value_heads") or heads
+        itemsize = 4 if _dtype(decoder) == "float32" else 2
+        return int(2 * cfg["num_hidden_layers"] * kv_heads * head_dim * itemsize)
+    except (KeyError, TypeError, ZeroDivisionError):
+        return None

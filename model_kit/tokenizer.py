@@ -1,0 +1,57 @@
+"""The tokenizer of a checkpoint folder, with every end-of-text id and a chat template."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from model_kit.config import CheckpointConfig, read_json
+from vision_add_ons.errors import BrokenTokenizer
+
+if TYPE_CHECKING:
+    from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+
+def load_tokenizer(folder: Path, config: CheckpointConfig) -> "TokenizerWrapper":
+    """Load through mlx-lm, which also picks the streaming detokenizer.
+
+    End-of-text ids are those of config.json, generation_config.json and the tokenizer together.
+    The chat template is the folder's own, else the one its family supplies (noted in
+    `config.assumed`), else none. Raises `BrokenTokenizer`.
+    """
+    from mlx_lm.tokenizer_utils import load
+    from transformers import PretrainedConfig
+
+    extra = {}
+    if config.add_on is not None:
+        # Without a config of its own, the loader looks the model type up in a table that does
+        # not have it, and warns.
+        extra["config"] = PretrainedConfig()
+    try:
+        tokenizer = load(folder, extra, eos_token_ids=sorted(config.eos_token_ids))
+    except Exception as error:
+        # Tokenizer files fail in as many ways as there are formats; the type says little.
+        message = " ".join(str(error).split())
+        raise BrokenTokenizer(
+            f"the tokenizer in {folder} cannot be loaded ({message[:300]}); it needs a "
+            "tokenizer.json or another format that transformers reads"
+        ) from error
+    if not tokenizer.has_chat_template:
+        template = _chat_template(folder, config)
+        if template is not None:
+            tokenizer.chat_template = template
+            tokenizer.has_chat_template = True
+    return tokenizer
+
+
+def _chat_template(folder: Path, config: CheckpointConfig) -> str | None:
+    # Processors of transformers 4 kept the template in a file that its tokenizers do not read.
+    file = folder / "chat_template.json"
+    if file.is_file():
+        template = read_json(file).get("chat_template")
+        if isinstance(template, str):
+            return template
+    if config.add_on is not None:
+        template = config.add_on.default_chat_template(config.raw, folder)
+        if template is not None:
+            config.assumed.append(f"chat template: {config.add_on.__name__}'s own")
+            return template
+    return None

@@ -1,0 +1,40 @@
+"""Shared by all tests: the fast BLAS first, the demo model, and tiny random checkpoints."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from model_kit.blas import preload_openblas
+
+if TYPE_CHECKING:
+    from engine import Engine
+
+preload_openblas()
+
+
+@pytest.fixture()
+def seed(request: pytest.FixtureRequest) -> int:
+    """A fresh seed for each test, printed so that a failure can be repeated."""
+    value = random.SystemRandom().randrange(2**31)
+    print(f"seed of {request.node.name}: {value}")
+    return value
+
+
+@pytest.fixture(scope="session")
+def demo() -> Path:
+    """The folder of the default model, fetched at its first use."""
+    from model_kit.demo import demo_folder
+
+    return demo_folder()
+
+
+@pytest.fixture(scope="session")
+def engine(demo: Path) -> "Iterator[Engine]":
+    """One engine with the default model, for tests that leave no trace in it."""
+    from engine import load
+
+    with load(demo) as loaded:
+        yield loaded

@@ -1,0 +1,223 @@
+"""Text on the default model: the same tokens and log-probabilities as mlx-lm alone, to the bit."""
+
+import random
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx_lm import stream_generate
+from mlx_lm.models.cache import make_prompt_cache, trim_prompt_cache
+from mlx_lm.sample_utils import make_logits_processors, make_sampler
+
+from engine import Engine, GenerationOptions, TextDelta, load
+
+WORDS = "river lamp seven quiet engine cloud paper winter garden copper sail moon".split()
+
+
+@pytest.fixture(scope="module")
+def alone(demo: Any) -> Any:
+    """mlx-lm's own load of the same folder."""
+    from mlx_lm import load as mlx_lm_load
+
+    return mlx_lm_load(str(demo))
+
+
+@pytest.fixture()
+def fresh(demo: Any) -> Any:
+    """An engine with an empty prompt cache."""
+    with load(demo) as engine:
+        yield engine
+
+
+def sentence(seed: int, words: int = 40) -> str:
+    return "Tell me about " + " ".join(random.Random(seed).choices(WORDS, k=words)) + "."
+
+
+def ours(engine: Engine, prompt: Any, options: GenerationOptions) -> tuple[list[int], list[float]]:
+    deltas = [e for e in engine.generate(prompt, options=options) if isinstance(e, TextDelta)]
+    deltas = [d for d in deltas if d.token is not None]
+    return [d.token for d in deltas], [d.logprob for d in deltas]  # type: ignore[misc]
+
+
+def theirs(alone: Any, prompt: Any, **kwargs: Any) -> tuple[list[int], list[float]]:
+    model, tokenizer = alone
+    if not isinstance(prompt, str):
+        prompt = mx.array(prompt)
+    tokens, logprobs = [], []
+    for response in stream_generate(model, tokenizer, prompt, **kwargs):
+        if response.finish_reason != "stop":
+            tokens.append(response.token)
+            logprobs.append(float(response.logprobs[response.token]))
+    return tokens, logprobs
+
+
+def test_greedy_equals_mlx_lm(fresh: Engine, alone: Any, seed: int) -> None:
+    prompt = sentence(seed)
+    options = GenerationOptions(max_tokens=24, logprobs=True)
+    assert ours(fresh, prompt, options) == theirs(alone, prompt, max_tokens=24)
+
+
+def test_seeded_sampling_equals_mlx_lm(fresh: Engine, alone: Any, seed: int) -> None:
+    prompt = sentence(seed)
+    options = GenerationOptions(
+        max_tokens=24, temperature=0.9, top_p=0.95, top_k=40, min_p=0.02, seed=seed, logprobs=True
+    )
+    mx.random.seed(seed)
+    sampler = make_sampler(temp=0.9, top_p=0.95, min_p=0.02, top_k=40)
+    assert ours(fresh, prompt, options) == theirs(alone, prompt, max_tokens=24, sampler=sampler)
+
+
+def test_penalties_and_bias_equal_mlx_lm(fresh: Engine, alone: Any, seed: int) -> None:
+    prompt = sentence(seed)
+    options = GenerationOptions(
+        max_tokens=24,
+        logprobs=True,
+        repetition_penalty=1.3,
+        presence_penalty=0.4,
+        frequency_penalty=0.2,
+        logit_bias={500: 1.5, 28: -3.0},
+    )
+    processors = make_logits_processors(
+        logit_bias={500: 1.5, 28: -3.0},
+        repetition_penalty=1.3,
+        presence_penalty=0.4,
+        frequency_penalty=0.2,
+    )
+    expected = theirs(alone, prompt, max_tokens=24, logits_processors=processors)
+    assert ours(fresh, prompt, options) == expected
+
+
+def test_warm_follow_up_equals_mlx_lm_handed_the_same_cache(
+    fresh: Engine, alone: Any, seed: int
+) -> None:
+    """What a follow-up runs is what mlx-lm runs on the same cache and the same new tokens."""
+    model, tokenizer = alone
+    first = tokenizer.encode(sentence(seed))
+    options = GenerationOptions(max_tokens=12, logprobs=True)
+    answer, _ = ours(fresh, first, options)
+    cache = make_prompt_cache(model)
+    assert theirs(alone, first, max_tokens=12, prompt_cache=cache)[0] == answer
+    history = first + answer
+    assert cache[0].offset == len(history)
+    new = tokenizer.encode(" And then: " + sentence(seed + 1, 10))
+    expected = theirs(alone, new, max_tokens=12, prompt_cache=cache)
+    generation = fresh.generate(history + new, options=options)
+    deltas = [e for e in generation if isinstance(e, TextDelta) and e.token is not None]
+    assert generation.result().cached_tokens == len(history)
+    assert ([d.token for d in deltas], [d.logprob for d in deltas]) == expected
+
+
+def test_warm_equals_cold(fresh: Engine, alone: Any, seed: int) -> None:
+    """Across other chunk borders: the same greedy tokens, log-probabilities within 2e-5."""
+    model, tokenizer = alone
+    first = tokenizer.encode(sentence(seed, 120))
+    options = GenerationOptions(max_tokens=8, logprobs=True)
+    ours(fresh, first, options)
+    prompt = first + tokenizer.encode(sentence(seed + 1, 20))
+    generation = fresh.generate(prompt, options=options)
+    warm = [e for e in generation if isinstance(e, TextDelta) and e.token is not None]
+    assert generation.result().cached_tokens == len(first)
+    tokens, logprobs = theirs(alone, prompt, max_tokens=8)
+    assert [d.token for d in warm] == tokens
+    a, b = np.array([d.logprob for d in warm]), np.array(logprobs)
+    assert np.linalg.norm(a - b) / np.linalg.norm(b) <= 2e-5
+
+
+def test_a_changed_middle_reuses_the_common_prefix(fresh: Engine, alone: Any, seed: int) -> None:
+    model, tokenizer = alone
+    first = tokenizer.encode(sentence(seed, 60))
+    options = GenerationOptions(max_tokens=6, logprobs=True)
+    ours(fresh, first, options)
+    changed = first[:50] + tokenizer.encode(sentence(seed + 1, 30))
+    shared = next(i for i, (a, b) in enumerate(zip(first, changed, strict=False)) if a != b)
+    generation = fresh.generate(changed, options=options)
+    tokens = list(generation.result().tokens)
+    assert generation.result().cached_tokens == shared
+    assert tokens == theirs(alone, changed, max_tokens=6)[0]
+    # The first conversation is still whole: its cache was shared, not cut.
+    again = fresh.generate(first, options=options).result()
+    assert again.cached_tokens == len(first) - 1
+
+
+def test_penalties_see_cached_tokens(fresh: Engine, alone: Any, seed: int) -> None:
+    """A penalty must not depend on how much of the prompt happened to be cached."""
+    prompt = alone[1].encode(sentence(seed, 30))
+    options = GenerationOptions(max_tokens=10, repetition_penalty=1.8, penalty_context=64)
+    cold = fresh.generate(prompt, options=options).result()
+    warm = fresh.generate(prompt, options=options).result()
+    assert (cold.cached_tokens, warm.cached_tokens) == (0, len(prompt) - 1)
+    assert warm.tokens == cold.tokens
+
+
+def test_a_seed_repeats_and_touches_nobody_elses_random_state(engine: Engine, seed: int) -> None:
+    options = GenerationOptions(max_tokens=16, temperature=1.2, seed=seed)
+    mx.random.seed(seed)
+    before = mx.random.uniform(shape=(4,)).tolist()
+    mx.random.seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    expected = random.random(), np.random.rand()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    first = engine.generate("Once", options=options).result()
+    assert (random.random(), np.random.rand()) == expected
+    assert mx.random.uniform(shape=(4,)).tolist() == before
+    assert engine.generate("Once", options=options).result().tokens == first.tokens
+    assert first.seed == seed
+
+
+def test_unseeded_requests_draw_afresh_and_tell_their_seed(engine: Engine) -> None:
+    options = GenerationOptions(max_tokens=16, temperature=1.5)
+    one = engine.generate("Once", options=options).result()
+    two = engine.generate("Once", options=options).result()
+    assert one.seed != two.seed
+    assert one.tokens != two.tokens
+    again = GenerationOptions(max_tokens=16, temperature=1.5, seed=one.seed)
+    assert engine.generate("Once", options=again).result().tokens == one.tokens
+
+
+def test_top_logprobs_are_the_likeliest(engine: Engine) -> None:
+    options = GenerationOptions(max_tokens=4, top_logprobs=5)
+    deltas = [e for e in engine.generate("The sky is", options=options)]
+    deltas = [d for d in deltas if isinstance(d, TextDelta) and d.token is not None]
+    assert len(deltas) == 4
+    for delta in deltas:
+        assert len(delta.top_logprobs) == 5
+        values = [value for _, value in delta.top_logprobs]
+        assert values == sorted(values, reverse=True)
+        assert delta.top_logprobs[0] == (delta.token, delta.logprob)  # greedy
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_kv_quantization_equals_mlx_lm(fresh: Engine, alone: Any, seed: int, bits: int) -> None:
+    prompt = sentence(seed, 20)
+    options = GenerationOptions(
+        max_tokens=8, logprobs=True, kv_bits=bits, kv_group_size=32, quantized_kv_start=0
+    )
+    extra = {"kv_bits": bits, "kv_group_size": 32, "quantized_kv_start": 0}
+    assert ours(fresh, prompt, options) == theirs(alone, prompt, max_tokens=8, **extra)
+    # A cache of other precision is no prefix of this one.
+    plain = fresh.generate(prompt, options=GenerationOptions(max_tokens=2)).result()
+    assert plain.cached_tokens == 0
+
+
+def test_prefill_steps_change_nothing_but_rounding(fresh: Engine, seed: int) -> None:
+    prompt = sentence(seed, 50)
+    whole = GenerationOptions(max_tokens=8)
+    steps = GenerationOptions(max_tokens=8, prefill_step_size=7)
+    with_steps = fresh.generate(prompt, options=steps).result()
+    prompt_again = fresh.generate(prompt + " ", options=whole)
+    prompt_again.result()
+    assert with_steps.tokens == fresh.generate(prompt, options=whole).result().tokens
+
+
+def test_trimmed_caches_are_exact(alone: Any, seed: int) -> None:
+    """mlx-lm's own trimming, which the prompt cache relies on."""
+    model, tokenizer = alone
+    prompt = tokenizer.encode(sentence(seed))
+    cache = make_prompt_cache(model)
+    theirs(alone, prompt, max_tokens=3, prompt_cache=cache)
+    trim_prompt_cache(cache, cache[0].offset - len(prompt) + 1)
+    warm = theirs(alone, prompt[-1:], max_tokens=5, prompt_cache=cache)[0]
+    assert warm == theirs(alone, prompt, max_tokens=5)[0]

@@ -1,0 +1,99 @@
+"""Every error that this project raises on purpose, as one small tree.
+
+They live in the innermost package because all three packages raise them; applications import
+them from `engine`. Each message says what is wrong and what to do about it.
+"""
+
+
+class SightlineError(Exception):
+    """Base of all errors raised on purpose. Its message is one line, fit for showing to a user."""
+
+
+# --- a checkpoint that cannot be loaded -------------------------------------------------------
+
+
+class CheckpointError(SightlineError):
+    """A model cannot be loaded from where it was looked for."""
+
+
+class CheckpointNotFound(CheckpointError):
+    """There is no such folder, or it holds no config.json."""
+
+
+class WeightsNotFound(CheckpointError):
+    """The folder holds no safetensors file."""
+
+
+class BrokenIndex(CheckpointError):
+    """`model.safetensors.index.json` is damaged or disagrees with the files beside it."""
+
+
+class BrokenWeights(CheckpointError):
+    """A safetensors file cannot be read: truncated, or not a safetensors file."""
+
+
+class MissingWeight(CheckpointError):
+    """The model needs a tensor that the checkpoint lacks; the message names it."""
+
+
+class UnexpectedWeight(CheckpointError):
+    """The checkpoint holds a tensor that no part of the model uses; the message names it."""
+
+
+class UnexpectedShape(CheckpointError):
+    """A tensor has another shape than the config asks for; the message names both."""
+
+
+class BrokenConfig(CheckpointError):
+    """A JSON file of the checkpoint is damaged, or a field has an impossible value."""
+
+
+class BrokenTokenizer(CheckpointError):
+    """The tokenizer's files are missing or damaged."""
+
+
+class UnknownModelType(CheckpointError):
+    """No decoder and no add-on is known for the config's `model_type`; lists the known ones."""
+
+
+class UnsupportedCheckpoint(CheckpointError):
+    """The model type is known, but this checkpoint asks for something that would not be exact."""
+
+
+class ModelUnavailable(CheckpointError):
+    """A model that has to be fetched first could not be fetched."""
+
+
+# --- a request that cannot be answered --------------------------------------------------------
+
+
+class RequestError(SightlineError):
+    """The request is wrong in itself; nothing was run and no conversation has changed."""
+
+
+class OptionError(RequestError, ValueError):
+    """A generation option has a value outside its range, or one that this model cannot honour."""
+
+
+class ImageError(RequestError):
+    """A picture cannot be read, or is over a limit; the message gives the reason."""
+
+
+class ImageCountError(RequestError):
+    """The number of pictures and the number of places for them in the prompt disagree."""
+
+
+class ContextExceeded(RequestError):
+    """The prompt leaves no room for an answer within the context limit."""
+
+
+class PromptError(RequestError):
+    """The messages cannot be turned into a prompt: empty, malformed, or refused by the template."""
+
+
+class ChatBusy(RequestError):
+    """The conversation is still waiting for its previous answer."""
+
+
+class EngineClosed(SightlineError):
+    """The engine has been closed."""

@@ -1,0 +1,54 @@
+"""Which vision add-on serves which model type: built in, or brought by an installed package."""
+
+import importlib
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
+
+from vision_add_ons.errors import SightlineError
+
+if TYPE_CHECKING:
+    from vision_add_ons.base import VisionAddOn
+
+GROUP = "sightline.vision_add_ons"
+
+# Named rather than imported: a family's module loads only when a checkpoint needs it.
+BUILT_IN = {
+    "moxin": "vision_add_ons.moxin:MoxinAddOn",
+    "prismatic": "vision_add_ons.moxin:MoxinAddOn",
+}
+
+
+class AddOnConflict(SightlineError):
+    """Two add-ons claim the same model type; the message names both."""
+
+
+def registered() -> dict[str, str]:
+    """Every known model type and where its add-on lives, as `module:Class`.
+
+    An installed package adds entry points to the group `sightline.vision_add_ons`, each named
+    after a model type. Raises `AddOnConflict` when a model type is claimed twice.
+    """
+    found = dict(BUILT_IN)
+    for entry in entry_points(group=GROUP):
+        claimed = found.setdefault(entry.name, entry.value)
+        if claimed != entry.value:
+            raise AddOnConflict(
+                f"model type {entry.name!r} is claimed by {claimed} and by {entry.value}; "
+                "uninstall one of the two packages"
+            )
+    return found
+
+
+def find_add_on(model_type: str) -> "type[VisionAddOn] | None":
+    """The add-on class for a model type, or None if no add-on claims it."""
+    target = registered().get(model_type)
+    if target is None:
+        return None
+    add_on = EntryPoint(model_type, target, GROUP).load()
+    return add_on
+
+
+def import_path(add_on: "type[VisionAddOn]") -> str:
+    """How an add-on class is named in reports: `module:Class`."""
+    module = importlib.import_module(add_on.__module__)
+    return f"{module.__name__}:{add_on.__qualname__}"

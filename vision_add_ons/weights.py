@@ -1,0 +1,127 @@
+"""Reading safetensors checkpoints and loading them into modules, with every mismatch named."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from vision_add_ons.errors import (
+    BrokenIndex,
+    BrokenWeights,
+    MissingWeight,
+    UnexpectedShape,
+    UnexpectedWeight,
+    WeightsNotFound,
+)
+
+INDEX = "model.safetensors.index.json"
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint: those its index names, else `model*.safetensors`.
+
+    Raises `WeightsNotFound` or `BrokenIndex`.
+    """
+    index = folder / INDEX
+    if not index.exists():
+        files = sorted(folder.glob("model*.safetensors"))
+        if not files:
+            raise WeightsNotFound(
+                f"no model.safetensors in {folder}; the folder must hold the weights in "
+                "safetensors form (pickle files are never loaded)"
+            )
+        return files
+    return [folder / name for name in sorted(set(_weight_map(index).values()))]
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = set(weight_map.values())
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise BrokenIndex(
+            f"{index} is not a readable safetensors index ({error!r}); fetch the file again"
+        ) from error
+    for name in names:
+        # An index comes with a download: it must not point outside its own folder.
+        if not isinstance(name, str) or Path(name).name != name:
+            raise BrokenIndex(f"{index} names {name!r}, which is not a file of this folder")
+        if not (index.parent / name).is_file():
+            raise BrokenIndex(f"{index} names {name}, which is not there; fetch that file too")
+    if not names:
+        raise BrokenIndex(f"{index} names no file; fetch it again")
+    return weight_map
+
+
+def read_weights(folder: Path) -> dict[str, mx.array]:
+    """All tensors of a checkpoint by name. Lazy: only the files' headers are read here.
+
+    Raises `WeightsNotFound`, `BrokenIndex` or `BrokenWeights`.
+    """
+    weights: dict[str, mx.array] = {}
+    for file in weight_files(folder):
+        try:
+            tensors = mx.load(str(file), format="safetensors")
+        except (RuntimeError, ValueError, OSError) as error:
+            raise BrokenWeights(
+                f"{file} cannot be read as safetensors ({error}); fetch the file again"
+            ) from error
+        assert isinstance(tensors, dict)
+        weights.update(tensors)
+    index = folder / INDEX
+    if index.exists():
+        absent = sorted(set(_weight_map(index)) - set(weights))
+        if absent:
+            raise BrokenIndex(f"{index} lists {absent[0]}, which is in none of its files")
+    return weights
+
+
+def parameters(module: nn.Module) -> dict[str, mx.array]:
+    """A module's parameters by their full names."""
+    return dict(tree_flatten(module.parameters()))
+
+
+def with_prefix(weights: dict[str, mx.array], prefix: str) -> dict[str, mx.array]:
+    """The tensors whose names start with `prefix`, under the rest of their names."""
+    return {name[len(prefix) :]: w for name, w in weights.items() if name.startswith(prefix)}
+
+
+def check_weights(
+    module: nn.Module, weights: dict[str, mx.array], where: str, unused: Iterable[str] = ()
+) -> None:
+    """Check that `weights` are exactly the parameters of `module`, names and shapes.
+
+    `where` is put before the names in messages; names starting with a prefix of `unused` are
+    known to have no use. Raises `MissingWeight`, `UnexpectedWeight` or `UnexpectedShape`.
+    """
+    expected = parameters(module)
+    missing = sorted(set(expected) - set(weights))
+    if missing:
+        raise MissingWeight(_named("the checkpoint lacks", where, missing))
+    spare = sorted(n for n in set(weights) - set(expected) if not n.startswith(tuple(unused)))
+    if spare:
+        raise UnexpectedWeight(_named("the model has no use for", where, spare))
+    for name, array in expected.items():
+        if weights[name].shape != array.shape:
+            raise UnexpectedShape(
+                f"{where}{name} has shape {weights[name].shape}, but the config asks for "
+                f"{array.shape}"
+            )
+
+
+def load_module(
+    module: nn.Module, weights: dict[str, mx.array], where: str, unused: Iterable[str] = ()
+) -> None:
+    """`check_weights`, then load them into `module`."""
+    check_weights(module, weights, where, unused)
+    known = parameters(module)
+    module.load_weights([(n, w) for n, w in weights.items() if n in known], strict=True)
+    module.eval()
+
+
+def _named(what: str, where: str, names: list[str]) -> str:
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{what} {where}{names[0]}{more}"
