@@ -1,0 +1,177 @@
+"""Conversations: what is kept, what is cached, and what a question leaves behind."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine import ChatBusy, Engine, GenerationOptions, PromptError, TextDelta, load
+
+SHORT = GenerationOptions(max_tokens=12)
+
+
+def test_a_follow_up_runs_only_what_is_new(engine: Engine) -> None:
+    chat = engine.chat(system="You answer briefly.", options=SHORT)
+    first = chat.send("Name a colour of the rainbow.").result()
+    second = chat.send("Name another one.").result()
+    assert chat.last is second
+    ended = first.finish_reason == "stop"  # then the end-of-text token is cached too
+    assert second.cached_tokens == first.prompt_tokens + len(first.tokens) + ended
+    third = chat.send("And one more.").result()
+    assert third.cached_tokens >= second.prompt_tokens + len(second.tokens)
+    assert [m.role for m in chat.messages] == ["system"] + ["user", "assistant"] * 3
+
+
+def test_an_answer_in_unusual_tokens_is_still_cached(engine: Engine) -> None:
+    """A model may spell a word in tokens that a tokenizer would not choose."""
+    letters = [t for c in "helowrd" for t in engine.tokenize(c)]
+    options = GenerationOptions(max_tokens=10, logit_bias=dict.fromkeys(letters, 80.0))
+    chat = engine.chat(options=SHORT)
+    first = chat.send("Spell something.", options=options).result()
+    assert engine.tokenize(first.answer) != list(first.tokens)
+    second = chat.send("Go on.").result()
+    assert second.cached_tokens == first.prompt_tokens + len(first.tokens)
+
+
+def test_what_the_model_reads_is_the_template_s_text(engine: Engine) -> None:
+    letters = [t for c in "helowrd" for t in engine.tokenize(c)]
+    odd = GenerationOptions(max_tokens=8, logit_bias=dict.fromkeys(letters, 80.0))
+    chat = engine.chat()
+    for question in ("hello", "l", "hell"):  # questions that occur in the answers
+        chat.send(question, options=odd).result()
+    messages = [{"role": m.role, "content": m.text} for m in chat.messages]
+    messages.append({"role": "user", "content": "More?"})
+    tokenizer = engine._worker.kit.tokenizer  # type: ignore[union-attr]
+    rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    kept = chat.send("More?", options=SHORT)
+    assert tokenizer.decode(kept.prompt.tokens) == rendered
+    kept.result()
+
+
+def test_conversations_alternate_without_evicting_each_other(demo: Path) -> None:
+    with load(demo) as engine:
+        chats = [engine.chat(system=f"You are number {i}.", options=SHORT) for i in range(4)]
+        for question in ("Who are you?", "Are you sure?", "Why?"):
+            for chat in chats:
+                before = chat.last
+                end = chat.send(question).result()
+                if before is not None:
+                    assert end.cached_tokens >= before.prompt_tokens + len(before.tokens)
+        assert engine.cache_stats()["conversations"] == 4
+
+
+def test_the_budget_is_kept(demo: Path) -> None:
+    with load(demo, cache_bytes=30 * 2**20) as engine:  # each conversation takes 11.25 MiB
+        chats = [engine.chat(options=SHORT) for _ in range(4)]
+        for i, chat in enumerate(chats):
+            chat.send(f"Question {i}?").result()
+            stats = engine.cache_stats()
+            assert stats["bytes"] <= stats["max_bytes"] == 30 * 2**20
+        assert engine.cache_stats()["conversations"] == 2
+        assert chats[0].send("Still there?").result().cached_tokens < 40  # the shared start alone
+        assert chats[3].send("Still there?").result().cached_tokens > 40
+    with load(demo, cache_bytes=0) as engine:
+        chat = engine.chat(options=SHORT)
+        chat.send("One?").result()
+        assert chat.send("Two?").result().cached_tokens == 0
+
+
+def test_busy(engine: Engine) -> None:
+    chat = engine.chat(options=GenerationOptions(max_tokens=400))
+    generation = chat.send("Write a long story.")
+    with pytest.raises(ChatBusy):
+        chat.send("Faster!")
+    generation.cancel()
+    generation.result()
+    chat.send("Write a short one.", options=SHORT).result()
+
+
+def test_a_cancelled_answer_stays_as_far_as_it_came(engine: Engine) -> None:
+    chat = engine.chat(options=GenerationOptions(max_tokens=400))
+    generation = chat.send("Write a long story about the sea.")
+    for event in generation:
+        if isinstance(event, TextDelta) and event.text:
+            generation.cancel()
+    end = generation.result()
+    assert chat.messages[-1].text == end.answer
+    after = chat.send("Go on.", options=SHORT).result()
+    assert after.cached_tokens == end.prompt_tokens + len(end.tokens)
+
+
+def test_a_question_cancelled_unanswered_leaves_no_trace(engine: Engine) -> None:
+    other = engine.generate("Once upon", options=GenerationOptions(max_tokens=100))
+    chat = engine.chat(options=SHORT)
+    generation = chat.send("Never mind.")
+    generation.cancel()
+    generation.result()
+    assert chat.messages == ()
+    other.cancel()
+    chat.send("Hello?").result()
+    assert len(chat.messages) == 2
+
+
+def test_reset(engine: Engine) -> None:
+    chat = engine.chat(options=GenerationOptions(max_tokens=400))
+    generation = chat.send("Write a long story.")
+    chat.reset(system="You are a poet.")
+    assert generation.result().finish_reason == "cancelled"
+    assert [m.role for m in chat.messages] == ["system"]
+    chat.send("Who are you?", options=SHORT).result()
+    assert len(chat.messages) == 3
+
+
+def test_what_the_template_refuses(engine: Engine) -> None:
+    chat = engine.chat()
+    with pytest.raises(PromptError):
+        chat.send(5)  # type: ignore[arg-type]
+    with pytest.raises(PromptError, match="role"):
+        engine.generate([{"role": "bishop", "content": "x"}])
+    for part in ({"type": "video"}, {"type": "text"}, "text", None):
+        with pytest.raises(PromptError, match="part"):
+            engine.generate([{"role": "user", "content": [part]}])
+    with pytest.raises(PromptError, match="user message"):
+        engine.generate([{"role": "system", "content": "x"}], images=["x.png"])
+    assert chat.messages == ()
+
+
+def test_parts_of_text_are_one_text(engine: Engine) -> None:
+    parts = [{"type": "text", "text": "Good "}, {"type": "text", "text": "day"}]
+    one = engine.generate([{"role": "user", "content": parts}], options=SHORT)
+    two = engine.generate([{"role": "user", "content": "Good day"}], options=SHORT)
+    assert one.prompt.tokens == two.prompt.tokens
+    assert one.result().tokens == two.result().tokens
+
+
+def test_user_text_cannot_pose_as_an_answer(engine: Engine) -> None:
+    """A stop string's cut leaves no record of tokens, and still the prefix is reused."""
+    chat = engine.chat(options=SHORT)
+    whole = engine.generate(
+        [{"role": "user", "content": "Count to ten."}], options=GenerationOptions(max_tokens=20)
+    ).result()
+    stop = whole.answer[6:9]
+    first = chat.send("Count to ten.", options=GenerationOptions(stop=stop)).result()
+    assert first.finish_reason == "stop_string"
+    assert chat.messages[-1].text == first.answer == whole.answer[: whole.answer.index(stop)]
+    second = chat.send("Go on.").result()
+    assert second.cached_tokens >= first.prompt_tokens
+
+
+def test_chats_from_two_threads(engine: Engine) -> None:
+    ends: list[Any] = []
+
+    def talk(name: str) -> None:
+        chat = engine.chat(system=f"You are {name}.", options=SHORT)
+        for question in ("Who are you?", "Really?"):
+            ends.append((name, question, chat.send(question).result().answer))
+
+    threads = [threading.Thread(target=talk, args=(name,)) for name in ("Ada", "Bob")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    threaded = sorted(ends)
+    ends.clear()
+    talk("Ada")
+    talk("Bob")
+    assert sorted(ends) == threaded

@@ -1,0 +1,330 @@
+"""How an answer ends: once, with its reason, and with all of its text."""
+
+import gc
+import random
+import threading
+import time
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine import (
+    ContextExceeded,
+    Engine,
+    EngineClosed,
+    Finished,
+    GenerationOptions,
+    ImageError,
+    OptionError,
+    Progress,
+    PromptError,
+    Request,
+    RequestError,
+    TextDelta,
+    load,
+)
+
+LONG = "Count slowly: " + " ".join(str(n) for n in range(160))
+
+
+def run(engine: Engine, prompt: Any, **options: Any) -> tuple[str, Finished]:
+    """The text of all events but the last, and the last; checks the order of events."""
+    events = list(engine.generate(prompt, options=GenerationOptions(**options)))
+    finals = [e for e in events if isinstance(e, Finished)]
+    assert len(finals) == 1
+    assert events[-1] is finals[0]
+    text = "".join(e.text for e in events)
+    assert text == finals[0].answer
+    return text, finals[0]
+
+
+def test_length(engine: Engine) -> None:
+    text, end = run(engine, "Once upon a time", max_tokens=7)
+    assert end.finish_reason == "length"
+    assert len(end.tokens) == 7
+    assert text
+
+
+def test_end_of_text(engine: Engine) -> None:
+    messages = [{"role": "user", "content": "What is the capital of France?"}]
+    _, end = run(engine, messages, max_tokens=60)
+    assert end.finish_reason == "stop"
+
+
+def test_stop_string_across_tokens(engine: Engine) -> None:
+    text, _ = run(engine, "The alphabet: a b c d e", max_tokens=30)
+    stop = text[5:12]
+    cut, end = run(engine, "The alphabet: a b c d e", max_tokens=30, stop=[stop, "never there"])
+    assert end.finish_reason == "stop_string"
+    assert end.stop_string == stop
+    assert cut == text[: text.index(stop)]
+
+
+def test_partial_stop_is_released_at_the_end(engine: Engine) -> None:
+    text, _ = run(engine, "Once upon a time", max_tokens=12)
+    held, end = run(engine, "Once upon a time", max_tokens=12, stop=text[-3:] + "#never#")
+    assert end.finish_reason == "length"
+    assert held == text
+
+
+def test_statistics(engine: Engine) -> None:
+    prompt = f"Nobody asked this before {random.random()}: why?"
+    _, end = run(engine, prompt, max_tokens=5)
+    assert end.prompt_tokens == len(engine.tokenize(prompt))
+    assert end.images_encoded == 0
+    assert end.time_to_first_token is not None
+    assert end.time_to_first_token >= end.prefill_seconds > 0
+    assert end.tokens_per_second > 0
+    assert end.completion_tokens == 5
+
+
+def test_progress_tells_the_prefill(engine: Engine) -> None:
+    prompt = f"{random.random()} {LONG}"
+    options = GenerationOptions(max_tokens=1, prefill_step_size=100)
+    events = [e for e in engine.generate(prompt, options=options) if isinstance(e, Progress)]
+    total = events[0].total
+    assert [e.processed for e in events][:3] == [0, 100, 200]
+    assert events[-1].processed == total
+    assert events[0].cached + total == len(engine.tokenize(prompt))
+
+
+def test_cancel_during_prefill_keeps_what_was_read(engine: Engine) -> None:
+    prompt = f"{random.random()} {LONG}"
+    generation = engine.generate(prompt, options=GenerationOptions(prefill_step_size=100))
+    for event in generation:
+        if isinstance(event, Progress) and event.processed >= 200:
+            generation.cancel()
+    end = generation.result()
+    assert end.finish_reason == "cancelled"
+    assert not end.tokens
+    again = engine.generate(prompt, options=GenerationOptions(max_tokens=1)).result()
+    assert again.cached_tokens >= 200
+
+
+def test_cancel_during_decode_loses_no_text(engine: Engine) -> None:
+    generation = engine.generate("Once upon a time", options=GenerationOptions(max_tokens=200))
+    text = ""
+    for event in generation:
+        text += event.text
+        if isinstance(event, TextDelta) and len(text) > 20:
+            generation.cancel()
+    end = generation.result()
+    assert end.finish_reason == "cancelled"
+    assert text == end.answer
+    tokens = list(end.tokens)
+    whole = engine.generate("Once upon a time", options=GenerationOptions(max_tokens=len(tokens)))
+    assert whole.result().answer == end.answer
+    follow_up = engine.tokenize("Once upon a time") + tokens + engine.tokenize(" Then")
+    warm = engine.generate(follow_up, options=GenerationOptions(max_tokens=1)).result()
+    assert warm.cached_tokens == len(follow_up) - len(engine.tokenize(" Then"))
+
+
+def test_cancel_at_random_moments(engine: Engine, seed: int) -> None:
+    """Whenever it comes, an answer ends once, its text whole, and the next one is right."""
+    rng = random.Random(seed)
+    prompt = "The quick brown fox"
+    expected = engine.generate(prompt, options=GenerationOptions(max_tokens=6)).result().tokens
+    reasons = []
+    for i in range(200):
+        long = f"{i} {' '.join(rng.choices(LONG.split(), k=rng.randrange(1, 60)))}"
+        options = GenerationOptions(max_tokens=rng.randrange(1, 8), prefill_step_size=16)
+        generation = engine.generate(long, options=options)
+        timer = threading.Timer(rng.random() * 0.25, generation.cancel)
+        timer.start()
+        events = list(generation)
+        timer.cancel()
+        assert sum(isinstance(e, Finished) for e in events) == 1
+        end = events[-1]
+        assert isinstance(end, Finished)
+        assert "".join(e.text for e in events) == end.answer
+        reasons.append(end.finish_reason)
+    assert reasons.count("cancelled") > 20
+    assert engine.generate(prompt, options=GenerationOptions(max_tokens=6)).result().tokens == (
+        expected
+    )
+
+
+def test_cancel_before_its_turn(engine: Engine) -> None:
+    first = engine.generate(LONG, options=GenerationOptions(max_tokens=100))
+    waiting = engine.generate("Hello", options=GenerationOptions(max_tokens=100))
+    waiting.cancel()
+    assert waiting.result(timeout=5).finish_reason == "cancelled"
+    assert not first.done
+    first.cancel()
+    assert first.result().finish_reason == "cancelled"
+    first.cancel()  # after the end: nothing
+
+
+def test_two_threads_at_once(engine: Engine) -> None:
+    alone = {
+        prompt: engine.generate(prompt, options=GenerationOptions(max_tokens=10)).result().tokens
+        for prompt in ("One day", "In the north")
+    }
+    found: list[tuple[str, Any]] = []
+
+    def ask(prompt: str) -> None:
+        for _ in range(5):
+            end = engine.generate(prompt, options=GenerationOptions(max_tokens=10)).result()
+            found.append((prompt, end.tokens))
+
+    threads = [threading.Thread(target=ask, args=(prompt,)) for prompt in alone]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 10
+    assert all(tokens == alone[prompt] for prompt, tokens in found)
+
+
+def test_emoji_are_never_broken(engine: Engine) -> None:
+    """Cut at every length, an answer of multi-byte characters never shows half of one."""
+    tokens = engine.tokenize("🦊👩‍🚀é日本")
+    bias = GenerationOptions(max_tokens=len(tokens), logit_bias=dict.fromkeys(tokens, 60.0))
+    deltas = list(engine.generate("Emoji: 🦊👩‍🚀é日本", options=bias))
+    assert all("\ufffd" not in d.text for d in deltas)
+    for length in range(1, len(tokens)):
+        options = GenerationOptions(max_tokens=length, logit_bias=dict.fromkeys(tokens, 60.0))
+        for event in engine.generate("Emoji: 🦊👩‍🚀é日本", options=options):
+            assert "\ufffd" not in event.text
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_tokens": 0},
+        {"max_tokens": True},
+        {"max_tokens": 2.5},
+        {"temperature": -1},
+        {"temperature": float("nan")},
+        {"temperature": float("inf")},
+        {"top_p": 1.5},
+        {"min_p": -0.1},
+        {"top_k": -1},
+        {"seed": -1},
+        {"seed": 2**64},
+        {"stop": ""},
+        {"stop": ["a", ""]},
+        {"stop": [3]},
+        {"repetition_penalty": 0},
+        {"presence_penalty": float("nan")},
+        {"penalty_context": 0},
+        {"logit_bias": {-1: 1.0}},
+        {"logit_bias": {"5": 1.0}},
+        {"logit_bias": {5: float("inf")}},
+        {"top_logprobs": 101},
+        {"max_context": 1},
+        {"kv_bits": 3},
+        {"kv_group_size": 48},
+        {"quantized_kv_start": -1},
+        {"prefill_step_size": 0},
+    ],
+)
+def test_options_out_of_range(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="must be") as caught:
+        GenerationOptions(**wrong)
+    assert isinstance(caught.value, OptionError)
+
+
+def test_requests_that_this_model_cannot_answer(engine: Engine, tmp_path: Path) -> None:
+    def ask(prompt: Any, images: Any = (), **options: Any) -> None:
+        engine.generate(prompt, images, GenerationOptions(**options))
+
+    with pytest.raises(ContextExceeded, match="context ends at 8192"):
+        ask("word " * 9000)
+    with pytest.raises(ContextExceeded, match="ends at 5"):
+        ask("one two three four five six", max_context=5)
+    with pytest.raises(OptionError, match="vocabulary ends"):
+        ask("x", logit_bias={49152: 1.0})
+    with pytest.raises(OptionError, match="kv_group_size must divide"):
+        ask("x", kv_bits=8, kv_group_size=128)
+    with pytest.raises(RequestError, match="vocabulary"):
+        ask([49152])
+    for prompt in ("", [], None, 5, [{"role": "user"}], [{"role": "bishop", "content": "x"}]):
+        with pytest.raises(PromptError):
+            ask(prompt)
+    with pytest.raises(ImageError, match="text only"):
+        ask("x", images=[_picture()])
+    with pytest.raises(ImageError, match="text only"):
+        engine.chat().send("x", images=[_picture()])
+    with pytest.raises(ImageError):
+        ask("x", images=[tmp_path / "absent.png"])
+
+
+def _picture() -> Any:
+    from PIL import Image
+
+    return Image.new("RGB", (4, 4))
+
+
+def test_max_context_ends_an_answer(engine: Engine) -> None:
+    prompt = "Once upon a time"
+    length = len(engine.tokenize(prompt))
+    _, end = run(engine, prompt, max_tokens=50, max_context=length + 6)
+    assert (end.finish_reason, len(end.tokens)) == ("length", 6)
+
+
+def test_a_failure_is_the_final_event(demo: Path) -> None:
+    """What goes wrong on the engine's thread reaches the caller, and the engine goes on."""
+    with load(demo) as engine:
+        generation = engine.generate("Hello", options=GenerationOptions(max_tokens=2))
+        generation.result()
+
+        def broken(*_: Any) -> None:
+            raise MemoryError("no room")
+
+        kit = engine._worker.kit
+        assert kit is not None
+        make_cache, kit.make_cache = kit.make_cache, broken  # type: ignore[method-assign]
+        engine._worker.prompt_cache.clear()  # type: ignore[union-attr]
+        events = list(engine.generate("Hello"))
+        assert isinstance(events[-1], Finished)
+        assert events[-1].finish_reason == "error"
+        assert isinstance(events[-1].error, MemoryError)
+        failed = engine.generate("Hello")
+        with pytest.raises(MemoryError, match="no room"):
+            failed.result()
+        kit.make_cache = make_cache  # type: ignore[method-assign]
+        assert engine.generate("Hello", options=GenerationOptions(max_tokens=2)).result().tokens
+
+
+def test_close(demo: Path) -> None:
+    engine = load(demo)
+    running = engine.generate(LONG, options=GenerationOptions(max_tokens=500))
+    waiting = engine.submit(Request("Hello"))
+    for event in running:
+        if isinstance(event, TextDelta):
+            break
+    engine.close()
+    engine.close()
+    assert running.result().finish_reason == "cancelled"
+    assert waiting.result().finish_reason == "cancelled"
+    with pytest.raises(EngineClosed):
+        engine.generate("Hello")
+    assert not any(t.name == "sightline-engine" and not t.daemon for t in threading.enumerate())
+
+
+def test_an_engine_nobody_holds_ends_its_thread(demo: Path) -> None:
+    end = load(demo).generate("Hello", options=GenerationOptions(max_tokens=3)).result()
+    assert len(end.tokens) == 3  # the generation kept it alive
+    engine = load(demo, vocab_only=True)
+    thread, gone = engine._worker.thread, weakref.ref(engine)
+    assert engine.tokenize("Hello")
+    with pytest.raises(RequestError, match="vocab_only"):
+        engine.generate("Hello")
+    del engine
+    gc.collect()
+    assert gone() is None
+    thread.join(timeout=10)
+    assert not thread.is_alive()
+
+
+def test_results_time_out(engine: Engine) -> None:
+    generation = engine.generate(LONG, options=GenerationOptions(max_tokens=500))
+    with pytest.raises(TimeoutError):
+        generation.result(timeout=0.01)
+    generation.cancel()
+    started = time.perf_counter()
+    generation.result(timeout=60)
+    assert time.perf_counter() - started < 60

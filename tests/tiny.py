@@ -1,0 +1,80 @@
+"""Tiny random checkpoints, as transformers saves them."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": 49152,  # the demo model's, whose tokenizer they borrow
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-5,
+    "sliding_window": None,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 2,
+}
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+
+
+def randomize(model: torch.nn.Module, seed: int) -> torch.nn.Module:
+    """Weights large enough that attention and positions decide the outcome."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.copy_(1 + 0.2 * torch.randn(parameter.shape, generator=generator))
+            else:
+                scale = 1.5 / parameter.shape[-1] ** 0.5
+                parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
+    return model.eval()
+
+
+def text_model(seed: int, family: str = "mistral", **changes: Any) -> torch.nn.Module:
+    """A random Mistral or Llama of transformers."""
+    config_class, model_class = {
+        "mistral": (MistralConfig, MistralForCausalLM),
+        "llama": (LlamaConfig, LlamaForCausalLM),
+    }[family]
+    config = config_class(**{**SIZES, **changes}, attn_implementation="eager")
+    return randomize(model_class(config), seed)
+
+
+def save(model: Any, folder: Path, tokenizer_of: Path | None = None, **options: Any) -> Path:
+    """Save as transformers does, with another checkpoint's tokenizer."""
+    model.save_pretrained(folder, **options)
+    for name in TOKENIZER_FILES if tokenizer_of else ():
+        shutil.copy(tokenizer_of / name, folder / name)  # type: ignore[operator]
+    return folder
+
+
+def edit_config(folder: Path, remove: tuple[str, ...] = (), **changes: Any) -> None:
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    for name in remove:
+        config.pop(name, None)
+    file.write_text(json.dumps({**config, **changes}))
+
+
+def edit_weights(folder: Path, change: Any) -> None:
+    """Apply `change` to the dictionary of tensors of a single-file checkpoint."""
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def last_logits(model: Any, tokens: list[int]) -> Any:
+    """The reference's logits after the last of `tokens`, as numpy."""
+    with torch.no_grad():
+        return model(torch.tensor([tokens])).logits[0, -1].float().numpy()
