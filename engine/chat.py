@@ -80,6 +80,7 @@ class Chat:
         with self._lock:
             current, self._current = self._current, None
             self._messages = [] if system is None else [Message("system", system)]
+            self.last = None
         if current is not None:
             current.cancel()
 

@@ -11,9 +11,10 @@ from engine.events import Finished
 from engine.generation import Generation
 from engine.options import GenerationOptions
 from engine.worker import Worker
-from vision_add_ons.errors import ContextExceeded, OptionError, RequestError
+from vision_add_ons.errors import ContextExceeded, EngineClosed, OptionError, RequestError
 
 if TYPE_CHECKING:
+    from engine.prompt import PromptBuilder
     from model_kit.kit import ModelKit
     from model_kit.report import LoadReport
 
@@ -49,7 +50,7 @@ class Engine:
         from engine.prompt import PromptBuilder
 
         self._worker = worker
-        self._prompts = PromptBuilder(kit)
+        self._prompts: PromptBuilder | None = PromptBuilder(kit)
         self._max_context = kit.max_context
         self._vocab_size = kit.vocab_size
         self._has_decoder = kit.text_model is not None
@@ -84,7 +85,7 @@ class Engine:
         """
         options = request.options
         self._check(options)
-        prompt = self._prompts.build(request.prompt, request.images)
+        prompt = self._builder().build(request.prompt, request.images)
         limit = options.context_limit(self._max_context)
         if limit is not None and len(prompt.tokens) >= limit:
             raise ContextExceeded(
@@ -100,7 +101,7 @@ class Engine:
 
     def tokenize(self, text: str) -> list[int]:
         """The token ids of a text, with no special tokens added."""
-        return self._prompts.encode(text)
+        return self._builder().encode(text)
 
     def cache_stats(self) -> dict[str, int]:
         """Conversations in the prompt cache, the bytes they take, and the most they may take."""
@@ -112,6 +113,12 @@ class Engine:
     def close(self) -> None:
         """Cancel what runs, end what waits, free the model. Calling it again does nothing."""
         self._finalizer()
+        self._prompts = None  # it holds the add-on's weights
+
+    def _builder(self) -> "PromptBuilder":
+        if self._prompts is None:
+            raise EngineClosed("this engine is closed; load the model again")
+        return self._prompts
 
     def __enter__(self) -> "Engine":
         return self

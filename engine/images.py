@@ -105,12 +105,17 @@ class LoadedPicture:
         return f"<LoadedPicture {self.size[0]}x{self.size[1]} {self.digest[:12]}>"
 
 
-def load_picture(source: ImageSource, limits: ImageLimits = DEFAULT_LIMITS) -> LoadedPicture:
+def load_picture(
+    source: "ImageSource | LoadedPicture", limits: ImageLimits = DEFAULT_LIMITS
+) -> LoadedPicture:
     """Read and decode a picture: the first frame, upright, on white where it is transparent.
 
-    A str is a data URI, the path of a file, or base64. Colour profiles are not applied. Raises
-    `ImageError` if the picture cannot be read, is damaged, or exceeds `limits`.
+    A `LoadedPicture` is returned as it is. A str is a data URI, the path of a file, or base64.
+    Colour profiles are not applied. Raises `ImageError` if the picture cannot be read, is damaged,
+    or exceeds `limits`.
     """
+    if isinstance(source, LoadedPicture):
+        return source
     with _as_image_error("the picture cannot be read"):
         if isinstance(source, Image.Image):
             return LoadedPicture(_upright_rgb(source, "the PIL image", limits))

@@ -60,6 +60,7 @@ class PromptBuilder:
         Raises `PromptError`, `ImageError` or `ImageCountError`.
         """
         if isinstance(prompt, str):
+            _check_text(prompt)
             with self._lock:
                 tokens = self._encode_raw(prompt)
             built = self._place(tokens, [load_picture(i) for i in images], None)
@@ -74,7 +75,8 @@ class PromptBuilder:
         return built
 
     def encode(self, text: str) -> list[int]:
-        """The token ids of a text, with no special tokens added."""
+        """The token ids of a text, with no special tokens added. Raises `PromptError`."""
+        _check_text(text)
         with self._lock:
             return self._encode(text)
 
@@ -113,6 +115,7 @@ class PromptBuilder:
         markers = [f"\ue000{nonce}-{i}\ue001" for i in range(len(pictures))]
         rendered = self._render(messages, markers)
         text, places = _take_out(rendered, markers)
+        _check_text(text)
         with self._lock:
             tokens, starts = self._encode_with_starts(text)
             if starts is None:
@@ -201,6 +204,16 @@ class PromptBuilder:
             positions.append(len(tokens))
             done = place
         return self._place(tokens + self._encode(text[done:]), pictures, positions)
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(
+            f"the text holds half a character (U+{ord(text[error.start]):04X}) at {error.start}; "
+            "decode it anew, with errors replaced"
+        ) from error
 
 
 def _take_out(rendered: str, markers: list[str]) -> tuple[str, list[int]]:

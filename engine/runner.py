@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 from mlx_lm import stream_generate
 
-from engine.events import FinishReason, Finished, Progress, TextDelta
+from engine.events import Finished, FinishReason, Progress, TextDelta
 from engine.generation import Generation
 from engine.prompt_cache import PromptCache, kv_length
 from engine.sampling import logits_processors, sampler, top_logprobs
@@ -44,7 +44,8 @@ class _Answer:
         self.prompt = generation.prompt
         self.stops = StopStrings(self.options.stop)
         seed = self.options.seed
-        self.seed = secrets.randbits(63) if seed is None else seed
+        # 53 bits survive JSON in every language, so that a told seed can be used again.
+        self.seed = secrets.randbits(53) if seed is None else seed
         self.started = time.perf_counter()
         self.first_token: float | None = None
         self.last_token: float | None = None
@@ -117,10 +118,14 @@ class _Answer:
         spans = [s.shifted(-self.cached) for s in self.prompt.spans if s.start >= self.cached]
         if not spans:
             return {}
-        assert self.kit.add_on is not None and self.kit.text_model is not None
+        assert self.kit.add_on is not None
+        assert self.kit.text_model is not None
         embedded = self.kit.add_on.compute_embeddings(self.kit.text_model, mx.array(rest), spans)
         mx.eval(embedded.input_embeddings)
         self.images_encoded = len(spans)
+        for span in spans:
+            # A long conversation would otherwise hold all of its photographs decoded.
+            span.picture.release()
         self._stop_if_cancelled()
         return {"input_embeddings": embedded.input_embeddings}
 

@@ -1,6 +1,7 @@
 """The one thread on which all MLX work of an engine happens."""
 
 import logging
+import sys
 import threading
 import time
 from collections import deque
@@ -72,6 +73,20 @@ class Worker:
 
     def _main(self) -> None:
         try:
+            self._serve()
+        finally:
+            self._loaded.set()
+            self.kit = self.prompt_cache = None
+            if "mlx.core" in sys.modules:
+                import mlx.core as mx
+
+                # MLX keeps streams and compiled functions for each thread. Left to the thread's
+                # own end, their destructors ask for the interpreter's lock, which aborts the
+                # process if it is ending too.
+                mx.clear_streams()
+
+    def _serve(self) -> None:
+        try:
             self.kit = self._load()
             from engine.prompt_cache import PromptCache
             from engine.runner import Runner
@@ -81,13 +96,9 @@ class Worker:
         except BaseException as error:
             self._failure = error
             return
-        finally:
-            self._loaded.set()
+        self._loaded.set()
         while self._answer_next(runner):
             pass
-        # Arrays are freed on the thread that made them.
-        self.prompt_cache.clear()
-        self.kit = None
 
     def _answer_next(self, runner: "Runner") -> bool:
         # A frame of its own: while it waits, the thread must not hold the previous generation,

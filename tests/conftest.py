@@ -1,5 +1,6 @@
 """Shared by all tests: the fast BLAS first, the demo model, and tiny random checkpoints."""
 
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +13,13 @@ from model_kit.blas import preload_openblas
 if TYPE_CHECKING:
     from engine import Engine
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Every worker would start as many BLAS threads as there are cores, and they spin.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 preload_openblas()
 
 
-@pytest.fixture()
+@pytest.fixture
 def seed(request: pytest.FixtureRequest) -> int:
     """A fresh seed for each test, printed so that a failure can be repeated."""
     value = random.SystemRandom().randrange(2**31)

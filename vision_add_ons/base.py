@@ -29,7 +29,10 @@ class Picture(Protocol):
         """SHA-256 of the decoded pixels and their size; equal pictures have equal digests."""
 
     def pixels(self) -> Image.Image:
-        """The picture in mode RGB."""
+        """The picture in mode RGB, not to be changed."""
+
+    def release(self) -> None:
+        """Drop the decoded pixels; `pixels` decodes them again if they are wanted again."""
 
 
 @dataclass(frozen=True)

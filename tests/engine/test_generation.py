@@ -2,6 +2,8 @@
 
 import gc
 import random
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -70,8 +72,8 @@ def test_partial_stop_is_released_at_the_end(engine: Engine) -> None:
 
 
 def test_statistics(engine: Engine) -> None:
-    prompt = f"Nobody asked this before {random.random()}: why?"
-    _, end = run(engine, prompt, max_tokens=5)
+    prompt = f"Once upon a time, {random.random()} miles away,"
+    _, end = run(engine, prompt, max_tokens=5, logit_bias={0: -100.0, 2: -100.0})
     assert end.prompt_tokens == len(engine.tokenize(prompt))
     assert end.images_encoded == 0
     assert end.time_to_first_token is not None
@@ -241,6 +243,11 @@ def test_requests_that_this_model_cannot_answer(engine: Engine, tmp_path: Path) 
         ask("x", kv_bits=8, kv_group_size=128)
     with pytest.raises(RequestError, match="vocabulary"):
         ask([49152])
+    with pytest.raises(PromptError, match="half a character"):
+        engine.tokenize("\udcff")
+    for prompt in ("a\udcff", [{"role": "user", "content": "\ud800"}]):
+        with pytest.raises(PromptError, match="half a character"):
+            ask(prompt)
     for prompt in ("", [], None, 5, [{"role": "user"}], [{"role": "bishop", "content": "x"}]):
         with pytest.raises(PromptError):
             ask(prompt)
@@ -303,6 +310,22 @@ def test_close(demo: Path) -> None:
     with pytest.raises(EngineClosed):
         engine.generate("Hello")
     assert not any(t.name == "sightline-engine" and not t.daemon for t in threading.enumerate())
+
+
+def test_a_process_ends_cleanly_whenever_it_ends(demo: Path) -> None:
+    """MLX's thread-local state must be gone before the interpreter is."""
+    script = f"""
+from engine import GenerationOptions, load
+engine = load({str(demo)!r})
+engine.generate("Hello", options=GenerationOptions(max_tokens=2)).result()
+{{}}
+"""
+    for ending in ("engine.close()", "pass", "engine.generate('Hello ' * 500)", "1 / 0"):
+        run = subprocess.run(
+            [sys.executable, "-c", script.format(ending)], capture_output=True, text=True
+        )
+        assert run.returncode == (ending == "1 / 0"), (ending, run.stderr)
+        assert "terminate" not in run.stderr
 
 
 def test_an_engine_nobody_holds_ends_its_thread(demo: Path) -> None:

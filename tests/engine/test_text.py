@@ -12,7 +12,20 @@ from mlx_lm.sample_utils import make_logits_processors, make_sampler
 
 from engine import Engine, GenerationOptions, TextDelta, load
 
-WORDS = "river lamp seven quiet engine cloud paper winter garden copper sail moon".split()
+WORDS = [
+    "river",
+    "lamp",
+    "seven",
+    "quiet",
+    "engine",
+    "cloud",
+    "paper",
+    "winter",
+    "garden",
+    "copper",
+    "sail",
+    "moon",
+]
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +36,7 @@ def alone(demo: Any) -> Any:
     return mlx_lm_load(str(demo))
 
 
-@pytest.fixture()
+@pytest.fixture
 def fresh(demo: Any) -> Any:
     """An engine with an empty prompt cache."""
     with load(demo) as engine:
@@ -110,7 +123,7 @@ def test_warm_follow_up_equals_mlx_lm_handed_the_same_cache(
 
 def test_warm_equals_cold(fresh: Engine, alone: Any, seed: int) -> None:
     """Across other chunk borders: the same greedy tokens, log-probabilities within 2e-5."""
-    model, tokenizer = alone
+    _model, tokenizer = alone
     first = tokenizer.encode(sentence(seed, 120))
     options = GenerationOptions(max_tokens=8, logprobs=True)
     ours(fresh, first, options)
@@ -125,7 +138,7 @@ def test_warm_equals_cold(fresh: Engine, alone: Any, seed: int) -> None:
 
 
 def test_a_changed_middle_reuses_the_common_prefix(fresh: Engine, alone: Any, seed: int) -> None:
-    model, tokenizer = alone
+    _model, tokenizer = alone
     first = tokenizer.encode(sentence(seed, 60))
     options = GenerationOptions(max_tokens=6, logprobs=True)
     ours(fresh, first, options)
@@ -179,7 +192,7 @@ def test_unseeded_requests_draw_afresh_and_tell_their_seed(engine: Engine) -> No
 
 def test_top_logprobs_are_the_likeliest(engine: Engine) -> None:
     options = GenerationOptions(max_tokens=4, top_logprobs=5)
-    deltas = [e for e in engine.generate("The sky is", options=options)]
+    deltas = list(engine.generate("The sky is", options=options))
     deltas = [d for d in deltas if isinstance(d, TextDelta) and d.token is not None]
     assert len(deltas) == 4
     for delta in deltas:

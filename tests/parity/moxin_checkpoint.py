@@ -119,15 +119,17 @@ class Random:
 def tower(shape: TowerShape, random: Random, patches: int = PATCHES, patch: int = PATCH) -> Tensors:
     """A tower by timm's names, with everything that timm's has, used or not."""
     width, tensors = shape.width, {}
+    # Small beside the blocks' outputs, so that the first norms' eps counts too.
+    small = 0.05
     tensors["patch_embed.proj.weight"] = random.normal(
-        width, 3, patch, patch, std=(3 * patch * patch) ** -0.5
+        width, 3, patch, patch, std=small * (3 * patch * patch) ** -0.5
     )
-    tensors["patch_embed.proj.bias"] = random.normal(width, std=0.2)
+    tensors["patch_embed.proj.bias"] = random.normal(width, std=0.2 * small)
     positions = patches + shape.class_position
-    tensors["pos_embed"] = random.normal(1, positions, width, std=0.5)
+    tensors["pos_embed"] = random.normal(1, positions, width, std=0.5 * small)
     if shape.dino:
-        tensors["cls_token"] = random.normal(1, 1, width)
-        tensors["reg_token"] = random.normal(1, shape.registers, width)
+        tensors["cls_token"] = random.normal(1, 1, width, std=small)
+        tensors["reg_token"] = random.normal(1, shape.registers, width, std=small)
     else:
         tensors["attn_pool.latent"] = random.normal(1, 1, width)
         tensors["attn_pool.q.weight"] = random.normal(width, width)
@@ -158,7 +160,7 @@ def decoder(text: dict[str, Any], random: Random) -> Tensors:
     hidden, heads, mlp = text["hidden_size"], text["num_attention_heads"], text["intermediate_size"]
     kv = hidden // heads * text["num_key_value_heads"]
     tensors = {
-        "model.embed_tokens.weight": random.normal(text["vocab_size"], hidden),
+        "model.embed_tokens.weight": random.normal(text["vocab_size"], hidden, std=0.1),
         "model.norm.weight": random.normal(hidden, std=0.2, mean=1.0),
         "lm_head.weight": random.normal(text["vocab_size"], hidden, std=hidden**-0.5),
     }

@@ -1,0 +1,73 @@
+"""The command `sightline`: chat with a model, ask it once, or see what a checkpoint is.
+
+The model's words go to standard output, and with `generate` nothing else does; bars, warnings and
+errors go to standard error. Exit codes: 0; 1 if an answer ended with an error; 2 for what the user
+can put right; 130 after Ctrl-C; 141 if the reader of the output went away.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, NoReturn
+
+from engine.cli import chat, generate, inspect
+from engine.cli.terminal import complain, warnings_in_one_line
+from vision_add_ons.errors import OptionError, SightlineError
+
+INTERRUPTED, PIPE_CLOSED = 128 + 2, 128 + 13  # as shells report SIGINT and SIGPIPE
+
+
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        raise OptionError(f"{message}; see `{self.prog} --help`")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; `--help` leaves by SystemExit."""
+    # Noise of libraries that load later. This is a program: its environment is its own.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for stream in (sys.stdin, sys.stdout):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    try:
+        with warnings_in_one_line():
+            code = _run(argv)
+        sys.stdout.flush()
+        return code
+    except SightlineError as error:
+        complain(error)
+        return 2
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Python flushes standard output once more when it exits, and would complain there.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    about = "Chat with language models on MLX, and show them pictures."
+    parser = _Parser(prog="sightline", description=about)
+    parser.add_argument("--version", action="store_true", help="print the version and leave")
+    parser.set_defaults(run=None)
+    commands = parser.add_subparsers(metavar="COMMAND")
+    for add in (chat.add_command, generate.add_command, inspect.add_commands):
+        add(commands)
+    args = parser.parse_args(argv)
+    if args.version:
+        from importlib.metadata import version
+
+        print("sightline", version("sightline"))
+        return 0
+    if args.run is None:
+        parser.print_help(sys.stderr)
+        return 2
+    code: int = args.run(args)
+    return code

@@ -1,0 +1,244 @@
+"""Speed and memory of the engine against mlx-lm alone, as ratios measured in one run.
+
+    python scripts/bench.py                       # everything, on the default model
+    python scripts/bench.py follow-up --rounds 9 --json figures.json
+    python scripts/bench.py --model FOLDER        # another checkpoint
+
+The machines that this runs on are noisy, so both sides of a ratio take turns and the medians are
+compared. Each row says what it aims at; the exit status is 1 if a row misses its aim.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from model_kit.blas import preload_openblas
+
+preload_openblas()
+
+import mlx.core as mx  # noqa: E402
+from mlx_lm import load as mlx_lm_load  # noqa: E402
+from mlx_lm import stream_generate  # noqa: E402
+from mlx_lm.models.cache import make_prompt_cache  # noqa: E402
+from mlx_lm.sample_utils import make_logits_processors  # noqa: E402
+
+from engine import Engine, GenerationOptions, TextDelta, load  # noqa: E402
+
+HISTORY = 2000
+"""Tokens of conversation before a follow-up."""
+
+
+@dataclass
+class Row:
+    """One figure: `value` is a ratio or in `unit`, with its extremes over the rounds."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    unit: str
+    aim: str
+    met: bool
+    detail: str
+
+
+class Bench:
+    def __init__(self, folder: Path, rounds: int) -> None:
+        self.folder = folder
+        self.rounds = rounds
+        self.engine: Engine = load(folder)
+        self.model, self.tokenizer = mlx_lm_load(str(folder))
+
+    def decode(self) -> Iterator[Row]:
+        """Tokens per second while decoding, after a short prompt."""
+        prompt = self.engine.tokenize("Once upon a time there was")
+        bias = dict.fromkeys(self.tokenizer.eos_token_ids, -100.0)  # all run to the end
+        options = GenerationOptions(max_tokens=96, logit_bias=bias)
+
+        def ours() -> float:
+            return self.engine.generate(prompt, options=options).result().tokens_per_second
+
+        def theirs() -> float:
+            times = [
+                time.perf_counter()
+                for _ in stream_generate(
+                    self.model,
+                    self.tokenizer,
+                    mx.array(prompt),
+                    max_tokens=96,
+                    logits_processors=make_logits_processors(logit_bias=bias),
+                )
+            ]
+            return (len(times) - 1) / (times[-1] - times[0])
+
+        a, b = self._take_turns(ours, theirs)
+        ratios = [x / y for x, y in zip(a, b, strict=True)]
+        detail = f"{statistics.median(a):.1f} against {statistics.median(b):.1f} tokens/s"
+        yield self._row("decode, engine / mlx-lm", ratios, "ratio", at_least=0.97, detail=detail)
+
+    def follow_up(self) -> Iterator[Row]:
+        """The first token of a question after 2,000 tokens of conversation."""
+        chat = self.engine.chat(options=GenerationOptions(max_tokens=4))
+        text = "The river bends, and the old mill turns slowly in the evening light. "
+        words = text * (HISTORY // len(self.engine.tokenize(text)) + 1)
+        chat.send(words).result()
+        cache = make_prompt_cache(self.model)
+        warm: list[float] = []
+        alone: list[float] = []
+        cold: list[float] = []
+        growth: list[float] = []
+        held: list[int] = []
+        for i in range(self.rounds + 1):
+            whole, new, seconds, used = self._ask(chat, f"What turns in the light? ({i})")
+            alone.append(self._first_token(new if i else whole, cache))
+            warm.append(seconds)
+            growth.append(used)
+            held.append(sum(c.nbytes for c in cache))
+            if i:
+                cold.append(self._first_token(whole, make_prompt_cache(self.model)))
+        # The first round fills mlx-lm's own cache; it only warms up.
+        warm, alone, growth, held = warm[1:], alone[1:], growth[1:], held[1:]
+        ratios = [x / y for x, y in zip(warm, alone, strict=True)]
+        detail = f"{statistics.median(warm):.3f} s against {statistics.median(alone):.3f} s"
+        yield self._row("follow-up, engine / mlx-lm", ratios, "ratio", at_most=1.10, detail=detail)
+        gains = [x / y for x, y in zip(cold, warm, strict=True)]
+        detail = f"{statistics.median(cold):.2f} s against {statistics.median(warm):.3f} s"
+        yield self._row("cold / follow-up", gains, "ratio", at_least=25, detail=detail)
+        shares = [x / y for x, y in zip(growth, held, strict=True)]
+        detail = (
+            f"{statistics.median(growth) / 2**20:.1f} MiB over a history of "
+            f"{statistics.median(held) / 2**20:.1f} MiB"
+        )
+        yield self._row("peak memory / history", shares, "ratio", at_most=0.5, detail=detail)
+
+    def imports(self) -> Iterator[Row]:
+        """`import engine` in a fresh interpreter."""
+        code = "import time; t = time.perf_counter(); import engine; print(time.perf_counter() - t)"
+        seconds = [float(_python(code)) for _ in range(self.rounds)]
+        yield self._row("import engine", seconds, "s", at_most=0.2, detail="a fresh interpreter")
+
+    def loads(self) -> Iterator[Row]:
+        """From a fresh interpreter to a loaded model."""
+        timed = "import sys, time; t = time.perf_counter()\n{}\nprint(time.perf_counter() - t)"
+        ours = timed.format(
+            f"from engine import load; e = load({str(self.folder)!r})\n"
+            "assert 'mlx_vlm' not in sys.modules"
+        )
+        theirs = timed.format(f"from mlx_lm import load; m = load({str(self.folder)!r})")
+        a, b = self._take_turns(lambda: float(_python(ours)), lambda: float(_python(theirs)))
+        ratios = [x / y for x, y in zip(a, b, strict=True)]
+        detail = f"{statistics.median(a):.2f} s against {statistics.median(b):.2f} s, no mlx_vlm"
+        yield self._row("load, engine / mlx-lm", ratios, "ratio", at_most=1.15, detail=detail)
+
+    def _ask(self, chat: Any, question: str) -> tuple[list[int], list[int], float, float]:
+        """Ask; the whole prompt and its new part, seconds to the first token, bytes of growth."""
+        mx.reset_peak_memory()
+        before = mx.get_active_memory()
+        started = time.perf_counter()
+        generation = chat.send(question)
+        seconds = next(
+            time.perf_counter() - started for e in generation if isinstance(e, TextDelta)
+        )
+        end = generation.result()
+        growth = mx.get_peak_memory() - before
+        tokens = generation.prompt.tokens
+        return tokens, tokens[end.cached_tokens :], seconds, growth
+
+    def _first_token(self, tokens: list[int], cache: list[Any]) -> float:
+        """Seconds to mlx-lm's first token; the cache is left as the engine's is."""
+        started = time.perf_counter()
+        responses = stream_generate(
+            self.model, self.tokenizer, mx.array(tokens), max_tokens=4, prompt_cache=cache
+        )
+        next(iter(responses))
+        seconds = time.perf_counter() - started
+        for _ in responses:
+            pass
+        return seconds
+
+    def _take_turns(
+        self, ours: Callable[[], float], theirs: Callable[[], float]
+    ) -> tuple[list[float], list[float]]:
+        ours(), theirs()  # warm up
+        a: list[float] = []
+        b: list[float] = []
+        for i in range(self.rounds):
+            for measure, found in ((ours, a), (theirs, b))[:: 1 if i % 2 else -1]:
+                found.append(measure())
+        return a, b
+
+    def _row(
+        self,
+        name: str,
+        values: list[float],
+        unit: str,
+        *,
+        at_least: float | None = None,
+        at_most: float | None = None,
+        detail: str,
+    ) -> Row:
+        value = statistics.median(values)
+        aim = f">= {at_least:g}" if at_least is not None else f"<= {at_most:g}"
+        met = (at_least is None or value >= at_least) and (at_most is None or value <= at_most)
+        return Row(name, value, min(values), max(values), unit, aim, met, detail)
+
+
+def _python(code: str) -> str:
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return run.stdout.strip().splitlines()[-1]
+
+
+PARTS = {
+    "decode": Bench.decode,
+    "follow-up": Bench.follow_up,
+    "import": Bench.imports,
+    "load": Bench.loads,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--model", default="demo", help="a checkpoint folder (default: demo)")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    args = parser.parse_args()
+    unknown = set(args.parts) - set(PARTS)
+    if unknown or args.rounds < 1:
+        parser.error(f"unknown part {', '.join(unknown)}" if unknown else "--rounds must be > 0")
+    folder = Path(args.model)
+    if args.model == "demo":
+        from model_kit.demo import demo_folder
+
+        folder = demo_folder()
+    bench = Bench(folder, args.rounds)
+    where = f"{platform.platform()}, {mx.default_device()}, {args.rounds} rounds"
+    print(f"{where}\n{'':28}{'median':>9}{'low':>9}{'high':>9}  {'aim':9} ")
+    rows = []
+    for part in args.parts or PARTS:
+        for row in PARTS[part](bench):
+            rows.append(row)
+            unit = "" if row.unit == "ratio" else f" {row.unit}"
+            verdict = "met" if row.met else "MISSED"
+            print(
+                f"{row.name:28}{row.value:9.3f}{row.low:9.3f}{row.high:9.3f}{unit}  "
+                f"{row.aim:9} {verdict:7} {row.detail}",
+                flush=True,
+            )
+    if args.json:
+        figures = {"where": where, "rows": [asdict(row) for row in rows]}
+        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+    bench.engine.close()
+    return 0 if all(row.met for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

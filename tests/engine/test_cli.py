@@ -1,0 +1,467 @@
+import io
+import json
+import logging
+import os
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from engine import Engine, Finished, Generation, GenerationOptions, Progress, TextDelta
+from engine.cli import main
+from engine.cli.answer import show_answer
+from engine.cli.arguments import read_path
+from engine.cli.terminal import Bar, complain
+from engine.prompt import Prompt
+
+COMMAND = [sys.executable, "-m", "engine"]
+PROMPT = "What is the capital of France?"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> Engine:
+    """The commands take this engine instead of loading one."""
+    for command in ("chat", "generate"):
+        monkeypatch.setattr(f"engine.cli.{command}.open_engine", lambda _: nullcontext(engine))
+    return engine
+
+
+@pytest.fixture
+def chat(
+    loaded: Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[str, str]]:
+    """Run a chat over lines of input; gives its output and its complaints."""
+
+    def run(*lines: str, options: tuple[str, ...] = ()) -> tuple[str, str]:
+        monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+        assert main(["chat", "--max-tokens", "6", *options]) == 0
+        output = capsys.readouterr()
+        return output.out, output.err
+
+    return run
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    file = tmp_path / "my photo.png"
+    Image.new("RGB", (4, 3), "red").save(file)
+    return file
+
+
+def finished(reason: str = "stop", answer: str = "", error: Exception | None = None) -> Finished:
+    return Finished(reason, answer, (), 5, 0, 0, 0.0, 0.0, None, 0.0, 1, error=error)
+
+
+def answer_of(*events: Progress | TextDelta, end: Finished | None = None) -> Generation:
+    generation = Generation(Prompt([1]), GenerationOptions())
+    for event in events:
+        generation.emit(event)
+    generation.finish(end or finished())
+    return generation
+
+
+def one_complaint(capsys: pytest.CaptureFixture[str]) -> str:
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("sightline: ")
+    assert output.err.count("\n") == 1
+    return output.err
+
+
+# --- generate ----------------------------------------------------------------------------------
+
+
+def test_generate_prints_the_answer_alone(
+    loaded: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = loaded.generate([{"role": "user", "content": PROMPT}]).result().answer
+    assert main(["generate", "--prompt", PROMPT]) == 0
+    output = capsys.readouterr()
+    assert output.out == expected
+    assert "Paris" in output.out
+    assert output.err.count("\n") == 1
+    assert "prompt tokens" in output.err
+    assert "finish reason stop" in output.err
+
+
+def test_generate_raw_from_standard_input(
+    loaded: Engine, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = GenerationOptions(max_tokens=8, seed=3, temperature=1.5, stop="\n")
+    expected = loaded.generate("Once upon a time", options=options).result().answer
+    monkeypatch.setattr("sys.stdin", io.StringIO("Once upon a time\n"))
+    given = ["--max-tokens", "8", "--seed", "3", "--temperature", "1.5", "--prompt", "-", "--raw"]
+    assert main(["generate", *given, "--stop", "\n"]) == 0
+    assert capsys.readouterr().out == expected
+
+
+def test_generate_json(loaded: Engine, capsys: pytest.CaptureFixture[str]) -> None:
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": PROMPT}]
+    expected = loaded.generate(messages, options=GenerationOptions(max_tokens=4)).result()
+    asked = ["--prompt", PROMPT, "--system", "Be brief.", "--max-tokens", "4"]
+    assert main(["generate", *asked, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["answer"] == expected.answer
+    assert told["finish_reason"] == "length"
+    assert told["completion_tokens"] == 4
+    assert told["prompt_tokens"] == expected.prompt_tokens
+    assert told["cached_tokens"] > 0
+    assert told["time_to_first_token"] > 0
+    assert told["error"] is None
+
+
+def test_only_given_options_are_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    class Listener:
+        def generate(self, prompt: object, images: object, options: object) -> Generation:
+            seen.append(options)
+            print("noise of a library")
+            return answer_of()
+
+    monkeypatch.setattr("engine.cli.generate.open_engine", lambda _: nullcontext(Listener()))
+    monkeypatch.setattr("sys.stdout", out := io.StringIO())
+    given = "--top-p 0.9 --top-k 5 --min-p 0.1 --repetition-penalty 1.1 --max-context 99"
+    more = "--kv-bits 8 --kv-group-size 32 --prefill-step-size 16 --stop a --stop b"
+    assert main(["generate", "--prompt", "x"]) == 0
+    assert main(["generate", "--prompt", "x", *given.split(), *more.split()]) == 0
+    assert seen[0] == GenerationOptions()
+    assert seen[1] == GenerationOptions(
+        top_p=0.9,
+        top_k=5,
+        min_p=0.1,
+        repetition_penalty=1.1,
+        max_context=99,
+        kv_bits=8,
+        kv_group_size=32,
+        prefill_step_size=16,
+        stop=("a", "b"),
+    )
+    assert out.getvalue() == ""
+
+
+def test_an_answer_that_fails_has_exit_code_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Failing:
+        def generate(self, *_: object) -> Generation:
+            return answer_of(TextDelta("half"), end=finished("error", "half", OSError("no\nluck")))
+
+    monkeypatch.setattr("engine.cli.generate.open_engine", lambda _: nullcontext(Failing()))
+    assert main(["generate", "--prompt", "x"]) == 1
+    output = capsys.readouterr()
+    assert output.out == "half"
+    assert output.err.endswith("\nsightline: OSError: no luck\n")
+    assert main(["generate", "--prompt", "x", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["error"] == "no\nluck"
+
+
+def test_ctrl_c_cancels_the_answer(loaded: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Out(io.StringIO):
+        def write(self, text: str) -> int:
+            signal.raise_signal(signal.SIGINT)
+            return super().write(text)
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr("sys.stdout", out := Out())
+    assert main(["generate", "--prompt", "Write a long story.", "--max-tokens", "200"]) == 130
+    assert 0 < len(out.getvalue()) < 200
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+# --- what is refused ---------------------------------------------------------------------------
+
+
+def checkpoint(folder: Path, config: str, weights: bytes | None = None) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text(config)
+    if weights is not None:
+        (folder / "model.safetensors").write_bytes(weights)
+    return folder
+
+
+@pytest.mark.parametrize("command", [["generate", "--prompt", "x", "--model"], ["inspect"]])
+def test_broken_checkpoints(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], demo: Path
+) -> None:
+    empty = struct.pack("<Q", 2) + b"{}"
+    whole = (demo / "config.json").read_text()
+    for folder, reason in (
+        (tmp_path / "nowhere", "there is no folder"),
+        (tmp_path, "holds no config.json"),
+        (checkpoint(tmp_path / "a", whole), "safetensors"),
+        (checkpoint(tmp_path / "b", '{"model_type": ', empty), "JSON"),
+        (checkpoint(tmp_path / "c", '{"model_type": "mistrall"}', empty), "did you mean mistral"),
+        (checkpoint(tmp_path / "d", whole, b"\0" * 4), "model.safetensors"),
+    ):
+        assert main([*command, str(folder)]) == 2
+        assert reason in one_complaint(capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ("generate --prompt x --top-k many", "invalid int value: 'many'"),
+        ("generate --prompt x --temperature -1", "temperature must be at least 0"),
+        ("generate --prompt x --temperature nan", "finite"),
+        ("generate --prompt x --cache-bytes -1", "cache_bytes"),
+        ("generate --prompt x --raw --system y", "--raw"),
+        ("generate --prompt x --image nowhere.png", "'nowhere.png' cannot be read"),
+        ("generate --prompt x --max-tok 5", "unrecognized"),
+        ("generate", "--prompt"),
+        ("chat --kv-bits 3", "kv_bits must be 2, 4, 8"),
+        ("chat --image nowhere.png", "'nowhere.png' cannot be read"),
+        ("dance", "'dance'"),
+    ],
+)
+def test_wrong_use(arguments: str, reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments.split()) == 2
+    assert reason in one_complaint(capsys)
+
+
+def test_pictures_for_a_text_model(
+    loaded: Engine, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["generate", "--prompt", "What is this?", "--image", str(photo)]) == 2
+    assert "text only" in one_complaint(capsys)
+    photo.write_text("not a picture")
+    assert main(["generate", "--prompt", "What is this?", "--image", str(photo)]) == 2
+    assert "my photo.png" in one_complaint(capsys)
+
+
+# --- chat --------------------------------------------------------------------------------------
+
+
+def test_chat_from_a_pipe(chat: Callable[..., tuple[str, str]], loaded: Engine) -> None:
+    own = loaded.chat(system="Be brief.", options=GenerationOptions(max_tokens=6))
+    expected = [own.send(text).result().answer for text in ("Hello!", "/etc is what?")]
+    lines = ("Hello!", "", "   ", " /etc is what?", "/quit", "never read")
+    out, complaints = chat(*lines, options=("--system", "Be brief."))
+    assert out == "".join(f"{answer}\n" for answer in expected)
+    assert set(complaints.splitlines()) <= {"sightline: the answer was cut after 6 tokens"}
+
+
+def test_chat_commands(chat: Callable[..., tuple[str, str]]) -> None:
+    out, complaints = chat("/stats", "/help", "/dance now", "Hello!", "/stats", "/exit", "x")
+    told = out.splitlines()
+    assert told[0] == "no answer yet"
+    assert told[1].startswith("prompt cache: ")
+    assert "/image FILE   attach a picture to the next message" in told
+    assert any("There is no /dance" in line for line in told)
+    assert " tokens/s, finish reason length" in told[-2]
+    assert "0 conversations" not in told[-1]
+    assert complaints == "sightline: the answer was cut after 6 tokens\n"
+
+
+def test_chat_starts_anew(chat: Callable[..., tuple[str, str]], tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("1.md", "2.md", "3.md")]
+    saves = [f"/save {file}" for file in files]
+    chat("Hello!", "/system Be kind.", saves[0], "Hello!", "/reset", saves[1], "/system", saves[2])
+    kind = "# Conversation with demo\n\n## System\n\nBe kind.\n"
+    assert [file.read_text() for file in files] == [kind, kind, "# Conversation with demo\n"]
+
+
+def test_chat_saves_once(chat: Callable[..., tuple[str, str]], tmp_path: Path) -> None:
+    file = tmp_path / "the talk.md"
+    nowhere = tmp_path / "no" / "where.md"
+    out, complaints = chat("Hello!", f'/save "{file}"', f"/save {file}", f"/save {nowhere}", "Bye")
+    first, second = (line for line in out.splitlines() if not line.startswith("Saved to "))
+    text = file.read_text()
+    assert text == f"# Conversation with demo\n\n## You\n\nHello!\n\n## demo\n\n{first}\n"
+    assert second
+    assert f"{file} exists already" in complaints
+    assert f"{nowhere} cannot be written: No such file" in complaints
+
+
+def test_chat_pictures(chat: Callable[..., tuple[str, str]], photo: Path) -> None:
+    lines = (f"/image {photo}", "What is this?", "/image", "/image nowhere.png", "Hello!")
+    out, complaints = chat(*lines)
+    told, refused = out.splitlines(), complaints.splitlines()
+    assert told[0] == "my photo.png, 4x3: goes with the next message."
+    assert told[1] == "Which picture? /image FILE"
+    assert "text only" in refused[0]
+    assert "no longer attached" in refused[0]
+    assert refused[1] == "sightline: 'nowhere.png' cannot be read: No such file or directory"
+    assert len(told) == 3  # an answer, without the pictures
+
+
+def test_chat_passes_pictures_and_survives_errors(
+    photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from engine.images import load_picture
+    from engine.messages import Message
+
+    class Seeing:
+        messages = (Message("user", "Look", (load_picture(photo),)),)
+        sent: list[tuple[str, list[Path]]] = []  # noqa: RUF012
+
+        def chat(self, *_: object) -> "Seeing":
+            return self
+
+        def send(self, text: str, images: list[Path]) -> Generation:
+            self.sent.append((text, images))
+            return answer_of(end=finished("error", error=ValueError("torn")))
+
+    monkeypatch.setattr("engine.cli.chat.open_engine", lambda _: nullcontext(Seeing()))
+    lines = f"/image {photo}\nLook\nAgain\n/save {tmp_path / 'talk.md'}\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO(lines))
+    assert main(["chat", "--image", str(photo)]) == 0
+    assert Seeing.sent == [("Look", [photo, photo]), ("Again", [])]
+    assert capsys.readouterr().err == "sightline: ValueError: torn\n" * 2
+    assert "## You\n\n*Picture: my photo.png, 4x3*\n\nLook\n" in (tmp_path / "talk.md").read_text()
+
+
+@pytest.mark.parametrize("typed", ["{}", '"{}"', "'{}'", "escaped"])
+def test_typed_paths(typed: str, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = str(photo).replace(" ", "\\ ") if typed == "escaped" else typed.format(photo)
+    assert read_path(text) == photo
+    monkeypatch.setenv("HOME", str(photo.parent))
+    assert read_path(text.replace(str(photo.parent), "~")) == photo
+
+
+def test_typed_paths_that_are_no_shell_words(tmp_path: Path) -> None:
+    (tmp_path / "it's").touch()
+    assert read_path(f"{tmp_path}/it's") == tmp_path / "it's"
+    assert read_path(f"{tmp_path}/it's new") == tmp_path / "it's new"
+    assert read_path(f"{tmp_path}/two words") == tmp_path / "two words"
+
+
+# --- the terminal ------------------------------------------------------------------------------
+
+
+def test_control_characters_reach_no_terminal() -> None:
+    text = "a\x1b[2J\x9b1mb\r\x00\x07\x7f\tc\nd👩‍🚀é"
+    shown = {}
+    for out in (Terminal(), io.StringIO()):
+        show_answer(lambda: answer_of(TextDelta(text)), out)
+        shown[type(out)] = out.getvalue()
+    assert shown[Terminal] == "a[2J1mb\tc\nd👩‍🚀é"
+    assert shown[io.StringIO] == text
+
+
+def test_a_long_prefill_has_a_bar_that_goes_before_the_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sys.stderr", screen := Terminal())
+    reading = [Progress(0, 5000, 0), Progress(2048, 5000, 0), Progress(4999, 5000, 0)]
+    show_answer(lambda: answer_of(*reading, TextDelta("Hello")), screen)
+    bar, erased, answer = screen.getvalue().rsplit("\r", 2)
+    assert "read prompt" in bar
+    assert erased.strip() == ""
+    assert answer == "Hello"
+
+
+def test_no_bar_for_a_short_prefill_or_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    for screen, total in ((Terminal(), 900), (io.StringIO(), 5000)):
+        monkeypatch.setattr("sys.stderr", screen)
+        show_answer(lambda total=total: answer_of(Progress(0, total, 0)), None)
+        assert screen.getvalue() == ""
+
+
+def test_bars_of_loading(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", screen := Terminal())
+    bar = Bar()
+    for stage, total in (("download demo model", 93_000_000), ("convert demo model", 272)):
+        bar(stage, 0, total)
+        bar(stage, total, total)
+    complain("between\nbars \x1b[2J")
+    bar.close()
+    shown = screen.getvalue()
+    assert "download demo model" in shown
+    assert "93.0M" in shown
+    assert "0/272" in shown
+    assert "sightline: between bars [2J\n" in shown
+    assert shown.rsplit("\r", 2)[1].strip() == ""
+
+
+def test_the_log_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def talk(_: object) -> int:
+        log = logging.getLogger("sightline")
+        log.info("quiet")
+        log.warning("no OpenBLAS\non this system")
+        return 0
+
+    monkeypatch.setattr("engine.cli.inspect.add_ons", talk)
+    assert main(["add-ons"]) == 0
+    assert one_complaint(capsys) == "sightline: no OpenBLAS on this system\n"
+    assert logging.getLogger("sightline").handlers == []
+
+
+def test_inspect_and_add_ons(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from model_kit import inspect_checkpoint
+
+    assert main(["inspect", "demo"]) == 0
+    assert capsys.readouterr().out.splitlines() == inspect_checkpoint(demo).lines()
+    assert main(["add-ons"]) == 0
+    assert "moxin      vision_add_ons.moxin:MoxinAddOn\n" in capsys.readouterr().out
+
+
+def test_no_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "generate" in capsys.readouterr().err
+
+
+# --- whole processes ---------------------------------------------------------------------------
+
+
+def test_version_and_help_load_nothing_heavy() -> None:
+    script = """if True:
+        import sys
+        from engine.cli import main
+        assert main(["--version"]) == 0
+        try:
+            main(["chat", "--help"])
+        except SystemExit as leaving:
+            assert not leaving.code
+        assert not {"mlx", "transformers", "numpy", "PIL", "tqdm"} & set(sys.modules)
+    """
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.startswith("sightline 0.")
+    assert "--max-tokens" in ran.stdout
+
+
+def test_echo_into_chat(demo: Path) -> None:
+    ran = subprocess.run(
+        [*COMMAND, "chat", "--max-tokens", "40"], input="hi\n", capture_output=True, text=True
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert len(ran.stdout) > 3
+    assert ">" not in ran.stdout
+
+
+def test_a_closed_pipe_is_left_quietly(demo: Path) -> None:
+    asked = [*COMMAND, "generate", "--prompt", "Write a long story.", "--max-tokens", "400"]
+    with subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        assert running.stdout.read(1)
+        running.stdout.close()
+        assert running.wait(20) == 141
+        assert running.stderr.read() == b""
+
+
+@pytest.mark.parametrize("seconds", [1.0, 2.5])
+def test_ctrl_c_at_any_time(seconds: float, demo: Path) -> None:
+    """While it loads, on most machines; while it answers, on fast ones."""
+    asked = [*COMMAND, "generate", "--prompt", "Write a long story.", "--max-tokens", "2000"]
+    with subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        with pytest.raises(subprocess.TimeoutExpired):
+            running.wait(seconds)
+        os.kill(running.pid, signal.SIGINT)
+        said = running.communicate(timeout=20)[1]
+        assert said == b"" or said.endswith(b", finish reason cancelled\n")
+        assert running.returncode == 130

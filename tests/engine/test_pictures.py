@@ -1,0 +1,274 @@
+"""Pictures through a Moxin-format checkpoint whose decoder is the demo model."""
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import skimage
+from mlx_lm import stream_generate
+from parity import moxin_checkpoint as moxin
+from PIL import Image
+from safetensors.numpy import load_file
+
+from engine import Engine, GenerationOptions, ImageError, Progress, TextDelta, load
+from model_kit import load_model_kit
+from vision_add_ons.errors import MissingWeight
+
+ASTRONAUT = os.path.join(os.path.dirname(skimage.data.__file__), "astronaut.png")
+CAT = os.path.join(os.path.dirname(skimage.data.__file__), "chelsea.png")
+SHORT = GenerationOptions(max_tokens=8, logprobs=True)
+ROWS = moxin.PATCHES
+
+
+def write(folder: Path, demo: Path, seed: int, template: bool = True) -> Path:
+    """SmolLM2 with random eyes; without `template`, the add-on's own prompt form is used."""
+    random_ = moxin.Random(seed)
+    parts = moxin.Parts(
+        moxin.tower(moxin.DINO, random_),
+        moxin.tower(moxin.SIGLIP, random_),
+        moxin.projector(moxin.DINO.width + moxin.SIGLIP.width, 576, random_),
+        load_file(demo / "model.safetensors"),
+    )
+    config = moxin.config() | {"image_token_index": 0}
+    config["text_config"] = json.loads((demo / "config.json").read_text())
+    moxin.write(folder, parts.named(moxin.HF), config)
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        shutil.copy(demo / name, folder / name)
+    if not template:
+        file = folder / "tokenizer_config.json"
+        tokenizer = json.loads(file.read_text())
+        del tokenizer["chat_template"]
+        file.write_text(json.dumps(tokenizer))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> Path:
+    seed = random.SystemRandom().randrange(2**31)
+    print(f"seed of the towers: {seed}")
+    return write(tmp_path_factory.mktemp("moxin"), demo, seed)
+
+
+@pytest.fixture(scope="module")
+def seeing(folder: Path) -> Iterator[Engine]:
+    with load(folder) as engine:
+        yield engine
+
+
+def spoken(generation: Any) -> tuple[list[int | None], list[float | None]]:
+    deltas = [e for e in generation if isinstance(e, TextDelta) and e.token is not None]
+    return [d.token for d in deltas], [d.logprob for d in deltas]
+
+
+def distance(a: Any, b: Any) -> float:
+    x, y = np.array(a, float), np.array(b, float)
+    return float(np.linalg.norm(x - y) / np.linalg.norm(y))
+
+
+def test_a_text_follow_up_to_a_picture_is_all_cached(seeing: Engine) -> None:
+    chat = seeing.chat(options=SHORT)
+    first = chat.send("What is this?", images=[ASTRONAUT]).result()
+    assert first.images_encoded == 1
+    assert first.prompt_tokens > ROWS
+    second = chat.send("Are you sure?").result()
+    assert second.cached_tokens >= first.prompt_tokens + len(first.tokens)
+    assert second.images_encoded == 0
+    third = chat.send("And what is this?", images=[CAT]).result()
+    assert third.images_encoded == 1
+    assert third.cached_tokens >= second.prompt_tokens + len(second.tokens)
+
+
+def test_an_image_turn_is_what_mlx_lm_makes_of_the_rows(
+    seeing: Engine, folder: Path, seed: int
+) -> None:
+    """The engine against add-on, embeddings and mlx-lm put together by hand."""
+    kit = load_model_kit(folder)
+    assert kit.add_on is not None
+    assert kit.text_model is not None
+    generation = seeing.generate(
+        [{"role": "user", "content": f"Look at number {seed}."}], [ASTRONAUT, CAT], SHORT
+    )
+    tokens, logprobs = spoken(generation)
+    prompt = generation.prompt
+    assert [s.length for s in prompt.spans] == [ROWS, ROWS]
+    embeddings = kit.text_model.model.embed_tokens(mx.array(prompt.tokens))
+    for span in prompt.spans:
+        embeddings[span.start : span.end] = kit.add_on.encode_image(span.picture)
+    responses = list(
+        stream_generate(
+            kit.text_model,
+            kit.tokenizer,
+            mx.array(prompt.tokens),
+            max_tokens=8,
+            input_embeddings=embeddings,
+        )
+    )
+    assert [r.token for r in responses][: len(tokens)] == tokens
+    alone = [float(r.logprobs[r.token]) for r in responses][: len(tokens)]
+    assert distance(logprobs, alone) <= 2e-5
+
+
+@pytest.mark.parametrize("step", [7, 32])
+def test_chunks_and_caches_change_nothing_but_rounding(folder: Path, step: int, seed: int) -> None:
+    question = [{"role": "user", "content": f"Number {seed}: what do you see here?"}]
+    with load(folder) as engine:
+        cold = spoken(engine.generate(question, [ASTRONAUT], SHORT))
+    with load(folder) as engine:
+        options = GenerationOptions(max_tokens=8, logprobs=True, prefill_step_size=step)
+        steps = spoken(engine.generate(question, [ASTRONAUT], options))
+        warm = engine.generate(question, [ASTRONAUT], SHORT)
+        again = spoken(warm)
+        assert warm.result().cached_tokens == warm.result().prompt_tokens - 1
+    for tokens, logprobs in (steps, again):
+        assert tokens == cold[0]
+        assert distance(logprobs, cold[1]) <= 2e-5
+
+
+def test_pictures_of_one_size_are_never_mistaken(seeing: Engine, seed: int) -> None:
+    """Their placeholders are alike: only the cache key tells them apart."""
+    pictures = [moxin.Photo(90, 60, seed + i).image for i in range(3)]
+    question = [{"role": "user", "content": f"What is number {seed}?"}]
+    cold = []
+    for picture in pictures:
+        generation = seeing.generate(question, [picture], SHORT)
+        cold.append(spoken(generation))
+        start = generation.prompt.spans[0].start
+        assert generation.result().cached_tokens <= start
+        assert generation.result().images_encoded == 1
+    for i in (1, 0, 2):
+        generation = seeing.generate(question, [pictures[i].copy()], SHORT)
+        tokens, logprobs = spoken(generation)
+        assert generation.result().images_encoded == 0
+        assert tokens == cold[i][0]
+        assert distance(logprobs, cold[i][1]) <= 2e-5
+    assert distance(cold[0][1], cold[1][1]) > 1e-3
+
+
+def test_a_prompt_is_never_cut_inside_a_picture(seeing: Engine, seed: int) -> None:
+    picture = moxin.Photo(80, 80, seed).image
+    question = [{"role": "user", "content": f"Cancelled {seed}."}]
+    options = GenerationOptions(max_tokens=8, logprobs=True, prefill_step_size=3)
+    generation = seeing.generate(question, [picture], options)
+    span = generation.prompt.spans[0]
+    for event in generation:
+        read = event.cached + event.processed if isinstance(event, Progress) else 0
+        if span.start < read < span.end:
+            generation.cancel()
+    assert generation.result().finish_reason == "cancelled"
+    again = seeing.generate(question, [picture], SHORT)
+    tokens, logprobs = spoken(again)
+    assert again.result().cached_tokens == span.start
+    seeing._worker.prompt_cache.clear()  # type: ignore[union-attr]
+    cold = spoken(seeing.generate(question, [picture], SHORT))
+    assert tokens == cold[0]
+    assert distance(logprobs, cold[1]) <= 2e-5
+
+
+def test_text_on_a_vision_checkpoint_is_plain_text(
+    seeing: Engine, engine: Engine, seed: int
+) -> None:
+    """The same tokens and figures as on the text checkpoint, to the bit, also after a picture."""
+    seeing.generate([{"role": "user", "content": "Look."}], [ASTRONAUT], SHORT).result()
+    for cached in (engine, seeing):
+        cached._worker.prompt_cache.clear()  # type: ignore[union-attr]
+    here, there = seeing.chat(options=SHORT), engine.chat(options=SHORT)
+    for question in (f"Tell me about {seed}.", "More?", "Why?"):
+        a, b = here.send(question), there.send(question)
+        assert spoken(a) == spoken(b)
+        assert a.result().cached_tokens == b.result().cached_tokens
+        assert a.result().prompt_tokens == b.result().prompt_tokens
+
+
+def test_the_add_on_s_own_prompt_form(tmp_path: Path, demo: Path, seed: int) -> None:
+    """[BOS] rows `In: ...`; later pictures right after the end of the previous answer."""
+    with load(write(tmp_path / "in-out", demo, seed, template=False)) as engine:
+        assert any("chat template" in line for line in engine.report.assumed)
+        chat = engine.chat(options=SHORT)
+        first = chat.send("What is this?", images=[ASTRONAUT])
+        bos, eos = 1, 2
+        text = engine.tokenize("In: What is this?\nOut:")
+        assert first.prompt.tokens == [bos] + [0] * ROWS + text
+        answer = first.result()
+        second = chat.send("And these?", images=[CAT, ASTRONAUT])
+        tokens = second.prompt.tokens
+        spans = second.prompt.spans
+        assert [(s.length, s.picture.digest) for s in spans] == [
+            (ROWS, chat_picture.digest)
+            for chat_picture in (spans[0].picture, spans[1].picture, spans[0].picture)
+        ]
+        assert tokens[spans[1].start - 1] == eos
+        assert spans[2].start == spans[1].end
+        assert tokens[spans[2].end :] == engine.tokenize("In: And these?\nOut:")
+        end = second.result()
+        # The template trims an answer, so the white space that may end it is read anew.
+        kept = len(engine.tokenize(answer.answer.strip())) - 1
+        assert end.cached_tokens >= answer.prompt_tokens + kept
+        assert end.images_encoded == 2
+        raw = engine.generate("<|im_start|>Hello", [CAT], SHORT)
+        assert raw.prompt.spans[0].start == 1
+        raw.result()
+
+
+def test_messages_carry_pictures_in_every_form(seeing: Engine) -> None:
+    data = Path(CAT).read_bytes()
+    contents: list[Any] = [
+        {"role": "user", "content": "Hm?", "images": [CAT]},
+        {"role": "user", "content": [{"type": "image", "image": data}, _text("Hm?")]},
+        {"role": "user", "content": [_text("Hm?"), {"type": "image_url", "image_url": CAT}]},
+        {
+            "role": "user",
+            "content": [_text("Hm?"), {"type": "image_url", "image_url": {"url": CAT}}],
+        },
+    ]
+    generations = [seeing.generate([message], options=SHORT) for message in contents]
+    assert len({tuple(g.prompt.tokens) for g in generations}) == 1
+    assert len({g.prompt.spans[0].picture.digest for g in generations}) == 1
+    assert len({g.result().tokens for g in generations}) == 1
+
+
+def _text(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}
+
+
+def test_a_bad_picture_leaves_the_conversation_as_it_was(seeing: Engine, tmp_path: Path) -> None:
+    chat = seeing.chat(options=SHORT)
+    (tmp_path / "no.png").write_bytes(b"no picture")
+    with pytest.raises(ImageError):
+        chat.send("What is this?", images=[tmp_path / "no.png"])
+    assert chat.messages == ()
+    chat.send("Hello?").result()
+
+
+def test_photographs_are_not_kept_decoded(seeing: Engine) -> None:
+    chat = seeing.chat(options=SHORT)
+    chat.send("What is this?", images=[ASTRONAUT]).result()
+    picture = chat.messages[0].pictures[0]
+    assert picture._pixels is None
+    assert picture.pixels().size == (512, 512)
+
+
+def test_decoder_only(folder: Path, engine: Engine, seed: int) -> None:
+    with load(folder, decoder_only=True) as blind:
+        with pytest.raises(ImageError, match="without its eyes"):
+            blind.generate("What?", [Image.new("RGB", (8, 8))])
+        prompt = f"Number {seed} is"
+        assert spoken(blind.generate(prompt, options=SHORT)) == spoken(
+            engine.generate(prompt, options=SHORT)
+        )
+
+
+def test_a_tower_s_missing_weight_is_named(folder: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    tensors = load_file(broken / "model.safetensors")
+    name = "vision_backbone.fused_featurizer.blocks.1.mlp.fc2.bias"
+    del tensors[name]
+    moxin.write(broken, tensors, json.loads((broken / "config.json").read_text()))
+    with pytest.raises(MissingWeight, match=name):
+        load(broken)

@@ -1,0 +1,108 @@
+"""The add-on itself: names of a checkpoint's parts, and one picture's way through them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from vision_add_ons.base import Picture, VisionAddOn
+from vision_add_ons.errors import UnexpectedWeight, UnsupportedCheckpoint
+from vision_add_ons.moxin import config as moxin_config
+from vision_add_ons.moxin.preprocessing import read_recipes
+from vision_add_ons.moxin.projector import load_projector
+from vision_add_ons.moxin.prompt import chat_template, has_own_template
+from vision_add_ons.moxin.vit import load_vit_encoder
+from vision_add_ons.moxin.vit_config import ViTConfig
+from vision_add_ons.weights import read_weights
+
+PROJECTOR = "projector."
+
+# Prefixes of the DINO and the SigLIP tower: native checkpoints, the same with numbered towers,
+# and the Hugging Face conversion, last because its DINO prefix begins the numbered ones too.
+TOWERS = (
+    ("vision_backbone.dino_featurizer.", "vision_backbone.siglip_featurizer."),
+    ("vision_backbone.featurizer.0.", "vision_backbone.featurizer.1."),
+    ("vision_backbone.featurizer.", "vision_backbone.fused_featurizer."),
+)
+
+
+class MoxinAddOn(VisionAddOn):
+    """Moxin VLM, that is Prismatic with DINOv2, SigLIP and Mistral.
+
+    Each picture gives one row per patch (256 at 224 pixels): the features of both towers side by
+    side, projected. The pictures of a user turn stand at the very start of that turn, block after
+    block in the order given: right after BOS for the first turn, as in the original, and right
+    after the `</s>` that ends the previous answer for later ones, which the original does not
+    define. No token marks them.
+
+    The dtype of towers, projector and rows is that of the checkpoint. Towers smaller than the
+    published ones load by the sizes of their tensors; their heads are `dino_num_heads` and
+    `siglip_num_heads` of config.json, else 64 wide.
+    """
+
+    model_types = ("prismatic", "moxin")
+    decoder_prefixes = ("language_model.", "llm_backbone.llm.")
+
+    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
+        """Load both towers and the projector from `folder`; their tensors are read when used.
+
+        Raises a `CheckpointError`: `UnsupportedCheckpoint` or `BrokenConfig` naming the field,
+        `MissingWeight`, `UnexpectedWeight` or `UnexpectedShape` naming the tensor.
+        """
+        moxin_config.check_served(config)
+        size = moxin_config.image_size(config)
+        self.dino_recipe, self.siglip_recipe = read_recipes(folder, config, size)
+        self.placeholder_id = moxin_config.placeholder_id(config)
+        self.own_template = not has_own_template(folder)
+
+        weights = read_weights(folder)
+        dino, siglip = _tower_prefixes(weights)
+        known = (*self.decoder_prefixes, dino, siglip, PROJECTOR)
+        unknown = [name for name in weights if not name.startswith(known)]
+        if unknown:
+            raise UnexpectedWeight(f"the model has no use for {min(unknown)}")
+
+        heads = [moxin_config.num_heads(config, tower) for tower in ("dino", "siglip")]
+        dino_config = ViTConfig.dinov2_large().fitted(weights, dino, size, heads[0])
+        siglip_config = ViTConfig.siglip_so400m().fitted(weights, siglip, size, heads[1])
+        if dino_config.num_patches != siglip_config.num_patches:
+            raise UnsupportedCheckpoint(
+                f"the towers cut {dino_config.num_patches} and {siglip_config.num_patches} "
+                "patches; only towers with the same patches can be fused"
+            )
+        self.dino = load_vit_encoder(weights, dino, dino_config)
+        self.siglip = load_vit_encoder(weights, siglip, siglip_config)
+        vision_dim = dino_config.embed_dim + siglip_config.embed_dim
+        hidden_size = self.decoder_config(config)[0]["hidden_size"]
+        self.projector = load_projector(weights, PROJECTOR, vision_dim, hidden_size)
+
+    @classmethod
+    def decoder_config(cls, config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        return moxin_config.decoder_config(config)
+
+    @classmethod
+    def default_chat_template(cls, config: dict[str, Any], folder: Path) -> str:
+        """`In: ...\\nOut:`, or `[INST] ... [/INST]` for a model that is called "instruct"."""
+        return chat_template(config, folder)
+
+    def template_message(self, role: str, text: str, markers: Sequence[str]) -> dict[str, Any]:
+        """Our own templates place `images`; before another's, markers lead the text."""
+        if self.own_template:
+            return {"role": role, "content": text, "images": list(markers)}
+        return {"role": role, "content": "".join(markers) + text}
+
+    def row_count(self, picture: Picture) -> int:
+        """One row per patch. Raises `ImageError` for a picture that preprocessing would refuse."""
+        self.dino_recipe.check(picture.size)
+        return self.dino.config.num_patches
+
+    def encode_image(self, picture: Picture) -> mx.array:
+        image = picture.pixels()
+        dino = self.dino(self.dino_recipe(image)[None])
+        siglip = self.siglip(self.siglip_recipe(image)[None])
+        return self.projector(mx.concatenate([dino, siglip], axis=-1))[0]
+
+
+def _tower_prefixes(weights: dict[str, mx.array]) -> tuple[str, str]:
+    return next((pair for pair in TOWERS if any(n.startswith(pair) for n in weights)), TOWERS[-1])
