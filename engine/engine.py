@@ -170,7 +170,7 @@ def load(
         from model_kit.kit import load_model_kit
 
         folder = Path(model)
-        if str(model) == "demo":
+        if model == "demo":
             from model_kit.demo import demo_folder
 
             folder = demo_folder(progress)

@@ -11,8 +11,9 @@ import dataclasses
 import difflib
 import importlib
 import json
-import pkgutil
+import re
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -125,21 +126,30 @@ def _model_type(raw: dict[str, Any], assumed: list[str]) -> str:
 
 def decoder_module(model_type: str) -> Any:
     """The mlx-lm module that implements a model type. Raises `UnknownModelType`."""
-    import mlx_lm.models
     from mlx_lm.utils import MODEL_REMAPPING
 
-    known = {m.name for m in pkgutil.iter_modules(mlx_lm.models.__path__)} | set(MODEL_REMAPPING)
-    if model_type in known:
-        name = MODEL_REMAPPING.get(model_type, model_type)
+    name = MODEL_REMAPPING.get(model_type, model_type)
+    if re.fullmatch(r"[\w-]+", name) and find_spec(f"mlx_lm.models.{name}"):
         module = importlib.import_module(f"mlx_lm.models.{name}")
-        if hasattr(module, "Model") and hasattr(module, "ModelArgs"):
+        if hasattr(module, "ModelArgs"):
             return module
+    known = _decoder_types()
     near = difflib.get_close_matches(model_type, known | set(registered()), n=3)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     raise UnknownModelType(
         f"unknown model type {model_type!r}{hint} Known with pictures: "
         f"{', '.join(sorted(registered()))}; known for text: {', '.join(sorted(known))}"
     )
+
+
+def _decoder_types() -> frozenset[str]:
+    """The model types that mlx-lm has a class for: some of its modules are only helpers."""
+    import mlx_lm.models
+    from mlx_lm.utils import MODEL_REMAPPING
+
+    files = [file for folder in mlx_lm.models.__path__ for file in Path(folder).glob("*.py")]
+    models = {file.stem for file in files if b"class ModelArgs" in file.read_bytes()}
+    return frozenset(models | {t for t, module in MODEL_REMAPPING.items() if module in models})
 
 
 def _resolve(model_type: str, text: dict[str, Any], assumed: list[str]) -> dict[str, Any]:

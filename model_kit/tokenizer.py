@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model_kit.config import CheckpointConfig, read_json
+from model_kit.sentencepiece_bpe import FILE, load_sentencepiece
 from vision_add_ons.errors import BrokenTokenizer
 
 if TYPE_CHECKING:
@@ -17,6 +18,24 @@ def load_tokenizer(folder: Path, config: CheckpointConfig) -> "TokenizerWrapper"
     The chat template is the folder's own, else the one its family supplies (noted in
     `config.assumed`), else none. Raises `BrokenTokenizer`.
     """
+    if (folder / FILE).is_file() and not (folder / "tokenizer.json").is_file():
+        return _with_template(_from_sentencepiece(folder, config), folder, config)
+    return _with_template(_from_transformers(folder, config), folder, config)
+
+
+def _from_sentencepiece(folder: Path, config: CheckpointConfig) -> "TokenizerWrapper":
+    from mlx_lm.tokenizer_utils import SPMStreamingDetokenizer, TokenizerWrapper
+
+    file = folder / "tokenizer_config.json"
+    settings = read_json(file) if file.is_file() else {}
+    return TokenizerWrapper(
+        load_sentencepiece(folder, settings),
+        SPMStreamingDetokenizer,
+        eos_token_ids=sorted(config.eos_token_ids),
+    )
+
+
+def _from_transformers(folder: Path, config: CheckpointConfig) -> "TokenizerWrapper":
     from mlx_lm.tokenizer_utils import load
     from transformers import PretrainedConfig
 
@@ -26,7 +45,7 @@ def load_tokenizer(folder: Path, config: CheckpointConfig) -> "TokenizerWrapper"
         # not have it, and warns.
         extra["config"] = PretrainedConfig()
     try:
-        tokenizer = load(folder, extra, eos_token_ids=sorted(config.eos_token_ids))
+        return load(folder, extra, eos_token_ids=sorted(config.eos_token_ids))
     except Exception as error:
         # Tokenizer files fail in as many ways as there are formats; the type says little.
         message = " ".join(str(error).split())
@@ -34,6 +53,11 @@ def load_tokenizer(folder: Path, config: CheckpointConfig) -> "TokenizerWrapper"
             f"the tokenizer in {folder} cannot be loaded ({message[:300]}); it needs a "
             "tokenizer.json or another format that transformers reads"
         ) from error
+
+
+def _with_template(
+    tokenizer: "TokenizerWrapper", folder: Path, config: CheckpointConfig
+) -> "TokenizerWrapper":
     if not tokenizer.has_chat_template:
         template = _chat_template(folder, config)
         if template is not None:

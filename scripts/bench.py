@@ -9,6 +9,7 @@ compared. Each row says what it aims at; the exit status is 1 if a row misses it
 """
 
 import argparse
+import gc
 import json
 import platform
 import statistics
@@ -140,8 +141,10 @@ class Bench:
 
     def _ask(self, chat: Any, question: str) -> tuple[list[int], list[int], float, float]:
         """Ask; the whole prompt and its new part, seconds to the first token, bytes of growth."""
-        mx.reset_peak_memory()
+        gc.collect()
+        mx.clear_cache()
         before = mx.get_active_memory()
+        mx.reset_peak_memory()
         started = time.perf_counter()
         generation = chat.send(question)
         seconds = next(

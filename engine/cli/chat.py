@@ -58,7 +58,7 @@ class Conversation:
         self._model = Path(model).expanduser().resolve().name
         self._system = system
         self._chat = engine.chat(system, options)
-        self._images: list[Path] = []
+        self._images: list[LoadedPicture] = []
         """Attached to the next message."""
         self._names: dict[str, str] = {}
         """Every picture's description, by its digest."""
@@ -74,7 +74,7 @@ class Conversation:
 
     def attach(self, pictures: "list[tuple[Path, LoadedPicture]]") -> None:
         for path, picture in pictures:
-            self._images.append(path)
+            self._images.append(picture)
             self._names[picture.digest] = f"{path.name}, {picture.size[0]}x{picture.size[1]}"
 
     def run(self) -> None:

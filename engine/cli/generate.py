@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     options = generation_options(args)
     if args.raw and args.system is not None:
         raise OptionError("a --raw prompt has no place for --system; write it into the prompt")
-    images = [path for path, _ in read_pictures(args.image)]
+    images = [picture for _, picture in read_pictures(args.image)]
     question = sys.stdin.read().removesuffix("\n") if args.prompt == "-" else args.prompt
     messages = [{"role": "user", "content": question}]
     if args.system is not None:
