@@ -16,6 +16,8 @@ from vision_add_ons.errors import ImageError, PromptError
 if TYPE_CHECKING:
     from model_kit.kit import ModelKit
 
+PROBE = "Probe: naïve  text,\n\twith <n>, 日本 and 🦊"
+
 
 @dataclass
 class Prompt:
@@ -53,6 +55,10 @@ class PromptBuilder:
         self._sees = kit.config.add_on is not None
         # Fast tokenizers may be reconfigured by a call, so calls must not overlap.
         self._lock = threading.Lock()
+        # The part that knows where tokens begin; a tokenizer may do more than it does.
+        backend = getattr(kit.tokenizer, "backend_tokenizer", None)
+        same = backend and backend.encode(PROBE, add_special_tokens=False).ids
+        self._backend = backend if same == self._encode(PROBE) else None
 
     def build(self, prompt: str | Sequence[Any], images: Sequence[Any] = ()) -> Prompt:
         """A prompt of a text as it stands, of token ids, or of messages by the chat template.
@@ -147,14 +153,10 @@ class PromptBuilder:
 
     def _encode_with_starts(self, text: str) -> tuple[list[int], list[int] | None]:
         """Token ids and the index in `text` where each begins, or None where that is unknown."""
-        tokens = self._encode(text)
-        backend = getattr(self._tokenizer, "backend_tokenizer", None)
-        if backend is None:
-            return tokens, None
-        encoding = backend.encode(text, add_special_tokens=False)
-        if encoding.ids != tokens:
-            return tokens, None
-        return tokens, [start for start, _ in encoding.offsets]
+        if self._backend is None:
+            return self._encode(text), None
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        return encoding.ids, [start for start, _ in encoding.offsets]
 
     def _reuse_answers(
         self, messages: list[Message], text: str, tokens: list[int], starts: list[int]

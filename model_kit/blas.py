@@ -10,6 +10,7 @@ import ctypes
 import logging
 import sys
 from functools import cache
+from importlib.metadata import distributions
 
 _LIBRARY = "libopenblas.so.0"
 _log = logging.getLogger("sightline")
@@ -20,14 +21,17 @@ def preload_openblas() -> str | None:
     """Make MLX's float32 matrix products on a Linux CPU use OpenBLAS; call it before importing mlx.
 
     Returns the name of the library that now serves, or None where there is nothing to load: on
-    other systems, without OpenBLAS, and after mlx has been imported (the last two are logged).
+    other systems, without OpenBLAS, and after mlx has been imported (the last two are logged,
+    unless MLX computes on a GPU).
     Only the first call of a process does anything; later ones return its result.
     """
     if sys.platform != "linux":
         return None
     if hasattr(ctypes.CDLL(None), "openblas_get_config"):  # by LD_PRELOAD, or by the application
         return _LIBRARY
-    if "mlx.core" in sys.modules:
+    if (mlx := sys.modules.get("mlx.core")) is not None:
+        if mlx.default_device() == mlx.gpu:
+            return None
         _log.warning(
             "mlx was imported before OpenBLAS could be loaded, which is too late: its matrix "
             "products stay on the slow built-in BLAS; load the engine before importing mlx"
@@ -36,6 +40,8 @@ def preload_openblas() -> str | None:
     try:
         ctypes.CDLL(_LIBRARY, mode=ctypes.RTLD_GLOBAL)
     except OSError:
+        if any(d.name.startswith("mlx-cuda") for d in distributions()):
+            return None
         _log.warning(
             "no OpenBLAS on this system: float32 on the CPU runs about 9 times slower for prompts "
             "and 3 times for answers; install the Debian package libopenblas0-pthread"

@@ -36,6 +36,16 @@ def demo() -> Path:
 
 
 @pytest.fixture(scope="session")
+def seeing_folder(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> Path:
+    """A Moxin-format checkpoint: the demo model with small random eyes."""
+    from parity.moxin_checkpoint import write_seeing
+
+    seed = random.SystemRandom().randrange(2**31)
+    print(f"seed of the eyes: {seed}")
+    return write_seeing(tmp_path_factory.mktemp("seeing") / "seeing", demo, seed)
+
+
+@pytest.fixture(scope="session")
 def engine(demo: Path) -> "Iterator[Engine]":
     """One engine with the default model, for tests that leave no trace in it."""
     from engine import load

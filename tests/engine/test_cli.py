@@ -296,30 +296,31 @@ def test_chat_pictures(chat: Callable[..., tuple[str, str]], photo: Path) -> Non
     assert len(told) == 3  # an answer, without the pictures
 
 
-def test_chat_passes_pictures_and_survives_errors(
-    photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_chat_about_pictures(
+    seeing_folder: Path,
+    photo: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from engine.images import load_picture
-    from engine.messages import Message
-
-    class Seeing:
-        messages = (Message("user", "Look", (load_picture(photo),)),)
-        sent: list[tuple[str, list[Path]]] = []  # noqa: RUF012
-
-        def chat(self, *_: object) -> "Seeing":
-            return self
-
-        def send(self, text: str, images: list[Path]) -> Generation:
-            self.sent.append((text, images))
-            return answer_of(end=finished("error", error=ValueError("torn")))
-
-    monkeypatch.setattr("engine.cli.chat.open_engine", lambda _: nullcontext(Seeing()))
-    lines = f"/image {photo}\nLook\nAgain\n/save {tmp_path / 'talk.md'}\n"
+    lines = f"/image {photo}\nLook\n/stats\nAgain\n/stats\n/save {tmp_path / 'talk.md'}\n"
     monkeypatch.setattr("sys.stdin", io.StringIO(lines))
-    assert main(["chat", "--image", str(photo)]) == 0
-    assert Seeing.sent == [("Look", [photo, photo]), ("Again", [])]
-    assert capsys.readouterr().err == "sightline: ValueError: torn\n" * 2
-    assert "## You\n\n*Picture: my photo.png, 4x3*\n\nLook\n" in (tmp_path / "talk.md").read_text()
+    model = ["--model", str(seeing_folder), "--max-tokens", "3"]
+    assert main(["chat", "--image", str(photo), *model]) == 0
+    shown = capsys.readouterr()
+    told = [line for line in shown.out.splitlines() if "images encoded" in line]
+    assert ["2 images encoded" in told[0], "0 images encoded" in told[1]] == [True, True]
+    assert shown.err == "sightline: the answer was cut after 3 tokens\n" * 2
+    transcript = (tmp_path / "talk.md").read_text()
+    assert "## You\n\n" + "*Picture: my photo.png, 4x3*\n\n" * 2 + "Look\n" in transcript
+
+
+def test_generate_about_a_picture(
+    seeing_folder: Path, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ["--model", str(seeing_folder), "--max-tokens", "3", "--json"]
+    assert main(["generate", "--image", str(photo), "--prompt", "Look", *model]) == 0
+    assert json.loads(capsys.readouterr().out)["images_encoded"] == 1
 
 
 @pytest.mark.parametrize("typed", ["{}", '"{}"', "'{}'", "escaped"])

@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,33 +26,9 @@ SHORT = GenerationOptions(max_tokens=8, logprobs=True)
 ROWS = moxin.PATCHES
 
 
-def write(folder: Path, demo: Path, seed: int, template: bool = True) -> Path:
-    """SmolLM2 with random eyes; without `template`, the add-on's own prompt form is used."""
-    random_ = moxin.Random(seed)
-    parts = moxin.Parts(
-        moxin.tower(moxin.DINO, random_),
-        moxin.tower(moxin.SIGLIP, random_),
-        moxin.projector(moxin.DINO.width + moxin.SIGLIP.width, 576, random_),
-        load_file(demo / "model.safetensors"),
-    )
-    config = moxin.config() | {"image_token_index": 0}
-    config["text_config"] = json.loads((demo / "config.json").read_text())
-    moxin.write(folder, parts.named(moxin.HF), config)
-    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
-        shutil.copy(demo / name, folder / name)
-    if not template:
-        file = folder / "tokenizer_config.json"
-        tokenizer = json.loads(file.read_text())
-        del tokenizer["chat_template"]
-        file.write_text(json.dumps(tokenizer))
-    return folder
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> Path:
-    seed = random.SystemRandom().randrange(2**31)
-    print(f"seed of the towers: {seed}")
-    return write(tmp_path_factory.mktemp("moxin"), demo, seed)
+def folder(seeing_folder: Path) -> Path:
+    return seeing_folder
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +163,7 @@ def test_text_on_a_vision_checkpoint_is_plain_text(
 
 def test_the_add_on_s_own_prompt_form(tmp_path: Path, demo: Path, seed: int) -> None:
     """[BOS] rows `In: ...`; later pictures right after the end of the previous answer."""
-    with load(write(tmp_path / "in-out", demo, seed, template=False)) as engine:
+    with load(moxin.write_seeing(tmp_path / "in-out", demo, seed, template=False)) as engine:
         assert any("chat template" in line for line in engine.report.assumed)
         chat = engine.chat(options=SHORT)
         first = chat.send("What is this?", images=[ASTRONAUT])
@@ -207,9 +182,8 @@ def test_the_add_on_s_own_prompt_form(tmp_path: Path, demo: Path, seed: int) -> 
         assert spans[2].start == spans[1].end
         assert tokens[spans[2].end :] == engine.tokenize("In: And these?\nOut:")
         end = second.result()
-        # The template trims an answer, so the white space that may end it is read anew.
-        kept = len(engine.tokenize(answer.answer.strip())) - 1
-        assert end.cached_tokens >= answer.prompt_tokens + kept
+        # The template trims an answer: one with white space around it is read anew.
+        assert end.cached_tokens >= answer.prompt_tokens
         assert end.images_encoded == 2
         raw = engine.generate("<|im_start|>Hello", [CAT], SHORT)
         assert raw.prompt.spans[0].start == 1

@@ -1,13 +1,14 @@
 """Random small Moxin checkpoints, in every form in which the real one is found."""
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 Tensors = dict[str, np.ndarray]
 
@@ -221,6 +222,28 @@ def write(folder: Path, tensors: Tensors, config: dict[str, Any]) -> Path:
     contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     save_file(contiguous, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+def write_seeing(folder: Path, demo: Path, seed: int, template: bool = True) -> Path:
+    """SmolLM2 with random eyes; without `template`, the add-on's own prompt form is used."""
+    random_ = Random(seed)
+    parts = Parts(
+        tower(DINO, random_),
+        tower(SIGLIP, random_),
+        projector(DINO.width + SIGLIP.width, 576, random_),
+        load_file(demo / "model.safetensors"),
+    )
+    fields = config() | {"image_token_index": 0}
+    fields["text_config"] = json.loads((demo / "config.json").read_text())
+    write(folder, parts.named(HF), fields)
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        shutil.copy(demo / name, folder / name)
+    if not template:
+        file = folder / "tokenizer_config.json"
+        tokenizer = json.loads(file.read_text())
+        del tokenizer["chat_template"]
+        file.write_text(json.dumps(tokenizer))
     return folder
 
 

@@ -3,11 +3,12 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-from mlx_lm.models import llama
 from parity import moxin_checkpoint as checkpoint
 from parity.moxin_checkpoint import FORMS, IMAGE_SIZE, PATCH, PATCHES, TEXT, Photo, TowerShape
 from PIL import Image
 
+from model_kit.config import read_config
+from model_kit.decoder import build_decoder
 from vision_add_ons.moxin import MoxinAddOn, ViTConfig, load_vit_encoder
 
 torch = pytest.importorskip("torch")
@@ -167,11 +168,8 @@ class Reference:
 # --- small random checkpoints -----------------------------------------------------------------
 
 
-def load_ours(folder, parts, config):
-    add_on = MoxinAddOn(folder, config)
-    decoder = llama.Model(llama.ModelArgs.from_dict(MoxinAddOn.decoder_config(config)[0]))
-    decoder.load_weights([(name, mx.array(t)) for name, t in parts.decoder.items()], strict=True)
-    return add_on, decoder
+def load_ours(folder, config):
+    return MoxinAddOn(folder, config), build_decoder(folder, read_config(folder))
 
 
 def our_logits(add_on, decoder, tokens, photos, positions):
@@ -190,7 +188,7 @@ def test_rows_and_logits(form, class_position, seed, tmp_path):
     parts = checkpoint.random_parts(seed, dino)
     config = checkpoint.config(dino)
     folder = checkpoint.write(tmp_path, parts.named(FORMS[form]), config)
-    add_on, decoder = load_ours(folder, parts, config)
+    add_on, decoder = load_ours(folder, config)
     wide, tall = Photo(133, 81, seed), Photo(52, 97, seed + 1)
     tokens = [1, *np.random.default_rng(seed).integers(3, TEXT["vocab_size"], 14).tolist()]
 
