@@ -32,6 +32,7 @@ class Chat:
         self._options = options or GenerationOptions()
         self._owner = object()
         self._messages: list[Message] = []
+        self._busy = False
         self._current: Generation | None = None
         self._lock = threading.Lock()
         self.last: Finished | None = None
@@ -55,30 +56,47 @@ class Chat:
         the previous answer is under way, or another `RequestError`.
         """
         from engine.engine import Request
-        from engine.images import load_picture
+        from engine.images import load_pictures
         from engine.messages import Message
 
         if not isinstance(text, str):
             raise PromptError(f"a message is a text, not {type(text).__name__}")
-        question = Message("user", text, tuple(load_picture(source) for source in images))
+        question = Message("user", text, load_pictures(images))
         with self._lock:
-            if self._current is not None:
+            if self._busy:
                 raise ChatBusy("wait for the previous answer, or cancel it first")
+            self._busy = True
             history = self._messages
 
-            def answered(finished: Finished) -> None:
-                self._answered(history, question, finished)
+        def answered(finished: Finished) -> None:
+            self._answered(history, question, finished)
 
-            request = Request([*history, question], (), options or self._options, owner=self._owner)
-            self._current = self._engine.submit(request, on_finish=answered)
-            return self._current
+        # Not under the lock: building a long prompt takes its time.
+        request = Request([*history, question], (), options or self._options, owner=self._owner)
+        try:
+            generation = self._engine.submit(request, on_finish=answered)
+        except BaseException:
+            with self._lock:
+                if self._messages is history:
+                    self._busy = False
+            raise
+        with self._lock:
+            reset = self._messages is not history
+            if not reset and self._busy:
+                self._current = generation
+        if reset:
+            generation.cancel()
+        return generation
 
     def reset(self, system: str | None = None) -> None:
         """Forget the history; `system` begins the new one. An answer under way is cancelled."""
         from engine.messages import Message
 
+        if not isinstance(system, str | None):
+            raise PromptError(f"a system message is a text, not {type(system).__name__}")
         with self._lock:
             current, self._current = self._current, None
+            self._busy = False
             self._messages = [] if system is None else [Message("system", system)]
             self.last = None
         if current is not None:
@@ -91,6 +109,7 @@ class Chat:
             if self._messages is not history:  # reset meanwhile
                 return
             self._current = None
+            self._busy = False
             self.last = end
             unanswered = end.finish_reason == "cancelled" and not end.answer
             if end.finish_reason != "error" and not unanswered:

@@ -1,5 +1,7 @@
 """The engine that an application holds: load a model, ask it, close it."""
 
+import os
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +13,13 @@ from engine.events import Finished
 from engine.generation import Generation
 from engine.options import GenerationOptions
 from engine.worker import Worker
-from vision_add_ons.errors import ContextExceeded, EngineClosed, OptionError, RequestError
+from vision_add_ons.errors import (
+    CheckpointNotFound,
+    ContextExceeded,
+    EngineClosed,
+    OptionError,
+    RequestError,
+)
 
 if TYPE_CHECKING:
     from engine.prompt import PromptBuilder
@@ -79,11 +87,18 @@ class Engine:
     def submit(
         self, request: Request, on_finish: Callable[[Finished], None] | None = None
     ) -> Generation:
-        """Queue a request and return at once. `on_finish` is called before the final event.
+        """Queue a request and return at once.
 
-        Raises a subclass of `RequestError`, before anything is run, or `EngineClosed`.
+        `on_finish` is called, usually on the engine's thread, before the final event is delivered;
+        it must not wait for this generation. Raises a `RequestError` before anything is run, or
+        `EngineClosed`.
         """
+        if not isinstance(request, Request):
+            raise RequestError(f"submit takes a Request, not {type(request).__name__}")
+        started = time.perf_counter()
         options = request.options
+        if not isinstance(options, GenerationOptions):
+            raise OptionError(f"options are GenerationOptions, not {type(options).__name__}")
         self._check(options)
         prompt = self._builder().build(request.prompt, request.images)
         limit = options.context_limit(self._max_context)
@@ -93,8 +108,8 @@ class Engine:
                 "shorten the conversation or start a new one"
             )
         if any(not 0 <= token < self._vocab_size for token in prompt.tokens):
-            raise RequestError(f"token ids must be below the vocabulary's {self._vocab_size}")
-        generation = Generation(prompt, options, request.owner, on_finish)
+            raise RequestError(f"token ids must be from 0 to {self._vocab_size - 1}")
+        generation = Generation(prompt, options, request.owner, on_finish, started)
         generation.engine = self
         self._worker.submit(generation)
         return generation
@@ -145,7 +160,7 @@ class Engine:
 
 
 def load(
-    model: str | Path = "demo",
+    model: str | os.PathLike[str] = "demo",
     *,
     progress: LoadProgress | None = None,
     decoder_only: bool = False,
@@ -160,10 +175,17 @@ def load(
     `progress(stage, done, total)` is called from the engine's thread. Raises a subclass of
     `CheckpointError`.
     """
-    if cache_bytes is not None and cache_bytes < 0:
-        raise OptionError(f"cache_bytes must be at least 0, not {cache_bytes}")
+    if not isinstance(model, str | os.PathLike):
+        raise CheckpointNotFound(f"a model is a name or a folder, not {type(model).__name__}")
+    if cache_bytes is not None and (not isinstance(cache_bytes, int) or cache_bytes < 0):
+        raise OptionError(f"cache_bytes must be a number of bytes, not {cache_bytes!r}")
 
-    def load_kit() -> "ModelKit":
+    def load_kit(check_open: Callable[[], None]) -> "ModelKit":
+        def report(stage: str, done: int, total: int) -> None:
+            check_open()
+            if progress is not None:
+                progress(stage, done, total)
+
         from model_kit.blas import preload_openblas
 
         preload_openblas()
@@ -173,9 +195,9 @@ def load(
         if model == "demo":
             from model_kit.demo import demo_folder
 
-            folder = demo_folder(progress)
+            folder = demo_folder(report)
         return load_model_kit(
-            folder, decoder_only=decoder_only, vocab_only=vocab_only, progress=progress
+            folder, decoder_only=decoder_only, vocab_only=vocab_only, progress=report
         )
 
     def budget() -> int:
@@ -184,4 +206,8 @@ def load(
         return int((memory_there() or 0) * CACHE_SHARE) if cache_bytes is None else cache_bytes
 
     worker = Worker(load_kit, budget)
-    return Engine(worker, worker.wait_until_loaded())
+    try:
+        return Engine(worker, worker.wait_until_loaded())
+    except BaseException:
+        worker.close()
+        raise

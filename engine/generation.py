@@ -1,5 +1,6 @@
 """One answer under way: iterate its events, wait for its end, or cancel it."""
 
+import logging
 import queue
 import threading
 import time
@@ -11,6 +12,8 @@ from engine.options import GenerationOptions
 
 if TYPE_CHECKING:
     from engine.prompt import Prompt
+
+log = logging.getLogger("sightline")
 
 
 class Generation:
@@ -26,6 +29,7 @@ class Generation:
         options: GenerationOptions,
         owner: object = None,
         on_finish: Callable[[Finished], None] | None = None,
+        submitted: float | None = None,
     ) -> None:
         self.prompt = prompt
         self.options = options
@@ -35,7 +39,7 @@ class Generation:
         """Set by whoever queues it, to take it out of the queue."""
         self.engine: object = None
         """Held so that an engine lives until its last answer is there."""
-        self.submitted = time.perf_counter()
+        self.submitted = time.perf_counter() if submitted is None else submitted
         self._on_finish = on_finish
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._cancelled = threading.Event()
@@ -59,8 +63,9 @@ class Generation:
         Returns at once; the final event follows, `cancelled` unless the end came first.
         """
         self._cancelled.set()
-        if self.on_cancel is not None:
-            self.on_cancel(self)
+        on_cancel = self.on_cancel
+        if on_cancel is not None:
+            on_cancel(self)
 
     @property
     def cancelled(self) -> bool:
@@ -95,10 +100,15 @@ class Generation:
             if self._finished is not None:
                 return
             self._finished = finished
-        try:
-            if self._on_finish is not None:
+        if self._on_finish is not None:
+            try:
                 self._on_finish(finished)
-        finally:
-            self._ended.set()
-            self._events.put(finished)
-            self._events.put(None)
+            except Exception:
+                # It may run on the engine's thread, or on that of whoever closes the engine:
+                # neither can do anything about it, and other answers must still end.
+                log.exception("a callback failed at the end of an answer")
+        self._ended.set()
+        self._events.put(finished)
+        self._events.put(None)
+        # A finished answer that is kept must not keep a model in memory.
+        self._on_finish = self.on_cancel = self.engine = None

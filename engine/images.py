@@ -5,11 +5,12 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
@@ -103,6 +104,21 @@ class LoadedPicture:
 
     def __repr__(self) -> str:
         return f"<LoadedPicture {self.size[0]}x{self.size[1]} {self.digest[:12]}>"
+
+
+def load_pictures(sources: Any) -> tuple[LoadedPicture, ...]:
+    """Read several pictures, or a single one that stands alone; None is no picture.
+
+    Raises `ImageError`, also for what is no sequence of pictures.
+    """
+    if sources is None:
+        return ()
+    single = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image, LoadedPicture)
+    if isinstance(sources, single):
+        sources = (sources,)
+    if not isinstance(sources, Iterable) or isinstance(sources, np.ndarray | Mapping):
+        raise ImageError(f"pictures come as a list, not as {type(sources).__name__}")
+    return tuple(load_picture(source) for source in sources)
 
 
 def load_picture(

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine.images import LoadedPicture, load_picture
+from engine.images import LoadedPicture, load_pictures
 from vision_add_ons.errors import PromptError
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -29,33 +29,39 @@ def read_messages(messages: Sequence[Any], images: Sequence[Any] = ()) -> list[M
     """
     if not messages:
         raise PromptError("there are no messages; give at least one user message")
-    read = [m if isinstance(m, Message) else _read(m) for m in messages]
-    if images:
-        last = next((m for m in reversed(read) if m.role == "user"), None)
+    read = [_read(m) for m in messages]
+    if pictures := load_pictures(images):
+        last = max((i for i, m in enumerate(read) if m.role == "user"), default=None)
         if last is None:
             raise PromptError("pictures need a user message to belong to")
-        pictures = (*last.pictures, *(load_picture(source) for source in images))
-        read[read.index(last)] = Message(last.role, last.text, pictures)
+        read[last] = Message("user", read[last].text, (*read[last].pictures, *pictures))
     return read
 
 
 def _read(message: Any) -> Message:
+    if isinstance(message, Message):
+        fields = {"role": message.role, "content": message.text, "images": message.pictures}
+        checked = _read(fields)
+        checked.tokens = tuple(message.tokens)
+        if not all(type(t) is int and 0 <= t < 2**31 for t in checked.tokens):
+            raise PromptError("a message's tokens are token ids")
+        return checked
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         raise PromptError(f"a message is a dictionary of role and content, not {message!r:.80}")
     role = message["role"]
     if role not in ROLES:
         raise PromptError(f"a message's role is one of {', '.join(ROLES)}, not {role!r}")
     content = message.get("content")
-    sources = list(message.get("images") or ())
+    pictures = load_pictures(message.get("images"))
     if isinstance(content, str):
         text = content
     elif isinstance(content, Sequence):
         parts = [_read_part(part) for part in content]
         text = "".join(value for kind, value in parts if kind == "text")
-        sources = [value for kind, value in parts if kind == "image"] + sources
+        pictures = (*load_pictures(v for kind, v in parts if kind == "image"), *pictures)
     else:
         raise PromptError(f"a message's content is a text or a list of parts, not {content!r:.80}")
-    return Message(role, text, tuple(load_picture(source) for source in sources))
+    return Message(role, text, pictures)
 
 
 def _read_part(part: Any) -> tuple[str, Any]:

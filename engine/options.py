@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from vision_add_ons.errors import OptionError
@@ -30,7 +31,7 @@ class GenerationOptions:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     penalty_context: int = 20
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
     """Added to the logits of these token ids."""
     stop: str | Sequence[str] = ()
     """The answer ends before any of these texts. Case counts."""
@@ -49,10 +50,14 @@ class GenerationOptions:
     """Prompt tokens run at once; cancelling waits for at most one such step."""
 
     def __post_init__(self) -> None:
-        stop = [self.stop] if isinstance(self.stop, str) else list(self.stop)
-        object.__setattr__(self, "stop", tuple(stop))
-        if not all(isinstance(s, str) and s for s in stop):
+        stop = (self.stop,) if isinstance(self.stop, str) else self.stop or ()
+        if not isinstance(stop, Sequence) or not all(isinstance(s, str) and s for s in stop):
             raise OptionError("stop must be texts of at least one character")
+        biases = self.logit_bias or {}
+        if not isinstance(biases, Mapping):
+            raise OptionError("logit_bias must be a mapping of token ids to biases")
+        object.__setattr__(self, "stop", tuple(stop))
+        object.__setattr__(self, "logit_bias", MappingProxyType(dict(biases)))
         _integer("max_tokens", self.max_tokens, 1)
         _number("temperature", self.temperature, 0.0, math.inf)
         _number("top_p", self.top_p, 0.0, 1.0)
@@ -63,7 +68,7 @@ class GenerationOptions:
             raise OptionError("repetition_penalty must be above 0; 1 leaves the logits alone")
         _number("presence_penalty", self.presence_penalty, -math.inf, math.inf)
         _number("frequency_penalty", self.frequency_penalty, -math.inf, math.inf)
-        _integer("penalty_context", self.penalty_context, 1)
+        _integer("penalty_context", self.penalty_context, 1, 2**31 - 1)
         _integer("top_logprobs", self.top_logprobs, 0, 100)
         _integer("kv_group_size", self.kv_group_size, 1)
         _integer("quantized_kv_start", self.quantized_kv_start, 0)
@@ -72,10 +77,14 @@ class GenerationOptions:
             _integer("seed", self.seed, 0, 2**64 - 1)
         if self.max_context is not None:
             _integer("max_context", self.max_context, 2)
+        if self.kv_bits is not None:
+            _integer("kv_bits", self.kv_bits, 2, 8)
         if self.kv_bits not in (None, 2, 4, 8):
-            raise OptionError(f"kv_bits must be 2, 4, 8 or None, not {self.kv_bits!r}")
+            raise OptionError(f"kv_bits must be 2, 4, 8 or None, not {self.kv_bits}")
         if self.kv_group_size not in (32, 64, 128):
-            raise OptionError(f"kv_group_size must be 32, 64 or 128, not {self.kv_group_size!r}")
+            raise OptionError(f"kv_group_size must be 32, 64 or 128, not {self.kv_group_size}")
+        if not isinstance(self.logprobs, bool):
+            raise OptionError(f"logprobs must be True or False, not {_shown(self.logprobs)}")
         for token, bias in self.logit_bias.items():
             _integer("a token id in logit_bias", token, 0)
             _number("a bias in logit_bias", bias, -math.inf, math.inf)
@@ -95,15 +104,24 @@ class GenerationOptions:
 
 def _integer(name: str, value: Any, low: int, high: int | None = None) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise OptionError(f"{name} must be an integer, not {value!r}")
+        raise OptionError(f"{name} must be an integer, not {_shown(value)}")
     if value < low or (high is not None and value > high):
         bounds = f"at least {low}" if high is None else f"from {low} to {high}"
-        raise OptionError(f"{name} must be {bounds}, not {value}")
+        raise OptionError(f"{name} must be {bounds}, not {_shown(value)}")
 
 
 def _number(name: str, value: Any, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise OptionError(f"{name} must be a finite number, not {value!r}")
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    # float32 is what the logits are in; larger numbers are no numbers there.
+    if not number or not abs(value) <= 3e38:
+        raise OptionError(f"{name} must be a finite number, not {_shown(value)}")
     if not low <= value <= high:
         bounds = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
         raise OptionError(f"{name} must be {bounds}, not {value}")
+
+
+def _shown(value: Any) -> str:
+    """A value for a message: short, whatever it is."""
+    if isinstance(value, int) and abs(value) >= 2**64:
+        return "a number that large"
+    return f"{value!r:.60}"

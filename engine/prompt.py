@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from engine.images import LoadedPicture, load_picture
+from engine.images import LoadedPicture, load_pictures
 from engine.messages import Message, read_messages
 from vision_add_ons.base import ImageSpan
 from vision_add_ons.errors import ImageError, PromptError
@@ -69,11 +69,11 @@ class PromptBuilder:
             _check_text(prompt)
             with self._lock:
                 tokens = self._encode_raw(prompt)
-            built = self._place(tokens, [load_picture(i) for i in images], None)
-        elif not isinstance(prompt, Sequence):
+            built = self._place(tokens, load_pictures(images), None)
+        elif not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray | memoryview):
             raise PromptError("a prompt is a text, a list of token ids or a list of messages")
         elif prompt and all(type(t) is int for t in prompt):
-            built = self._place([int(t) for t in prompt], [load_picture(i) for i in images], None)
+            built = self._place([int(t) for t in prompt], load_pictures(images), None)
         else:
             built = self._from_messages(read_messages(prompt, images))
         if not built.tokens:
@@ -96,7 +96,7 @@ class PromptBuilder:
         return list(self._tokenizer.encode(text, add_special_tokens=add))
 
     def _place(
-        self, tokens: list[int], pictures: list[LoadedPicture], positions: list[int] | None
+        self, tokens: list[int], pictures: Sequence[LoadedPicture], positions: list[int] | None
     ) -> Prompt:
         if pictures and self._add_on is None:
             why = "was loaded without its eyes" if self._sees else "is text only"
@@ -209,6 +209,8 @@ class PromptBuilder:
 
 
 def _check_text(text: str) -> None:
+    if not isinstance(text, str):
+        raise PromptError(f"a text is wanted, not {type(text).__name__}")
     try:
         text.encode()
     except UnicodeEncodeError as error:

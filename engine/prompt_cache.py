@@ -39,12 +39,13 @@ class PromptCache:
 
     def take(
         self, prompt: Prompt, variant: Hashable, owner: object
-    ) -> tuple[list[Any] | None, int]:
+    ) -> tuple[list[Any] | None, int, object]:
         """A KV cache that holds the longest possible start of `prompt`, and that start's length.
 
-        At least the last token is left to run, and no picture is cut in two. (None, 0) if
+        At least the last token is left to run, and no picture is cut in two. (None, 0, owner) if
         nothing fits. The cache of a conversation that goes on is taken over; one that another
-        conversation may still need is left in the store and its common part copied.
+        conversation may still need is left in the store and its common part copied. The third
+        value is whose cache it is from now on: a request of nobody's leaves it its owner's.
         """
         best: tuple[int, bool, int] | None = None
         for age, entry in enumerate(self._entries):
@@ -54,11 +55,13 @@ class PromptCache:
             usable = prompt.cut(min(common, len(prompt.tokens) - 1))
             if usable < len(entry.key) and not can_trim_prompt_cache(entry.kv):
                 continue
+            if usable < _quantized_from(entry):
+                continue  # a cold run would hold this start in full precision
             candidate = (usable, entry.owner is owner, age)
             if usable > 0 and (best is None or candidate > best):
                 best = candidate
         if best is None:
-            return None, 0
+            return None, 0, owner
         usable, own, age = best
         entry = self._entries[age]
         excess = len(entry.key) - usable
@@ -67,9 +70,11 @@ class PromptCache:
             self._remove(entry)
             if excess:
                 trim_prompt_cache(entry.kv, excess)
-            return entry.kv, usable
+            if kv_length(entry.kv) != usable:  # some caches trim less than they are asked to
+                return None, 0, owner
+            return entry.kv, usable, entry.owner if owner is None else owner
         self._entries.append(self._entries.pop(age))
-        return branch(entry.kv, usable), usable
+        return branch(entry.kv, usable), usable, owner
 
     def put(self, key: Sequence[Hashable], kv: list[Any], variant: Hashable, owner: object) -> None:
         """Store a KV cache that holds exactly `key`; evict what no longer fits the budget."""
@@ -91,6 +96,13 @@ class PromptCache:
     def _remove(self, entry: Entry) -> None:
         self._entries.remove(entry)
         self.nbytes -= entry.nbytes
+
+
+def _quantized_from(entry: Entry) -> int:
+    """The length below which a cold run's cache would not be quantized, if this one is."""
+    if isinstance(entry.variant, tuple) and any(hasattr(c, "bits") for c in entry.kv):
+        return int(entry.variant[2])
+    return 0
 
 
 def common_prefix(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:

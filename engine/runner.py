@@ -1,7 +1,9 @@
 """One request, from prompt to final event: the one place that calls mlx-lm's generation loop."""
 
+import logging
 import secrets
 import time
+import traceback
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -15,6 +17,8 @@ from engine.stop_strings import StopStrings
 
 if TYPE_CHECKING:
     from model_kit.kit import ModelKit
+
+log = logging.getLogger("sightline")
 
 
 class _Cancelled(Exception):
@@ -52,11 +56,10 @@ class _Answer:
         self.cached = 0
         self.images_encoded = 0
         self.kv: list[Any] | None = None
+        self.owner = generation.owner
         self.fed: list[int] = []
         """Every token generated, the one that ended the text included."""
         self.tokens: list[int] = []
-        self.raw_length = 0
-        """Characters that the detokenizer has given so far."""
         self.released: list[str] = []
 
     def run(self) -> None:
@@ -68,10 +71,14 @@ class _Answer:
             reason = "cancelled"
         except BaseException as e:
             error = e
+            log.debug("an answer failed", exc_info=e)
+            # The frames hold the model, and mlx-lm's suspended loop a stream of this thread: let
+            # go of both here, and not where and when the error is dropped.
+            traceback.clear_frames(e.__traceback__)
+            e.__traceback__ = None
         try:
             self._release_rest(reason)
-            if error is None:
-                self._store()
+            self._store(failed=error is not None)
         except BaseException as e:
             error = error or e
         self.generation.finish(self._finished("error" if error else reason, error))
@@ -79,7 +86,8 @@ class _Answer:
     def _generate(self) -> FinishReason:
         prompt, options = self.prompt, self.options
         self._stop_if_cancelled()
-        self.kv, self.cached = self.cache.take(prompt, options.kv_variant, self.generation.owner)
+        found = self.cache.take(prompt, options.kv_variant, self.owner)
+        self.kv, self.cached, self.owner = found
         if self.kv is None:
             self.kv = self.kit.make_cache()
         rest = prompt.tokens[self.cached :]
@@ -152,7 +160,6 @@ class _Answer:
             self.first_token = self.last_token
         token = int(response.token)
         self.fed.append(token)
-        self.raw_length += len(response.text)
         text = response.text
         if response.finish_reason is not None:
             # An answer cut within a character ends before it.
@@ -197,22 +204,24 @@ class _Answer:
             detokenizer = self.kit.tokenizer.detokenizer
             for token in self.tokens:
                 detokenizer.add_token(token)
+                _ = detokenizer.last_segment  # as that loop does: reading it ends a segment
             detokenizer.finalize()
-            text = self.stops.feed(detokenizer.text[self.raw_length :].rstrip("\ufffd"))
+            text = self.stops.feed(detokenizer.last_segment.rstrip("\ufffd"))
         self._release(TextDelta(text + self.stops.flush()))
 
-    def _store(self) -> None:
+    def _store(self, failed: bool) -> None:
         """Keep what was computed, also of an answer that was cancelled.
 
-        After an error nothing is kept: arrays that failed to evaluate would fail again.
+        After an error, only what came from the cache: arrays that failed to evaluate would fail
+        again.
         """
         length = kv_length(self.kv) if self.kv is not None else None
-        if not length:
+        if not length or (failed and length != self.cached):
             return
         key = [*self.prompt.key, *self.fed][:length]
         # Rows of half a picture would never be found again: no prompt is cut inside one.
         if len(key) == length:
-            self.cache.put(key, self.kv or [], self.options.kv_variant, self.generation.owner)
+            self.cache.put(key, self.kv or [], self.options.kv_variant, self.owner)
 
     def _finished(self, reason: FinishReason, error: BaseException | None) -> Finished:
         submitted, started, first = self.generation.submitted, self.started, self.first_token
@@ -228,7 +237,7 @@ class _Answer:
             images_encoded=self.images_encoded,
             queue_seconds=started - submitted,
             prefill_seconds=(first or time.perf_counter()) - started,
-            time_to_first_token=None if first is None else first - submitted,
+            time_to_first_token=first - submitted if first and self.tokens else None,
             tokens_per_second=speed,
             seed=self.seed,
             stop_string=self.stops.matched,

@@ -14,8 +14,10 @@ LogitsProcessor = Callable[[mx.array, mx.array], mx.array]
 
 def sampler(options: GenerationOptions, vocab_size: int) -> Sampler:
     """mlx-lm's sampler for these options. It draws from the calling thread's random state."""
+    # mlx-lm takes a top_p of 0 for none, and divides by temperatures too small to divide by.
+    greedy = options.temperature < 1e-6 or options.top_p == 0
     return make_sampler(
-        temp=options.temperature,
+        temp=0.0 if greedy else options.temperature,
         top_p=options.top_p,
         min_p=options.min_p,
         # mlx-lm refuses a k that filters nothing.

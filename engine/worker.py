@@ -1,6 +1,6 @@
 """The one thread on which all MLX work of an engine happens."""
 
-import logging
+import atexit
 import sys
 import threading
 import time
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from engine.runner import Runner
     from model_kit.kit import ModelKit
 
-log = logging.getLogger("sightline")
-
 
 class Worker:
     """Loads a model on a thread of its own, then answers requests there, first come first served.
@@ -27,7 +25,10 @@ class Worker:
     its thread still runs.
     """
 
-    def __init__(self, load: Callable[[], "ModelKit"], cache_bytes: Callable[[], int]) -> None:
+    def __init__(
+        self, load: Callable[[Callable[[], None]], "ModelKit"], cache_bytes: Callable[[], int]
+    ) -> None:
+        """`load` is given a function to call now and then: it raises once `close` was called."""
         self._load = load
         self._cache_bytes = cache_bytes
         self._waiting: deque[Generation] = deque()
@@ -40,14 +41,21 @@ class Worker:
         self.prompt_cache: PromptCache | None = None
         self.thread = threading.Thread(target=self._main, name="sightline-engine", daemon=True)
         self.thread.start()
+        # A process that ends must wait for the thread, or MLX aborts it.
+        atexit.register(self.close)
 
     def wait_until_loaded(self) -> "ModelKit":
         """The loaded model; raises what loading raised."""
         self._loaded.wait()
         if self._failure is not None:
+            self.thread.join()  # a process must not end while the thread is tidying up
             raise self._failure
         assert self.kit is not None
         return self.kit
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineClosed("the engine was closed while its model was loading")
 
     def submit(self, generation: Generation) -> None:
         with self._changed:
@@ -70,6 +78,7 @@ class Worker:
             generation.finish(_never_started(generation))
         if threading.current_thread() is not self.thread:
             self.thread.join()
+        atexit.unregister(self.close)
 
     def _main(self) -> None:
         try:
@@ -87,7 +96,7 @@ class Worker:
 
     def _serve(self) -> None:
         try:
-            self.kit = self._load()
+            self.kit = self._load(self._check_open)
             from engine.prompt_cache import PromptCache
             from engine.runner import Runner
 
@@ -106,14 +115,14 @@ class Worker:
         generation = self._next()
         if generation is None:
             return False
+        if generation.cancelled:
+            generation.finish(_never_started(generation))
+            return True
         try:
-            if generation.cancelled:
-                generation.finish(_never_started(generation))
-            else:
-                runner.run(generation)
-        except BaseException:
-            # Only a callback of the caller's can end up here; the final event is out.
-            log.exception("a callback failed at the end of an answer")
+            runner.run(generation)
+        except BaseException as error:
+            # The thread must outlive whatever went wrong, and the generation must end.
+            generation.finish(_never_started(generation, error))
         return True
 
     def _next(self) -> Generation | None:
@@ -135,9 +144,10 @@ class Worker:
         generation.finish(_never_started(generation))
 
 
-def _never_started(generation: Generation) -> Finished:
+def _never_started(generation: Generation, error: BaseException | None = None) -> Finished:
     return Finished(
-        finish_reason="cancelled",
+        finish_reason="error" if error else "cancelled",
+        error=error,
         answer="",
         tokens=(),
         prompt_tokens=len(generation.prompt.tokens),

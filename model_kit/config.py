@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import importlib
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -28,6 +29,15 @@ from vision_add_ons.registry import find_add_on, registered
 
 # Those whose mlx-lm form was compared with transformers'; others are refused rather than guessed.
 EXACT_ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+
+# Activations that mlx-lm's classes have built in, in all their spellings.
+BUILT_IN_ACTIVATIONS = {
+    "hidden_act": ("silu", "swish"),
+    "hidden_activation": ("gelu_pytorch_tanh",),
+}
+# Computations that some mlx-lm classes leave out.
+LEFT_OUT = ("final_logit_softcapping", "attn_logit_softcapping", "use_bidirectional_attention")
+INEXACT = {"gemma": "mlx-lm computes another GELU than the reference"}
 
 
 @dataclass
@@ -129,8 +139,15 @@ def decoder_module(model_type: str) -> Any:
     from mlx_lm.utils import MODEL_REMAPPING
 
     name = MODEL_REMAPPING.get(model_type, model_type)
+    if model_type in INEXACT:
+        raise UnsupportedCheckpoint(f"{model_type} is not exact yet: {INEXACT[model_type]}")
     if re.fullmatch(r"[\w-]+", name) and find_spec(f"mlx_lm.models.{name}"):
-        module = importlib.import_module(f"mlx_lm.models.{name}")
+        try:
+            module = importlib.import_module(f"mlx_lm.models.{name}")
+        except (ImportError, SystemExit) as error:  # one of them leaves without its own package
+            raise UnsupportedCheckpoint(
+                f"mlx-lm's {name} needs a package that is not installed"
+            ) from error
         if hasattr(module, "ModelArgs"):
             return module
     known = _decoder_types()
@@ -165,12 +182,47 @@ def _resolve(model_type: str, text: dict[str, Any], assumed: list[str]) -> dict[
         message = " ".join(str(error).split())
         raise BrokenConfig(f"config.json does not describe a {model_type}: {message}") from error
     resolved = {**defaults, **text}
-    resolved["rope_parameters"] = defaults.get("rope_parameters") or text.get("rope_parameters")
+    plain = CONFIG_MAPPING[model_type]().to_dict()
+    for name in ("layer_types", "sliding_window"):
+        if name not in plain:  # then transformers' class ignores it, and mlx-lm's would not
+            resolved.pop(name, None)
+    _check_fields(model_type, resolved, plain)
     wanted = {f.name for f in dataclasses.fields(decoder_module(model_type).ModelArgs)}
+    if "sliding_window_pattern" in wanted and "layer_types" not in wanted:
+        _layer_pattern(model_type, resolved)
+    resolved["rope_parameters"] = defaults.get("rope_parameters") or text.get("rope_parameters")
     for name in sorted((wanted & set(defaults)) - set(text) - {"rope_parameters", "head_dim"}):
         if defaults[name] is not None:
             assumed.append(f"{name}: {_brief(defaults[name])} (default of {model_type})")
     return resolved
+
+
+def _check_fields(model_type: str, resolved: dict[str, Any], defaults: dict[str, Any]) -> None:
+    """Refuse what transformers would compute and mlx-lm's class leaves out."""
+    fields = {f.name for f in dataclasses.fields(decoder_module(model_type).ModelArgs)}
+    for name, spellings in BUILT_IN_ACTIVATIONS.items():
+        built_in, asked = defaults.get(name), resolved.get(name)
+        if built_in in spellings and asked is not None and asked not in spellings:
+            raise UnsupportedCheckpoint(
+                f"{name} {asked!r} is not supported: mlx-lm's {model_type} computes {built_in}"
+            )
+    for name in LEFT_OUT:
+        if name not in fields and resolved.get(name):
+            raise UnsupportedCheckpoint(f"{name} is not supported by mlx-lm's {model_type}")
+
+
+def _layer_pattern(model_type: str, resolved: dict[str, Any]) -> None:
+    """Write transformers 5's list of layer types as the period that some mlx-lm classes read."""
+    kinds = resolved.get("layer_types")
+    if not isinstance(kinds, list) or not kinds or "full_attention" not in kinds:
+        return
+    period = kinds.index("full_attention") + 1
+    resolved["sliding_window_pattern"] = period
+    for i, kind in enumerate(kinds):
+        if kind != ("sliding_attention" if (i + 1) % period else "full_attention"):
+            raise UnsupportedCheckpoint(
+                f"layer_types are not periodic, which mlx-lm's {model_type} cannot express"
+            )
 
 
 def _brief(value: Any) -> str:
@@ -182,7 +234,9 @@ def _for_mlx_lm(model_type: str, resolved: dict[str, Any]) -> dict[str, Any]:
     """Write the rotary embedding's parameters in the fields that the mlx-lm class has."""
     fields = {f.name for f in dataclasses.fields(decoder_module(model_type).ModelArgs)}
     config = dict(resolved)
-    rope = config.get("rope_parameters") or {}
+    rope = dict(config.get("rope_parameters") or {})
+    if "type" in rope:
+        rope.setdefault("rope_type", rope.pop("type"))
     layered = {k: v for k, v in rope.items() if isinstance(v, dict)}
     for parameters in layered.values() if layered else [rope]:
         _check_rope(parameters)
@@ -203,7 +257,7 @@ def _for_mlx_lm(model_type: str, resolved: dict[str, Any]) -> dict[str, Any]:
     if "rope_theta" not in fields:
         raise UnsupportedCheckpoint(f"mlx-lm's {model_type} has no field for rope_parameters")
     config["rope_theta"] = rope.get("rope_theta", config.get("rope_theta", 10000.0))
-    if rope.get("partial_rotary_factor") is not None:
+    if "partial_rotary_factor" in fields and "partial_rotary_factor" in rope:
         config["partial_rotary_factor"] = rope["partial_rotary_factor"]
     scaling = {k: v for k, v in rope.items() if k not in ("rope_theta", "partial_rotary_factor")}
     if scaling.get("rope_type", "default") == "default":
@@ -223,7 +277,14 @@ def _check_rope(rope: dict[str, Any]) -> None:
         raise UnsupportedCheckpoint(
             f"rope_type {rope_type!r} is not supported (known: {', '.join(EXACT_ROPE_TYPES)})"
         )
+    for name in ("rope_theta", "factor"):
+        value = rope.get(name, 1.0)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not 0 < value < math.inf:
+            raise BrokenConfig(f"rope_parameters' {name} must be a number above 0, not {value!r}")
     if rope_type == "yarn":
+        if bool(rope.get("mscale")) != bool(rope.get("mscale_all_dim")):
+            raise UnsupportedCheckpoint("yarn's mscale and mscale_all_dim must be given together")
         for name, neutral in (("attention_factor", None), ("truncate", True)):
             if rope.get(name, neutral) != neutral:
                 raise UnsupportedCheckpoint(f"rope_parameters' {name} is not supported for yarn")
@@ -238,6 +299,9 @@ def _quantization(
         return None
     if not isinstance(entry, dict) or not {"bits", "group_size"} <= set(entry):
         raise BrokenConfig("config.json's quantization must give bits and group_size")
+    for name in ("bits", "group_size"):
+        if type(entry[name]) is not int or entry[name] < 1:
+            raise BrokenConfig(f"quantization's {name} must be a number, not {entry[name]!r}")
     renamed = {}
     for name, value in entry.items():
         prefix = next((p for p in prefixes if p and name.startswith(p)), "")
@@ -263,4 +327,6 @@ def _eos_token_ids(folder: Path, *configs: dict[str, Any]) -> set[int]:
 
 def _max_context(resolved: dict[str, Any]) -> int | None:
     limit = resolved.get("max_position_embeddings")
-    return limit if isinstance(limit, int) and limit > 0 else None
+    if limit is not None and (type(limit) is not int or limit < 1):
+        raise BrokenConfig(f"max_position_embeddings must be a number of tokens, not {limit!r}")
+    return limit

@@ -1,5 +1,7 @@
 """A checkpoint folder becomes a `ModelKit`: everything a conversation needs of a model."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,8 +11,15 @@ import mlx.nn as nn
 from model_kit.config import CheckpointConfig, read_config
 from model_kit.decoder import Progress, build_decoder, context_limit, read_into_memory
 from model_kit.report import LoadReport, make_report
-from model_kit.tokenizer import load_tokenizer
+from model_kit.tokenizer import cover_vocabulary, load_tokenizer
 from vision_add_ons.base import VisionAddOn
+from vision_add_ons.errors import (
+    BrokenConfig,
+    BrokenTokenizer,
+    CheckpointError,
+    CheckpointNotFound,
+    SightlineError,
+)
 
 if TYPE_CHECKING:
     from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -39,15 +48,12 @@ class ModelKit:
     @property
     def quantizable_kv_width(self) -> int | None:
         """The head size that a quantized KV cache's groups must divide; None if it has none."""
-        if self.text_model is None or not all(
-            hasattr(c, "to_quantized") for c in self.make_cache()
-        ):
-            return None
-        from mlx_lm.models.cache import RotatingKVCache
+        from mlx_lm.models.cache import KVCache
 
+        # For other caches mlx-lm has not implemented it.
+        if self.text_model is None or any(type(c) is not KVCache for c in self.make_cache()):
+            return None
         cfg = self.config.decoder
-        if any(isinstance(c, RotatingKVCache) for c in self.make_cache()):
-            return None  # mlx-lm has not implemented it
         return int(cfg.get("head_dim") or cfg["hidden_size"] // cfg["num_attention_heads"])
 
     def make_cache(self) -> list[Any]:
@@ -70,7 +76,7 @@ def load_model_kit(
     weights. `progress(stage, done, total)` is called from this thread. Raises a subclass of
     `CheckpointError`.
     """
-    kit = _build(Path(folder).expanduser(), decoder_only=decoder_only, vocab_only=vocab_only)
+    kit = _build(Path(folder), decoder_only=decoder_only, vocab_only=vocab_only)
     if kit.text_model is not None:
         read_into_memory(kit.text_model, "load decoder", progress)
     if kit.add_on is not None:
@@ -85,24 +91,44 @@ def inspect_checkpoint(folder: str | Path) -> LoadReport:
 
     Raises what loading would raise: a subclass of `CheckpointError`.
     """
-    return _build(Path(folder).expanduser()).report
+    return _build(Path(folder)).report
 
 
 def _build(folder: Path, *, decoder_only: bool = False, vocab_only: bool = False) -> ModelKit:
     """Everything but reading the weights: MLX reads an array when it is first evaluated."""
-    config = read_config(folder, decoder_only=decoder_only or vocab_only)
-    report = make_report(folder, config)
     text_model = add_on = None
-    if not vocab_only:
-        text_model = build_decoder(folder, config)
-        limit = context_limit(text_model, config)
-        if limit != config.max_context:
-            config.max_context = report.max_context = limit
-            report.notes.append(
-                f"context limited to {limit} tokens: mlx-lm's {config.decoder_type} does not "
-                "apply the sliding window that the checkpoint asks for beyond that"
-            )
-    if config.add_on is not None and not (vocab_only or decoder_only):
-        add_on = config.add_on(folder, config.raw)
-    tokenizer = load_tokenizer(folder, config)
+    with _following(folder, CheckpointNotFound, "no such folder"):
+        folder = folder.expanduser()
+        folder.is_dir()
+    with _following(folder, BrokenConfig, "config.json describes no model that can be built"):
+        config = read_config(folder, decoder_only=decoder_only or vocab_only)
+        report = make_report(folder, config, decoder_only, vocab_only)
+        if not vocab_only:
+            text_model = build_decoder(folder, config)
+            limit = context_limit(text_model, config)
+            if limit != config.max_context:
+                config.max_context = report.max_context = limit
+                report.notes.append(
+                    f"context limited to {limit} tokens: mlx-lm's {config.decoder_type} does not "
+                    "apply the sliding window that the checkpoint asks for beyond that"
+                )
+        if config.add_on is not None and not (vocab_only or decoder_only):
+            add_on = config.add_on(folder, config.raw)
+    why = "the tokenizer cannot be loaded; it needs a tokenizer.json or a tokenizer.model"
+    with _following(folder, BrokenTokenizer, why):
+        tokenizer = load_tokenizer(folder, config)
+        tokenizer.encode("Some files only fail when they are used.")
+        cover_vocabulary(tokenizer, int(config.decoder.get("vocab_size") or 0))
     return ModelKit(folder, config, tokenizer, text_model, add_on, config.max_context, report)
+
+
+@contextmanager
+def _following(folder: Path, error: type[CheckpointError], why: str) -> Iterator[None]:
+    """Whatever code trips over while it follows a checkpoint's files is the checkpoint's fault."""
+    try:
+        yield
+    except SightlineError:
+        raise
+    except Exception as e:
+        message = " ".join(str(e).split())[:300]
+        raise error(f"{folder}: {why} ({type(e).__name__}: {message})") from e

@@ -29,6 +29,8 @@ class LoadReport:
     vision_bytes: int
     dtypes: dict[str, str]
     quantization: dict[str, Any] | None
+    other_quantization: str | None
+    """The method, where another tool than MLX quantized the checkpoint."""
     kv_bytes_per_token: int | None
     memory_needed: int
     memory_there: int | None
@@ -41,6 +43,8 @@ class LoadReport:
         if self.quantization:
             bits, group = self.quantization["bits"], self.quantization["group_size"]
             quantized = f"{bits} bits, groups of {group}"
+        elif self.other_quantization:
+            quantized = f"by {self.other_quantization}, read by mlx-lm"
         kv = self.kv_bytes_per_token
         facts = {
             "folder": self.folder,
@@ -79,13 +83,16 @@ def memory_there() -> int | None:
         return None
 
 
-def make_report(folder: Path, config: CheckpointConfig) -> LoadReport:
-    """Describe a checkpoint. Reads headers, no weights; raises what `read_weights` raises."""
-    weights = read_weights(folder)
-    decoder = select_decoder(weights, config.decoder_prefixes)
+def make_report(
+    folder: Path, config: CheckpointConfig, decoder_only: bool = False, vocab_only: bool = False
+) -> LoadReport:
+    """Describe what a load takes in, from headers alone. Raises what `read_weights` raises."""
+    weights = {} if vocab_only else read_weights(folder)
+    decoder = {} if vocab_only else select_decoder(weights, config.decoder_prefixes)
+    sees = config.add_on is not None and not (decoder_only or vocab_only)
     decoder_bytes = sum(w.nbytes for w in decoder.values())
     vision_bytes = sum(w.nbytes for w in weights.values()) - decoder_bytes
-    if config.add_on is None:
+    if not sees:
         vision_bytes = 0
     cfg = config.decoder
     dtypes = {"decoder": _dtype(decoder)}
@@ -97,7 +104,7 @@ def make_report(folder: Path, config: CheckpointConfig) -> LoadReport:
         folder=folder,
         model_type=config.model_type,
         decoder_type=config.decoder_type,
-        add_on=import_path(config.add_on) if config.add_on else None,
+        add_on=import_path(config.add_on) if config.add_on and sees else None,
         layers=cfg.get("num_hidden_layers"),
         hidden_size=cfg.get("hidden_size"),
         vocab_size=cfg.get("vocab_size"),
@@ -106,6 +113,7 @@ def make_report(folder: Path, config: CheckpointConfig) -> LoadReport:
         vision_bytes=vision_bytes,
         dtypes=dtypes,
         quantization=config.quantization,
+        other_quantization=(config.raw.get("quantization_config") or {}).get("quant_method"),
         kv_bytes_per_token=kv_bytes,
         # Room for a conversation of 4,096 tokens beside the weights.
         memory_needed=decoder_bytes + vision_bytes + 4096 * (kv_bytes or 0),

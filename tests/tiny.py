@@ -59,11 +59,14 @@ def save(model: Any, folder: Path, tokenizer_of: Path | None = None, **options: 
 
 
 def edit_config(folder: Path, remove: tuple[str, ...] = (), **changes: Any) -> None:
-    file = folder / "config.json"
-    config = json.loads(file.read_text())
+    config = json.loads((folder / "config.json").read_text())
     for name in remove:
         config.pop(name, None)
-    file.write_text(json.dumps({**config, **changes}))
+    write_config(folder, {**config, **changes})
+
+
+def write_config(folder: Path, config: dict[str, Any]) -> None:
+    (folder / "config.json").write_text(json.dumps(config))
 
 
 def edit_weights(folder: Path, change: Any) -> None:

@@ -44,6 +44,10 @@ class UnexpectedShape(CheckpointError):
     """A tensor has another shape than the config asks for; the message names both."""
 
 
+class UnexpectedDtype(CheckpointError):
+    """A tensor holds another kind of number than the model computes with; names both."""
+
+
 class BrokenConfig(CheckpointError):
     """A JSON file of the checkpoint is damaged, or a field has an impossible value."""
 

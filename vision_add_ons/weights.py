@@ -12,6 +12,7 @@ from vision_add_ons.errors import (
     BrokenIndex,
     BrokenWeights,
     MissingWeight,
+    UnexpectedDtype,
     UnexpectedShape,
     UnexpectedWeight,
     WeightsNotFound,
@@ -41,7 +42,7 @@ def _weight_map(index: Path) -> dict[str, str]:
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         names = set(weight_map.values())
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
         raise BrokenIndex(
             f"{index} is not a readable safetensors index ({error!r}); fetch the file again"
         ) from error
@@ -61,6 +62,8 @@ def read_weights(folder: Path) -> dict[str, mx.array]:
 
     Raises `WeightsNotFound`, `BrokenIndex` or `BrokenWeights`.
     """
+    index = folder / INDEX
+    home = _weight_map(index) if index.exists() else {}
     weights: dict[str, mx.array] = {}
     for file in weight_files(folder):
         try:
@@ -70,12 +73,15 @@ def read_weights(folder: Path) -> dict[str, mx.array]:
                 f"{file} cannot be read as safetensors ({error}); fetch the file again"
             ) from error
         assert isinstance(tensors, dict)
+        if home:
+            tensors = {name: w for name, w in tensors.items() if home.get(name) == file.name}
+        twice = sorted(set(tensors) & set(weights))
+        if twice:
+            raise BrokenWeights(f"{twice[0]} is in more than one file of {folder}, with no index")
         weights.update(tensors)
-    index = folder / INDEX
-    if index.exists():
-        absent = sorted(set(_weight_map(index)) - set(weights))
-        if absent:
-            raise BrokenIndex(f"{index} lists {absent[0]}, which is in none of its files")
+    absent = sorted(set(home) - set(weights))
+    if absent:
+        raise BrokenIndex(f"{index} lists {absent[0]}, which is not in {home[absent[0]]}")
     return weights
 
 
@@ -92,10 +98,11 @@ def with_prefix(weights: dict[str, mx.array], prefix: str) -> dict[str, mx.array
 def check_weights(
     module: nn.Module, weights: dict[str, mx.array], where: str, unused: Iterable[str] = ()
 ) -> None:
-    """Check that `weights` are exactly the parameters of `module`, names and shapes.
+    """Check that `weights` are exactly the parameters of `module`: names, shapes, kinds of number.
 
     `where` is put before the names in messages; names starting with a prefix of `unused` are
-    known to have no use. Raises `MissingWeight`, `UnexpectedWeight` or `UnexpectedShape`.
+    known to have no use. Raises `MissingWeight`, `UnexpectedWeight`, `UnexpectedShape` or
+    `UnexpectedDtype`.
     """
     expected = parameters(module)
     missing = sorted(set(expected) - set(weights))
@@ -109,6 +116,11 @@ def check_weights(
             raise UnexpectedShape(
                 f"{where}{name} has shape {weights[name].shape}, but the config asks for "
                 f"{array.shape}"
+            )
+        kinds = [mx.issubdtype(a.dtype, mx.floating) for a in (weights[name], array)]
+        if kinds[0] != kinds[1] or (not kinds[0] and weights[name].dtype != array.dtype):
+            raise UnexpectedDtype(
+                f"{where}{name} holds {weights[name].dtype}, where {array.dtype} is wanted"
             )
 
 

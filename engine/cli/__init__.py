@@ -32,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Noise of libraries that load later. This is a program: its environment is its own.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    _open_closed_streams()
     for stream in (sys.stdin, sys.stdout):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
@@ -50,6 +51,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
+    except OSError as error:
+        # Standard output on a full disk, a working folder that is gone: not ours to explain.
+        with suppress(OSError):
+            complain(error)
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 2
+
+
+def _open_closed_streams() -> None:
+    """Give a process that was started without one its standard input, output or error.
+
+    Else the first files that it opens take their numbers.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            stream = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115 - for the process's life
+            if stream.fileno() != number:
+                os.dup2(stream.fileno(), number)
+            setattr(sys, name, stream)
 
 
 def _run(argv: Sequence[str] | None) -> int:

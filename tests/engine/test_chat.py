@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from engine import ChatBusy, Engine, GenerationOptions, PromptError, TextDelta, load
 
@@ -21,6 +22,20 @@ def test_a_follow_up_runs_only_what_is_new(engine: Engine) -> None:
     third = chat.send("And one more.").result()
     assert third.cached_tokens >= second.prompt_tokens + len(second.tokens)
     assert [m.role for m in chat.messages] == ["system"] + ["user", "assistant"] * 3
+
+
+def test_a_follow_up_takes_the_cache_over_and_copies_nothing(demo: Path) -> None:
+    with load(demo) as engine:
+        entries = engine._worker.prompt_cache._entries  # type: ignore[union-attr]
+        chat = engine.chat(options=SHORT)
+        chat.send("Name a colour.").result()
+        layers = [id(layer) for layer in entries[0].kv]
+        # Also after somebody else continued the conversation.
+        messages = [{"role": m.role, "content": m.text} for m in chat.messages]
+        engine.generate([*messages, {"role": "user", "content": "Why?"}], options=SHORT).result()
+        chat.send("Name another.").result()
+        assert [id(layer) for layer in entries[0].kv] == layers
+        assert len(entries) == 1
 
 
 def test_an_answer_in_unusual_tokens_is_still_cached(engine: Engine) -> None:
@@ -131,7 +146,7 @@ def test_what_the_template_refuses(engine: Engine) -> None:
         with pytest.raises(PromptError, match="part"):
             engine.generate([{"role": "user", "content": [part]}])
     with pytest.raises(PromptError, match="user message"):
-        engine.generate([{"role": "system", "content": "x"}], images=["x.png"])
+        engine.generate([{"role": "system", "content": "x"}], images=Image.new("RGB", (2, 2)))
     assert chat.messages == ()
 
 

@@ -101,8 +101,12 @@ def test_cancel_during_prefill_keeps_what_was_read(engine: Engine) -> None:
     end = generation.result()
     assert end.finish_reason == "cancelled"
     assert not end.tokens
-    again = engine.generate(prompt, options=GenerationOptions(max_tokens=1)).result()
+    again = engine.generate(prompt, options=GenerationOptions(max_tokens=6)).result()
     assert again.cached_tokens >= 200
+    engine._worker.prompt_cache.clear()  # type: ignore[union-attr]
+    cold = engine.generate(prompt, options=GenerationOptions(max_tokens=6)).result()
+    assert cold.cached_tokens == 0
+    assert again.tokens == cold.tokens
 
 
 def test_cancel_during_decode_loses_no_text(engine: Engine) -> None:
@@ -126,11 +130,11 @@ def test_cancel_during_decode_loses_no_text(engine: Engine) -> None:
 def test_cancel_at_random_moments(engine: Engine, seed: int) -> None:
     """Whenever it comes, an answer ends once, its text whole, and the next one is right."""
     rng = random.Random(seed)
-    prompt = "The quick brown fox"
-    expected = engine.generate(prompt, options=GenerationOptions(max_tokens=6)).result().tokens
+    words = rng.choices(LONG.split(), k=200)
     reasons = []
-    for i in range(300):
-        long = f"{i} {' '.join(rng.choices(LONG.split(), k=rng.randrange(1, 40)))}"
+    for _ in range(300):
+        # Starts of one text: each continues what was left by those cancelled before it.
+        long = " ".join(words[: rng.randrange(1, 40)] + rng.choices(words, k=rng.randrange(4)))
         options = GenerationOptions(max_tokens=rng.randrange(1, 8), prefill_step_size=16)
         generation = engine.generate(long, options=options)
         timer = threading.Timer(rng.random() * 0.15, generation.cancel)
@@ -142,10 +146,14 @@ def test_cancel_at_random_moments(engine: Engine, seed: int) -> None:
         assert isinstance(end, Finished)
         assert "".join(e.text for e in events) == end.answer
         reasons.append(end.finish_reason)
-    assert reasons.count("cancelled") > 20
-    assert engine.generate(prompt, options=GenerationOptions(max_tokens=6)).result().tokens == (
-        expected
-    )
+    assert "cancelled" in reasons
+    for length in (10, 20, 30, 39):
+        prompt = " ".join(words[:length])
+        warm = engine.generate(prompt, options=GenerationOptions(max_tokens=6)).result()
+        assert warm.cached_tokens > 0
+        engine._worker.prompt_cache.clear()  # type: ignore[union-attr]
+        cold = engine.generate(prompt, options=GenerationOptions(max_tokens=6)).result()
+        assert warm.tokens == cold.tokens
 
 
 def test_cancel_before_its_turn(engine: Engine) -> None:
@@ -218,6 +226,14 @@ def test_emoji_are_never_broken(engine: Engine) -> None:
         {"top_logprobs": 101},
         {"max_context": 1},
         {"kv_bits": 3},
+        {"kv_bits": 4.0},
+        {"temperature": 10**400},
+        {"seed": 10**5000},
+        {"penalty_context": 2**31},
+        {"stop": 5},
+        {"logit_bias": [(1, 2.0)]},
+        {"logit_bias": {5: 2.0**200}},
+        {"logprobs": "no"},
         {"kv_group_size": 48},
         {"quantized_kv_start": -1},
         {"prefill_step_size": 0},
@@ -241,14 +257,31 @@ def test_requests_that_this_model_cannot_answer(engine: Engine, tmp_path: Path) 
         ask("x", logit_bias={49152: 1.0})
     with pytest.raises(OptionError, match="kv_group_size must divide"):
         ask("x", kv_bits=8, kv_group_size=128)
-    with pytest.raises(RequestError, match="vocabulary"):
+    with pytest.raises(RequestError, match="from 0 to 49151"):
         ask([49152])
     with pytest.raises(PromptError, match="half a character"):
         engine.tokenize("\udcff")
     for prompt in ("a\udcff", [{"role": "user", "content": "\ud800"}]):
         with pytest.raises(PromptError, match="half a character"):
             ask(prompt)
-    for prompt in ("", [], None, 5, [{"role": "user"}], [{"role": "bishop", "content": "x"}]):
+    with pytest.raises(OptionError, match="GenerationOptions"):
+        engine.generate("x", options={"max_tokens": 3})  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match="takes a Request"):
+        engine.submit("x")  # type: ignore[arg-type]
+    with pytest.raises(PromptError):
+        engine.tokenize(b"x")  # type: ignore[arg-type]
+    for images in (5, [5], [None], [[]], object()):
+        with pytest.raises(ImageError):
+            ask("x", images)
+    for prompt in (
+        b"bytes",
+        "",
+        [],
+        None,
+        5,
+        [{"role": "user"}],
+        [{"role": "bishop", "content": "x"}],
+    ):
         with pytest.raises(PromptError):
             ask(prompt)
     with pytest.raises(ImageError, match="text only"):
@@ -322,12 +355,55 @@ import sys
 assert "mlx_vlm" not in sys.modules
 {{}}
 """
-    for ending in ("engine.close()", "pass", "engine.generate('Hello ' * 500)", "1 / 0"):
-        run = subprocess.run(
-            [sys.executable, "-c", script.format(ending)], capture_output=True, text=True
-        )
+    endings = {e: script.format(e) for e in ("engine.close()", "pass", "1 / 0")}
+    endings["while generating"] = script.format("engine.generate('Hello ' * 500)")
+    endings["while loading"] = f"""
+import threading, time
+from engine import load
+threading.Thread(target=load, args=({str(demo)!r},), daemon=True).start()
+time.sleep(2.5)
+"""
+    endings["after a failed load"] = """
+from engine import CheckpointError, load
+for _ in range(3):
+    try:
+        load("/nowhere")
+    except CheckpointError:
+        pass
+"""
+    for ending, code in endings.items():
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert run.returncode == (ending == "1 / 0"), (ending, run.stderr)
         assert "terminate" not in run.stderr
+
+
+def test_a_callback_that_fails_ends_nothing_else(demo: Path) -> None:
+    def fail(_: Finished) -> None:
+        raise RuntimeError("the callback's own fault")
+
+    engine = load(demo)
+    running = engine.generate(LONG, options=GenerationOptions(max_tokens=500))
+    broken = engine.submit(Request("Hello"), on_finish=fail)
+    waiting = engine.submit(Request("Hello"))
+    engine.close()
+    for generation in (running, broken, waiting):
+        assert generation.result(timeout=60).finish_reason == "cancelled"
+
+
+def test_nothing_keeps_a_closed_model_in_memory(demo: Path) -> None:
+    engine = load(demo)
+    kit = engine._worker.kit
+    model = weakref.ref(kit.text_model)
+    good = engine.generate("Hello", options=GenerationOptions(max_tokens=2))
+    good.result()
+    kit.make_cache = lambda: [object()]  # type: ignore
+    engine._worker.prompt_cache.clear()  # type: ignore[union-attr]
+    failed = engine.generate("Hello")
+    assert list(failed)[-1].error is not None  # type: ignore[union-attr]
+    engine.close()
+    del kit
+    gc.collect()
+    assert model() is None
 
 
 def test_an_engine_nobody_holds_ends_its_thread(demo: Path) -> None:

@@ -207,6 +207,15 @@ def test_messages_carry_pictures_in_every_form(seeing: Engine) -> None:
     assert len({g.result().tokens for g in generations}) == 1
 
 
+def test_pictures_belong_to_the_last_user_message(seeing: Engine) -> None:
+    """Also when an earlier one says the same."""
+    question = {"role": "user", "content": "What is this?"}
+    messages = [question, {"role": "assistant", "content": "No idea."}, question]
+    generation = seeing.generate(messages, [CAT], SHORT)
+    assert generation.prompt.spans[0].start > len(seeing.tokenize("What is this? No idea."))
+    generation.result()
+
+
 def _text(text: str) -> dict[str, str]:
     return {"type": "text", "text": text}
 

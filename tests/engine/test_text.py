@@ -202,6 +202,13 @@ def test_top_logprobs_are_the_likeliest(engine: Engine) -> None:
         assert delta.top_logprobs[0] == (delta.token, delta.logprob)  # greedy
 
 
+def test_no_top_p_and_no_temperature_are_greedy(engine: Engine) -> None:
+    expected = engine.generate("The sky is", options=GenerationOptions(max_tokens=6)).result()
+    for options in ({"temperature": 2.0, "top_p": 0.0}, {"temperature": 1e-310}):
+        chosen = engine.generate("The sky is", options=GenerationOptions(max_tokens=6, **options))
+        assert chosen.result().tokens == expected.tokens
+
+
 @pytest.mark.parametrize("bits", [4, 8])
 def test_kv_quantization_equals_mlx_lm(fresh: Engine, alone: Any, seed: int, bits: int) -> None:
     prompt = sentence(seed, 20)
@@ -210,6 +217,11 @@ def test_kv_quantization_equals_mlx_lm(fresh: Engine, alone: Any, seed: int, bit
     )
     extra = {"kv_bits": bits, "kv_group_size": 32, "quantized_kv_start": 0}
     assert ours(fresh, prompt, options) == theirs(alone, prompt, max_tokens=8, **extra)
+    # Nor is one that was quantized later than a cold run would be.
+    late = GenerationOptions(max_tokens=2, kv_bits=bits, kv_group_size=32, quantized_kv_start=15)
+    fresh.generate(prompt, options=late).result()
+    start = fresh.tokenize(prompt)[:10]
+    assert fresh.generate(start, options=late).result().cached_tokens == 0
     # A cache of other precision is no prefix of this one.
     plain = fresh.generate(prompt, options=GenerationOptions(max_tokens=2)).result()
     assert plain.cached_tokens == 0
@@ -220,9 +232,10 @@ def test_prefill_steps_change_nothing_but_rounding(fresh: Engine, seed: int) -> 
     whole = GenerationOptions(max_tokens=8)
     steps = GenerationOptions(max_tokens=8, prefill_step_size=7)
     with_steps = fresh.generate(prompt, options=steps).result()
-    prompt_again = fresh.generate(prompt + " ", options=whole)
-    prompt_again.result()
-    assert with_steps.tokens == fresh.generate(prompt, options=whole).result().tokens
+    fresh._worker.prompt_cache.clear()  # type: ignore[union-attr]
+    at_once = fresh.generate(prompt, options=whole).result()
+    assert (with_steps.cached_tokens, at_once.cached_tokens) == (0, 0)
+    assert with_steps.tokens == at_once.tokens
 
 
 def test_trimmed_caches_are_exact(alone: Any, seed: int) -> None:

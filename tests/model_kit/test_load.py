@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tiny
 from mlx.utils import tree_flatten
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from model_kit import inspect_checkpoint, load_model_kit
 from model_kit.kit import ModelKit
@@ -97,6 +97,19 @@ def test_shards_and_one_file_are_the_same(tmp_path: Path, seed: int, demo: Path)
     assert relative_error(shards, model, some_tokens(seed)) <= 2e-5
     a, b = (dict(tree_flatten(k.text_model.parameters())) for k in (whole, shards))
     assert all(mx.array_equal(a[name], b[name]) for name in a)
+
+
+def test_the_index_decides_which_files_count(tmp_path: Path, seed: int, demo: Path) -> None:
+    model = tiny.text_model(seed)
+    folder = tiny.save(model, tmp_path / "shards [of 4]", demo, max_shard_size="2MB")
+    index = folder / "model.safetensors.index.json"
+    text = index.read_text()
+    for file in sorted(folder.glob("model-*.safetensors")):
+        stale = {name: w * 0 + 1 for name, w in load_file(file).items()}
+        save_file(stale, folder / f"model-old-{file.name}", metadata={"format": "pt"})
+        file.rename(folder / file.name.replace("model-", "part-"))
+    index.write_text(text.replace('"model-', '"part-'))
+    assert relative_error(load_model_kit(folder), model, some_tokens(seed)) <= 2e-5
 
 
 @pytest.mark.parametrize("per_layer", [False, True])
@@ -270,6 +283,46 @@ BROKEN = {
         errors.UnsupportedCheckpoint,
         "attention_factor",
     ),
+    "rope theta of zero": (
+        _config(rope_parameters={"rope_type": "default", "rope_theta": 0}),
+        errors.CheckpointError,
+        "rope_theta",
+    ),
+    "yarn with half of its scales": (
+        _config(rope_parameters={**ROPES["yarn"], "mscale": 0.7}),
+        errors.UnsupportedCheckpoint,
+        "mscale",
+    ),
+    "another activation": (
+        _config(hidden_act="gelu"),
+        errors.UnsupportedCheckpoint,
+        "hidden_act 'gelu'",
+    ),
+    "a decoder that is not exact yet": (
+        _config(model_type="gemma"),
+        errors.UnsupportedCheckpoint,
+        "gemma is not exact",
+    ),
+    "a decoder that lacks its package": (
+        _config(model_type="olmo"),
+        errors.UnsupportedCheckpoint,
+        "olmo",
+    ),
+    "no positions at all": (
+        _config(max_position_embeddings=0),
+        errors.CheckpointError,
+        "max_position_embeddings",
+    ),
+    "a weight of whole numbers": (
+        _weights(lambda w: w.update({NORM: w[NORM].int()})),
+        errors.UnexpectedDtype,
+        "model.norm.weight holds .*int32",
+    ),
+    "the same weights twice": (
+        lambda f: shutil.copy(f / "model.safetensors", f / "model-2.safetensors") and None,
+        errors.BrokenWeights,
+        "more than one file",
+    ),
     "quantization without bits": (
         _config(quantization={"group_size": 64}),
         errors.BrokenConfig,
@@ -312,6 +365,26 @@ BROKEN = {
         errors.BrokenIndex,
         "absent.weight",
     ),
+    "index nests too deep": (
+        _text("model.safetensors.index.json", "[" * 100_000),
+        errors.BrokenIndex,
+        "index.json",
+    ),
+    "generation config is a folder": (
+        lambda f: (f / "generation_config.json").unlink() or (f / "generation_config.json").mkdir(),
+        errors.BrokenConfig,
+        "generation_config.json",
+    ),
+    "quantization of another kind": (
+        _config(quantization_config=True),
+        errors.BrokenConfig,
+        "config.json",
+    ),
+    "tokenizer that fails when used": (
+        _text("tokenizer_config.json", '{"model_max_length": {}}'),
+        errors.BrokenTokenizer,
+        "tokenizer",
+    ),
     "index points outside": (
         _index({NORM: "../model.safetensors"}),
         errors.BrokenIndex,
@@ -343,6 +416,29 @@ def test_a_broken_checkpoint_is_named(fault: str, sound: Path, tmp_path: Path) -
     assert "\n" not in str(caught.value)
     with pytest.raises(error):
         inspect_checkpoint(folder)
+
+
+JUNK: list[Any] = [None, True, 0, -1, 3, 10**12, 1.5, "x", "", [], [1], {}, {"a": 1}, [[]]]
+
+
+def test_junk_in_any_field(sound: Path, tmp_path: Path, seed: int) -> None:
+    """A config either loads or is refused with a typed error, whatever stands in it."""
+    rng = random.Random(seed)
+    folder = shutil.copytree(sound, tmp_path / "junk")
+    config = json.loads((folder / "config.json").read_text())
+    fields = [*config, "quantization", "quantization_config", "rope_scaling", "text_config"]
+    fields += ["vision_config", "eos_token_id", "rope_theta", "layer_types", "head_dim"]
+    refused = 0
+    for _ in range(150):
+        name, value = rng.choice(fields), rng.choice(JUNK)
+        tiny.write_config(folder, {**config, name: value})
+        try:
+            inspect_checkpoint(folder)
+        except errors.CheckpointError:
+            refused += 1
+        except Exception as error:
+            raise AssertionError(f"{name}={value!r}") from error
+    assert refused > 30
 
 
 def test_a_missing_folder(tmp_path: Path) -> None:

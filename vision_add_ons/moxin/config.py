@@ -89,4 +89,6 @@ def placeholder_id(config: dict[str, Any]) -> int:
     chosen = next((token for token in named if token is not None), 32000)
     # Only a filler: the rows replace it before the decoder sees it. It must still be a token that
     # the decoder could embed, because all of the prompt is looked up at once.
+    if type(chosen) is not int:
+        raise BrokenConfig(f"image_token_index must be a token id, not {chosen!r}")
     return chosen if 0 <= chosen < text["vocab_size"] else 0

@@ -1,5 +1,6 @@
 """From an RGB picture to the normalised pixels of each tower, as Prismatic's transforms do it."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,6 +127,8 @@ def _recipes(saved: dict[str, Any], config: dict[str, Any], size: int) -> list[P
     for mean, std in zip(map(_triple, means), map(_triple, stds), strict=True):
         # The original code fills with each tower's own mean; the processor saved with a converted
         # checkpoint has one fill for both.
+        if min(std) <= 0:
+            raise ValueError(f"stds must be above 0, not {std}")
         red, green, blue = _triple(saved.get("tvf_letterbox_fill") or [255 * m for m in mean])
         recipes.append(PixelRecipe(size, strategy, mean, std, (int(red), int(green), int(blue))))
     if len(recipes) != 2:
@@ -135,4 +138,6 @@ def _recipes(saved: dict[str, Any], config: dict[str, Any], size: int) -> list[P
 
 def _triple(values: Iterable[float]) -> Triple:
     red, green, blue = map(float, values)
+    if not all(map(math.isfinite, (red, green, blue))):
+        raise ValueError(f"{values} are no colours")
     return red, green, blue
