@@ -72,7 +72,7 @@ class PromptBuilder:
             built = self._place(tokens, load_pictures(images), None)
         elif not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray | memoryview):
             raise PromptError("a prompt is a text, a list of token ids or a list of messages")
-        elif prompt and all(type(t) is int for t in prompt):
+        elif prompt and all(isinstance(t, int) and not isinstance(t, bool) for t in prompt):
             built = self._place([int(t) for t in prompt], load_pictures(images), None)
         else:
             built = self._from_messages(read_messages(prompt, images))
@@ -127,10 +127,10 @@ class PromptBuilder:
             if starts is None:
                 return self._place_by_parts(text, places, pictures)
             tokens, starts = self._reuse_answers(messages, text, tokens, starts)
-        positions = [bisect_left(starts, place) for place in places]
-        borders = [*starts, len(text)]
-        if any(borders[i] != place for i, place in zip(positions, places, strict=True)):
-            return self._place_by_parts(text, places, pictures)
+            positions = [bisect_left(starts, place) for place in places]
+            borders = [*starts, len(text)]
+            if any(borders[i] != place for i, place in zip(positions, places, strict=True)):
+                return self._place_by_parts(text, places, pictures)
         return self._place(tokens, pictures, positions)
 
     def _render(self, messages: list[Message], markers: list[str]) -> str:

@@ -219,8 +219,7 @@ class _Answer:
         if not length or (failed and length != self.cached):
             return
         key = [*self.prompt.key, *self.fed][:length]
-        # Rows of half a picture would never be found again: no prompt is cut inside one.
-        if len(key) == length:
+        if len(key) == length:  # else it holds a token that nobody was told
             self.cache.put(key, self.kv or [], self.options.kv_variant, self.owner)
 
     def _finished(self, reason: FinishReason, error: BaseException | None) -> Finished:

@@ -41,6 +41,8 @@ def _model_classes(folder: Path, config: CheckpointConfig) -> tuple[type[nn.Modu
             # mlx-lm hands over every model*.safetensors that lies in the folder; which of them
             # count, and for which tensors, is the index's to say.
             weights = select_decoder(weights_of_checkpoint, config.decoder_prefixes)
+            # This class lives as long as the model: it must not hold what sanitize replaces.
+            weights_of_checkpoint.clear()
             return super().sanitize(weights) if hasattr(super(), "sanitize") else weights
 
         def load_weights(self, weights: Any, strict: bool = True) -> nn.Module:
