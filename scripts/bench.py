@@ -10,6 +10,7 @@ compared. Each row says what it aims at; the exit status is 1 if a row misses it
 
 import argparse
 import gc
+import itertools
 import json
 import platform
 import statistics
@@ -25,7 +26,6 @@ from model_kit.blas import preload_openblas
 
 preload_openblas()
 
-import itertools
 
 import mlx.core as mx  # noqa: E402
 from mlx_lm import load as mlx_lm_load  # noqa: E402
