@@ -110,8 +110,8 @@ class Worker:
             pass
 
     def _answer_next(self, runner: "Runner") -> bool:
-        # A frame of its own: while it waits, the thread must not hold the previous generation,
-        # which holds the engine.
+        # A frame of its own: while it waits, the thread must not hold the previous generation and
+        # its pictures.
         generation = self._next()
         if generation is None:
             return False

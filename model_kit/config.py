@@ -10,7 +10,6 @@ that defined it, then written in the fields that the mlx-lm class has.
 import dataclasses
 import difflib
 import importlib
-import json
 import math
 import re
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from vision_add_ons.errors import (
     UnknownModelType,
     UnsupportedCheckpoint,
 )
+from vision_add_ons.json_files import read_json, read_json_if_there
 from vision_add_ons.registry import find_add_on, registered
 
 # Those whose mlx-lm form was compared with transformers'; others are refused rather than guessed.
@@ -62,17 +62,6 @@ class CheckpointConfig:
     """Positions the model was made for; None if the config does not say."""
     assumed: list[str] = field(default_factory=list)
     """One line for each value the config left out and a default was taken for."""
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Parse one JSON object. Raises `BrokenConfig`."""
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise BrokenConfig(f"{file} is not readable JSON ({error}); fetch it again") from error
-    if not isinstance(value, dict):
-        raise BrokenConfig(f"{file} must hold a JSON object, not a {type(value).__name__}")
-    return value
 
 
 def read_config(folder: Path, decoder_only: bool = False) -> CheckpointConfig:
@@ -159,6 +148,11 @@ def decoder_module(model_type: str) -> Any:
     )
 
 
+def _model_fields(model_type: str) -> set[str]:
+    """The config fields that the mlx-lm class of a model type reads."""
+    return {f.name for f in dataclasses.fields(decoder_module(model_type).ModelArgs)}
+
+
 def _decoder_types() -> frozenset[str]:
     """The model types that mlx-lm has a class for: some of its modules are only helpers."""
     import mlx_lm.models
@@ -187,7 +181,7 @@ def _resolve(model_type: str, text: dict[str, Any], assumed: list[str]) -> dict[
         if name not in plain:  # then transformers' class ignores it, and mlx-lm's would not
             resolved.pop(name, None)
     _check_fields(model_type, resolved, plain)
-    wanted = {f.name for f in dataclasses.fields(decoder_module(model_type).ModelArgs)}
+    wanted = _model_fields(model_type)
     if "sliding_window_pattern" in wanted and "layer_types" not in wanted:
         _layer_pattern(model_type, resolved)
     resolved["rope_parameters"] = defaults.get("rope_parameters") or text.get("rope_parameters")
@@ -199,7 +193,7 @@ def _resolve(model_type: str, text: dict[str, Any], assumed: list[str]) -> dict[
 
 def _check_fields(model_type: str, resolved: dict[str, Any], defaults: dict[str, Any]) -> None:
     """Refuse what transformers would compute and mlx-lm's class leaves out."""
-    fields = {f.name for f in dataclasses.fields(decoder_module(model_type).ModelArgs)}
+    fields = _model_fields(model_type)
     for name, spellings in BUILT_IN_ACTIVATIONS.items():
         built_in, asked = defaults.get(name), resolved.get(name)
         if built_in in spellings and asked is not None and asked not in spellings:
@@ -232,7 +226,7 @@ def _brief(value: Any) -> str:
 
 def _for_mlx_lm(model_type: str, resolved: dict[str, Any]) -> dict[str, Any]:
     """Write the rotary embedding's parameters in the fields that the mlx-lm class has."""
-    fields = {f.name for f in dataclasses.fields(decoder_module(model_type).ModelArgs)}
+    fields = _model_fields(model_type)
     config = dict(resolved)
     rope = dict(config.get("rope_parameters") or {})
     if "type" in rope:
@@ -310,9 +304,7 @@ def _quantization(
 
 
 def _eos_token_ids(folder: Path, *configs: dict[str, Any]) -> set[int]:
-    sources = list(configs)
-    if (folder / "generation_config.json").is_file():
-        sources.append(read_json(folder / "generation_config.json"))
+    sources = [*configs, read_json_if_there(folder / "generation_config.json")]
     ids: set[int] = set()
     for source in sources:
         value = source.get("eos_token_id")

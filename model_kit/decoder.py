@@ -9,7 +9,7 @@ import mlx.nn as nn
 
 from model_kit.config import CheckpointConfig, decoder_module
 from vision_add_ons.errors import MissingWeight
-from vision_add_ons.weights import check_weights, parameters, read_weights
+from vision_add_ons.weights import check_weights, parameters
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage's name, how much of it is done, and its total."""
@@ -30,11 +30,12 @@ def select_decoder(weights: dict[str, mx.array], prefixes: tuple[str, ...]) -> d
     return chosen
 
 
-def _model_classes(folder: Path, config: CheckpointConfig) -> tuple[type[nn.Module], type]:
+def _model_classes(
+    config: CheckpointConfig, weights_of_checkpoint: dict[str, mx.array]
+) -> tuple[type[nn.Module], type]:
     """mlx-lm's classes for the decoder, told to read our config and to name what is wrong."""
     module = decoder_module(config.decoder_type)
     prefix = next((p for p in config.decoder_prefixes if p), "")
-    weights_of_checkpoint = read_weights(folder)
 
     class Decoder(module.Model):  # type: ignore[name-defined]
         def sanitize(self, _: dict[str, mx.array]) -> dict[str, mx.array]:
@@ -59,10 +60,13 @@ def _model_classes(folder: Path, config: CheckpointConfig) -> tuple[type[nn.Modu
     return Decoder, DecoderArgs
 
 
-def build_decoder(folder: Path, config: CheckpointConfig) -> nn.Module:
+def build_decoder(
+    folder: Path, config: CheckpointConfig, weights: dict[str, mx.array]
+) -> nn.Module:
     """The text decoder of a checkpoint folder, its weights not yet read.
 
-    Raises `WeightsNotFound`, `MissingWeight`, `UnexpectedWeight` or `UnexpectedShape`, and whatever
+    `weights` are the folder's, by `read_weights`; the dictionary is emptied on the way.
+    Raises `MissingWeight`, `UnexpectedWeight` or `UnexpectedShape`, and whatever
     mlx-lm's classes trip over in a config that makes no sense.
     """
     from mlx_lm.utils import load_model
@@ -73,7 +77,7 @@ def build_decoder(folder: Path, config: CheckpointConfig) -> nn.Module:
         lazy=True,
         strict=False,  # ours is stricter, and finds shards by any name
         model_config=overrides,
-        get_model_classes=lambda **_: _model_classes(folder, config),
+        get_model_classes=lambda **_: _model_classes(config, weights),
     )
     return model
 

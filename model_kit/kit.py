@@ -20,6 +20,7 @@ from vision_add_ons.errors import (
     CheckpointNotFound,
     SightlineError,
 )
+from vision_add_ons.weights import read_weights
 
 if TYPE_CHECKING:
     from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -102,9 +103,10 @@ def _build(folder: Path, *, decoder_only: bool = False, vocab_only: bool = False
         folder.is_dir()
     with _following(folder, BrokenConfig, "config.json describes no model that can be built"):
         config = read_config(folder, decoder_only=decoder_only or vocab_only)
-        report = make_report(folder, config, decoder_only, vocab_only)
+        weights = {} if vocab_only else read_weights(folder)
+        report = make_report(folder, config, weights, decoder_only)
         if not vocab_only:
-            text_model = build_decoder(folder, config)
+            text_model = build_decoder(folder, config, weights)
             limit = context_limit(text_model, config)
             if limit != config.max_context:
                 config.max_context = report.max_context = limit

@@ -10,7 +10,6 @@ import mlx.core as mx
 from model_kit.config import CheckpointConfig
 from model_kit.decoder import select_decoder
 from vision_add_ons.registry import import_path
-from vision_add_ons.weights import read_weights
 
 
 @dataclass
@@ -84,12 +83,11 @@ def memory_there() -> int | None:
 
 
 def make_report(
-    folder: Path, config: CheckpointConfig, decoder_only: bool = False, vocab_only: bool = False
+    folder: Path, config: CheckpointConfig, weights: dict[str, mx.array], decoder_only: bool = False
 ) -> LoadReport:
-    """Describe what a load takes in, from headers alone. Raises what `read_weights` raises."""
-    weights = {} if vocab_only else read_weights(folder)
-    decoder = {} if vocab_only else select_decoder(weights, config.decoder_prefixes)
-    sees = config.add_on is not None and not (decoder_only or vocab_only)
+    """Describe what a load takes in; `weights` are what it reads, none for the vocabulary alone."""
+    decoder = select_decoder(weights, config.decoder_prefixes) if weights else {}
+    sees = config.add_on is not None and bool(weights) and not decoder_only
     decoder_bytes = sum(w.nbytes for w in decoder.values())
     vision_bytes = sum(w.nbytes for w in weights.values()) - decoder_bytes
     if not sees:

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model_kit.config import CheckpointConfig, read_json
+from model_kit.config import CheckpointConfig
 from model_kit.sentencepiece_bpe import FILE, load_sentencepiece
+from vision_add_ons.json_files import read_json_if_there
 
 if TYPE_CHECKING:
     from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -36,8 +37,7 @@ def cover_vocabulary(tokenizer: "TokenizerWrapper", vocab_size: int) -> None:
 def _from_sentencepiece(folder: Path, config: CheckpointConfig) -> "TokenizerWrapper":
     from mlx_lm.tokenizer_utils import SPMStreamingDetokenizer, TokenizerWrapper
 
-    file = folder / "tokenizer_config.json"
-    settings = read_json(file) if file.is_file() else {}
+    settings = read_json_if_there(folder / "tokenizer_config.json")
     return TokenizerWrapper(
         load_sentencepiece(folder, settings),
         SPMStreamingDetokenizer,
@@ -70,11 +70,9 @@ def _with_template(
 
 def _chat_template(folder: Path, config: CheckpointConfig) -> str | None:
     # Processors of transformers 4 kept the template in a file that its tokenizers do not read.
-    file = folder / "chat_template.json"
-    if file.is_file():
-        template = read_json(file).get("chat_template")
-        if isinstance(template, str):
-            return template
+    template = read_json_if_there(folder / "chat_template.json").get("chat_template")
+    if isinstance(template, str):
+        return template
     if config.add_on is not None:
         template = config.add_on.default_chat_template(config.raw, folder)
         if template is not None:

@@ -21,21 +21,14 @@ from vision_add_ons.errors import (
 INDEX = "model.safetensors.index.json"
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint: those its index names, else `model*.safetensors`.
-
-    Raises `WeightsNotFound` or `BrokenIndex`.
-    """
-    index = folder / INDEX
-    if not index.exists():
-        files = sorted(folder.glob("model*.safetensors"))
-        if not files:
-            raise WeightsNotFound(
-                f"no model.safetensors in {folder}; the folder must hold the weights in "
-                "safetensors form (pickle files are never loaded)"
-            )
-        return files
-    return [folder / name for name in sorted(set(_weight_map(index).values()))]
+def _files_without_index(folder: Path) -> list[Path]:
+    files = sorted(folder.glob("model*.safetensors"))
+    if not files:
+        raise WeightsNotFound(
+            f"no model.safetensors in {folder}; the folder must hold the weights in "
+            "safetensors form (pickle files are never loaded)"
+        )
+    return files
 
 
 def _weight_map(index: Path) -> dict[str, str]:
@@ -60,12 +53,16 @@ def _weight_map(index: Path) -> dict[str, str]:
 def read_weights(folder: Path) -> dict[str, mx.array]:
     """All tensors of a checkpoint by name. Lazy: only the files' headers are read here.
 
+    Where there is an index, it says which files count and for which tensors; else all of
+    `model*.safetensors` do.
+
     Raises `WeightsNotFound`, `BrokenIndex` or `BrokenWeights`.
     """
     index = folder / INDEX
     home = _weight_map(index) if index.exists() else {}
     weights: dict[str, mx.array] = {}
-    for file in weight_files(folder):
+    indexed = [folder / name for name in sorted(set(home.values()))]
+    for file in indexed or _files_without_index(folder):
         try:
             tensors = mx.load(str(file), format="safetensors")
         except (RuntimeError, ValueError, OSError) as error:

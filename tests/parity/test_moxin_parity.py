@@ -10,6 +10,7 @@ from PIL import Image
 from model_kit.config import read_config
 from model_kit.decoder import build_decoder
 from vision_add_ons.moxin import MoxinAddOn, ViTConfig, load_vit_encoder
+from vision_add_ons.weights import read_weights
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -169,7 +170,9 @@ class Reference:
 
 
 def load_ours(folder, config):
-    return MoxinAddOn(folder, config), build_decoder(folder, read_config(folder))
+    return MoxinAddOn(folder, config), build_decoder(
+        folder, read_config(folder), read_weights(folder)
+    )
 
 
 def our_logits(add_on, decoder, tokens, photos, positions):

@@ -1,7 +1,5 @@
 """What config.json says about a Moxin checkpoint, and what it must say for us to serve it."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 from vision_add_ons.errors import BrokenConfig, UnsupportedCheckpoint
@@ -26,19 +24,6 @@ DECODER_DEFAULTS: dict[str, Any] = {
     "rope_theta": 10000.0,
     "tie_word_embeddings": False,
 }
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of the checkpoint, empty if there is no such file. Raises `BrokenConfig`."""
-    if not path.exists():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise BrokenConfig(f"{path} is not readable JSON ({error}); fetch it again") from error
-    if not isinstance(found, dict):
-        raise BrokenConfig(f"{path} must hold a JSON object; fetch it again")
-    return found
 
 
 def check_served(config: dict[str, Any]) -> None:

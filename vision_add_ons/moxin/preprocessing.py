@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from vision_add_ons.errors import BrokenConfig, ImageError, UnsupportedCheckpoint
-from vision_add_ons.moxin.config import read_json
+from vision_add_ons.json_files import read_json_if_there
 
 Triple = tuple[float, float, float]
 
@@ -99,7 +99,7 @@ def read_recipes(folder: Path, config: dict[str, Any], size: int) -> list[PixelR
     Raises `BrokenConfig`, or `UnsupportedCheckpoint` naming the field.
     """
     path = folder / "preprocessor_config.json"
-    saved = read_json(path)
+    saved = read_json_if_there(path)
     try:
         return _recipes(saved, config, size)
     except (TypeError, ValueError, AttributeError) as error:

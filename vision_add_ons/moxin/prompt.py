@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from vision_add_ons.moxin.config import read_json
+from vision_add_ons.json_files import read_json_if_there
 
 # Messages are trimmed, and an empty answer stands as one space, as in Prismatic's prompt builders.
 # `images` holds the marker strings of a turn's pictures.
@@ -42,6 +42,6 @@ def chat_template(config: dict[str, Any], folder: Path) -> str:
 def has_own_template(folder: Path) -> bool:
     """Whether the checkpoint brings a chat template, in any of the places where one may be."""
     return (folder / "chat_template.jinja").exists() or any(
-        read_json(folder / name).get("chat_template")
+        read_json_if_there(folder / name).get("chat_template")
         for name in ("chat_template.json", "tokenizer_config.json")
     )
