@@ -112,7 +112,8 @@ def test_warm_follow_up_equals_mlx_lm_handed_the_same_cache(
     cache = make_prompt_cache(model)
     assert theirs(alone, first, max_tokens=12, prompt_cache=cache)[0] == answer
     history = first + answer
-    assert cache[0].offset == len(history)
+    # mlx-lm runs the end token of an answer too; what follows here does not continue from it.
+    trim_prompt_cache(cache, cache[0].offset - len(history))
     new = tokenizer.encode(" And then: " + sentence(seed + 1, 10))
     expected = theirs(alone, new, max_tokens=12, prompt_cache=cache)
     generation = fresh.generate(history + new, options=options)
