@@ -100,7 +100,7 @@ class Engine:
         if not isinstance(options, GenerationOptions):
             raise OptionError(f"options are GenerationOptions, not {type(options).__name__}")
         self._check(options)
-        prompt = self._builder().build(request.prompt, request.images)
+        prompt = self._builder().build(request.prompt, request.images, options.max_image_size)
         limit = options.context_limit(self._max_context)
         if limit is not None and len(prompt.tokens) >= limit:
             raise ContextExceeded(

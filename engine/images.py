@@ -96,6 +96,23 @@ class LoadedPicture:
         if self._decode is not None:
             self._pixels = None
 
+    def within(self, longest: int | None) -> "LoadedPicture":
+        """The picture with its longer side at most `longest` pixels; itself if it is already.
+
+        Bicubic, with the sides' ratio kept as far as whole pixels allow.
+        """
+        if longest is None or max(self.size) <= longest:
+            return self
+        scale = longest / max(self.size)
+        width, height = (max(1, round(side * scale)) for side in self.size)
+
+        def shrunk() -> Image.Image:
+            small = self.pixels().resize((width, height), Image.Resampling.BICUBIC)
+            self.release()
+            return small
+
+        return LoadedPicture(shrunk(), shrunk)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, LoadedPicture) and self.digest == other.digest
 

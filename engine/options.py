@@ -49,6 +49,9 @@ class GenerationOptions:
     prefill_step_size: int = 2048
     """Prompt tokens run at once; cancelling waits for at most one such step."""
 
+    max_image_size: int | None = None
+    """Shrink pictures whose longer side has more pixels than this, before anything else."""
+
     def __post_init__(self) -> None:
         stop = (self.stop,) if isinstance(self.stop, str) else self.stop or ()
         if not isinstance(stop, Sequence) or not all(isinstance(s, str) and s for s in stop):
@@ -77,6 +80,8 @@ class GenerationOptions:
             _integer("seed", self.seed, 0, 2**64 - 1)
         if self.max_context is not None:
             _integer("max_context", self.max_context, 2)
+        if self.max_image_size is not None:
+            _integer("max_image_size", self.max_image_size, 1)
         if self.kv_bits is not None:
             _integer("kv_bits", self.kv_bits, 2, 8)
         if self.kv_bits not in (None, 2, 4, 8):

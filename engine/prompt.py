@@ -1,5 +1,6 @@
 """Messages and pictures become a `Prompt`: token ids with placeholders, spans, cache key."""
 
+import hashlib
 import secrets
 import threading
 from bisect import bisect_left
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.images import LoadedPicture, load_pictures
 from engine.messages import Message, read_messages
-from vision_add_ons.base import ImageSpan
+from vision_add_ons.base import ExpandedPrompt
 from vision_add_ons.errors import ImageError, PromptError
 
 if TYPE_CHECKING:
@@ -19,22 +20,23 @@ if TYPE_CHECKING:
 PROBE = "Probe: naïve  text,\n\twith <n>, 日本 and 🦊"
 
 
-@dataclass
-class Prompt:
-    """Token ids with one placeholder id per embedding row, and where the pictures' rows stand."""
-
-    tokens: list[int]
-    spans: tuple[ImageSpan, ...] = ()
+@dataclass(frozen=True)
+class Prompt(ExpandedPrompt):
+    """An expanded prompt and what the prompt cache knows it by."""
 
     @cached_property
     def key(self) -> list[Hashable]:
         """What the prompt cache compares: ids, with a picture's digest in place of its ids.
 
-        Two pictures of one size make the same placeholders, so the ids alone would not do.
+        Two pictures of one size make the same placeholders, so the ids alone would not do. Where
+        tokens see each other whole, each stands for all of them.
         """
         key: list[Hashable] = list(self.tokens)
         for span in self.spans:
             key[span.start : span.end] = [span.picture.digest] * span.length
+        for start, end in self.bidirectional:
+            whole = hashlib.sha256(repr(key[start:end]).encode()).hexdigest()
+            key[start:end] = [whole] * (end - start)
         return key
 
     def cut(self, length: int) -> int:
@@ -60,22 +62,31 @@ class PromptBuilder:
         same = backend and backend.encode(PROBE, add_special_tokens=False).ids
         self._backend = backend if same == self._encode(PROBE) else None
 
-    def build(self, prompt: str | Sequence[Any], images: Sequence[Any] = ()) -> Prompt:
+    def build(
+        self,
+        prompt: str | Sequence[Any],
+        images: Sequence[Any] = (),
+        max_image_size: int | None = None,
+    ) -> Prompt:
         """A prompt of a text as it stands, of token ids, or of messages by the chat template.
 
-        Raises `PromptError`, `ImageError` or `ImageCountError`.
+        Pictures whose longer side exceeds `max_image_size` pixels are shrunk to it. Raises
+        `PromptError`, `ImageError` or `ImageCountError`.
         """
         if isinstance(prompt, str):
             _check_text(prompt)
+            if self._add_on is not None:
+                prompt = self._add_on.prepare_text(prompt)
             with self._lock:
                 tokens = self._encode_raw(prompt)
-            built = self._place(tokens, load_pictures(images), None)
+            built = self._place(tokens, _load(images, max_image_size), None)
         elif not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray | memoryview):
             raise PromptError("a prompt is a text, a list of token ids or a list of messages")
         elif prompt and all(isinstance(t, int) and not isinstance(t, bool) for t in prompt):
-            built = self._place([int(t) for t in prompt], load_pictures(images), None)
+            tokens = [int(t) for t in prompt]
+            built = self._place(tokens, _load(images, max_image_size), None)
         else:
-            built = self._from_messages(read_messages(prompt, images))
+            built = self._from_messages(read_messages(prompt, images), max_image_size)
         if not built.tokens:
             raise PromptError("the prompt is empty; give it some text")
         return built
@@ -103,20 +114,22 @@ class PromptBuilder:
             raise ImageError(f"this model ({self._model}) {why}, so it cannot look at pictures")
         if self._add_on is None:
             return Prompt(tokens)
-        if positions is None:
+        if positions is None and self._add_on.image_token_id is not None:
+            positions = []
+        elif positions is None:
             bos = self._tokenizer.bos_token_id
             start = 1 if tokens and bos is not None and tokens[0] == bos else 0
             positions = [start] * len(pictures)
         expanded = self._add_on.expand_prompt(tokens, pictures, positions)
-        return Prompt(expanded.tokens, expanded.spans)
+        return Prompt(expanded.tokens, expanded.spans, expanded.bidirectional)
 
-    def _from_messages(self, messages: list[Message]) -> Prompt:
+    def _from_messages(self, messages: list[Message], max_image_size: int | None) -> Prompt:
         if not self._tokenizer.has_chat_template:
             raise PromptError(
                 "this model has no chat template; give the whole prompt as one text instead"
             )
         nonce = secrets.token_hex(8)
-        pictures = [picture for m in messages for picture in m.pictures]
+        pictures = [p.within(max_image_size) for m in messages for p in m.pictures]
         # Private-use characters: no tokenizer, template or user has a meaning for them.
         markers = [f"\ue000{nonce}-{i}\ue001" for i in range(len(pictures))]
         rendered = self._render(messages, markers)
@@ -143,9 +156,10 @@ class PromptBuilder:
             else:
                 dictionaries.append({"role": m.role, "content": "".join(own) + m.text})
         try:
-            return self._tokenizer.apply_chat_template(
+            rendered = self._tokenizer.apply_chat_template(
                 dictionaries, tokenize=False, add_generation_prompt=True
             )
+            return rendered if self._add_on is None else self._add_on.prepare_text(rendered)
         except Exception as error:
             # Templates are programs of the checkpoint's; they raise what they like.
             message = " ".join(str(error).split())
@@ -206,6 +220,10 @@ class PromptBuilder:
             positions.append(len(tokens))
             done = place
         return self._place(tokens + self._encode(text[done:]), pictures, positions)
+
+
+def _load(images: Sequence[Any], max_image_size: int | None) -> list[LoadedPicture]:
+    return [picture.within(max_image_size) for picture in load_pictures(images)]
 
 
 def _check_text(text: str) -> None:

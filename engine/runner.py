@@ -11,9 +11,11 @@ from mlx_lm import stream_generate
 
 from engine.events import Finished, FinishReason, Progress, TextDelta
 from engine.generation import Generation
+from engine.prefill import run_ahead
 from engine.prompt_cache import PromptCache, kv_length
 from engine.sampling import logits_processors, sampler, top_logprobs
 from engine.stop_strings import StopStrings
+from vision_add_ons.cache_views import plain_caches
 
 if TYPE_CHECKING:
     from model_kit.kit import ModelKit
@@ -54,6 +56,8 @@ class _Answer:
         self.first_token: float | None = None
         self.last_token: float | None = None
         self.cached = 0
+        self.ahead = 0
+        """Prompt tokens run before mlx-lm's loop took over."""
         self.images_encoded = 0
         self.kv: list[Any] | None = None
         self.owner = generation.owner
@@ -90,8 +94,7 @@ class _Answer:
         self.kv, self.cached, self.owner = found
         if self.kv is None:
             self.kv = self.kit.make_cache()
-        rest = prompt.tokens[self.cached :]
-        extra = self._embeddings(rest)
+        rest, extra = self._run_ahead(prompt.tokens[self.cached :])
         if options.kv_bits is not None:
             extra |= {
                 "kv_bits": options.kv_bits,
@@ -106,7 +109,7 @@ class _Answer:
             mx.array(rest),
             max_tokens=self._max_tokens(),
             sampler=sampler(options, self.kit.vocab_size),
-            logits_processors=logits_processors(options, prompt.tokens[: self.cached]),
+            logits_processors=logits_processors(options, prompt.tokens[: -len(rest)]),
             prompt_cache=self.kv,
             prefill_step_size=options.prefill_step_size,
             prompt_progress_callback=self._progress,
@@ -121,11 +124,29 @@ class _Answer:
             responses.close()
         raise AssertionError("mlx-lm's loop ended without a final response")
 
-    def _embeddings(self, rest: list[int]) -> dict[str, Any]:
-        """What the decoder needs besides ids to run `rest`; nothing for text."""
+    def _run_ahead(self, rest: list[int]) -> tuple[list[int], dict[str, Any]]:
+        """Do what mlx-lm's loop cannot; the tokens left for it, and what it needs beside them."""
+        embeddings = self._embeddings(rest)
+        add_on, kv, prompt = self.kit.add_on, self.kv, self.prompt
+        assert kv is not None
+        assert self.kit.text_model is not None
+        if prompt.spans and add_on is not None:
+            # The position of each token and what it may see depend on the pictures so far.
+            self.kv = kv = add_on.cache_views(kv, prompt)
+        whole = [(a - self.cached, b - self.cached) for a, b in prompt.bidirectional]
+        if len(rest) > 1 and any(b > 0 for _, b in whole):
+            run_ahead(
+                self.kit.text_model, rest, embeddings, kv, whole, self.options, self._progress
+            )
+            self.ahead = len(rest) - 1
+            rest, embeddings = rest[-1:], None if embeddings is None else embeddings[-1:]
+        return rest, {} if embeddings is None else {"input_embeddings": embeddings}
+
+    def _embeddings(self, rest: list[int]) -> mx.array | None:
+        """The embeddings of `rest`, pictures in place; None where token ids say it all."""
         spans = [s.shifted(-self.cached) for s in self.prompt.spans if s.start >= self.cached]
         if not spans:
-            return {}
+            return None
         assert self.kit.add_on is not None
         assert self.kit.text_model is not None
         embedded = self.kit.add_on.compute_embeddings(self.kit.text_model, mx.array(rest), spans)
@@ -135,7 +156,7 @@ class _Answer:
             # A long conversation would otherwise hold all of its photographs decoded.
             span.picture.release()
         self._stop_if_cancelled()
-        return {"input_embeddings": embedded.input_embeddings}
+        return embedded.input_embeddings
 
     def _max_tokens(self) -> int:
         limit = self.options.context_limit(self.kit.max_context)
@@ -148,6 +169,7 @@ class _Answer:
             raise _Cancelled
 
     def _progress(self, processed: int, total: int) -> None:
+        processed, total = processed + self.ahead, total + self.ahead
         self.generation.emit(Progress(processed, total, self.cached))
         if processed < total:
             self._stop_if_cancelled()
@@ -220,7 +242,7 @@ class _Answer:
             return
         key = [*self.prompt.key, *self.fed][:length]
         if len(key) == length:  # else it holds a token that nobody was told
-            self.cache.put(key, self.kv or [], self.options.kv_variant, self.owner)
+            self.cache.put(key, plain_caches(self.kv or []), self.options.kv_variant, self.owner)
 
     def _finished(self, reason: FinishReason, error: BaseException | None) -> Finished:
         submitted, started, first = self.generation.submitted, self.started, self.first_token

@@ -12,6 +12,7 @@ import difflib
 import importlib
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -53,8 +54,8 @@ class CheckpointConfig:
     """The text decoder's own model type."""
     decoder: dict[str, Any]
     """The decoder's config in the dialect that its mlx-lm class reads."""
-    decoder_prefixes: tuple[str, ...]
-    """What precedes mlx-lm's names in the names of the decoder's weights."""
+    decoder_prefixes: Mapping[str, str | None]
+    """How the decoder's weight names become mlx-lm's; see `VisionAddOn.decoder_prefixes`."""
     quantization: dict[str, Any] | None
     """mlx's `quantization` entry for the decoder."""
     eos_token_ids: set[int]
@@ -79,7 +80,7 @@ def read_config(folder: Path, decoder_only: bool = False) -> CheckpointConfig:
     model_type = _model_type(raw, assumed)
     add_on = find_add_on(model_type)
     text = raw
-    prefixes: tuple[str, ...] = ("",)
+    prefixes: Mapping[str, str | None] = {"": ""}
     if add_on is not None:
         text, lines = add_on.decoder_config(raw)
         assumed += lines
@@ -285,7 +286,7 @@ def _check_rope(rope: dict[str, Any]) -> None:
 
 
 def _quantization(
-    raw: dict[str, Any], text: dict[str, Any], prefixes: tuple[str, ...]
+    raw: dict[str, Any], text: dict[str, Any], prefixes: Mapping[str, str | None]
 ) -> dict[str, Any] | None:
     """mlx's `quantization` entry with the per-layer names as the decoder's own modules have."""
     entry = raw.get("quantization", text.get("quantization"))
@@ -298,9 +299,18 @@ def _quantization(
             raise BrokenConfig(f"quantization's {name} must be a number, not {entry[name]!r}")
     renamed = {}
     for name, value in entry.items():
-        prefix = next((p for p in prefixes if p and name.startswith(p)), "")
-        renamed[name[len(prefix) :]] = value
+        # Layers are named without the dot that ends a prefix: "lm_head".
+        own = decoder_name(f"{name}.", prefixes)
+        renamed[own.removesuffix(".") if own else name] = value
     return renamed
+
+
+def decoder_name(name: str, prefixes: Mapping[str, str | None]) -> str | None:
+    """mlx-lm's name of a decoder's weight or layer; None for what is not the decoder's."""
+    for prefix, replacement in prefixes.items():
+        if name.startswith(prefix):
+            return None if replacement is None else replacement + name[len(prefix) :]
+    return None
 
 
 def _eos_token_ids(folder: Path, *configs: dict[str, Any]) -> set[int]:

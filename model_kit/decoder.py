@@ -1,13 +1,13 @@
 """The text decoder: an mlx-lm model class, loaded by mlx-lm from our reading of the config."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from model_kit.config import CheckpointConfig, decoder_module
+from model_kit.config import CheckpointConfig, decoder_module, decoder_name
 from vision_add_ons.errors import MissingWeight
 from vision_add_ons.weights import check_weights, parameters
 
@@ -15,18 +15,15 @@ Progress = Callable[[str, int, int], None]
 """Called with a stage's name, how much of it is done, and its total."""
 
 
-def select_decoder(weights: dict[str, mx.array], prefixes: tuple[str, ...]) -> dict[str, mx.array]:
+def select_decoder(
+    weights: dict[str, mx.array], prefixes: Mapping[str, str | None]
+) -> dict[str, mx.array]:
     """The decoder's tensors under the names mlx-lm uses. Raises `MissingWeight` for none."""
-    chosen = {
-        name[len(prefix) :]: w
-        for name, w in weights.items()
-        for prefix in prefixes
-        if name.startswith(prefix)
-    }
+    names = ((decoder_name(name, prefixes), w) for name, w in weights.items())
+    chosen = {name: w for name, w in names if name is not None}
     if not chosen:
-        raise MissingWeight(
-            f"no weight name starts with {' or '.join(prefixes)}, so there is no text decoder"
-        )
+        wanted = " or ".join(prefix for prefix, own in prefixes.items() if own is not None)
+        raise MissingWeight(f"no weight name starts with {wanted}, so there is no text decoder")
     return chosen
 
 
@@ -35,7 +32,7 @@ def _model_classes(
 ) -> tuple[type[nn.Module], type]:
     """mlx-lm's classes for the decoder, told to read our config and to name what is wrong."""
     module = decoder_module(config.decoder_type)
-    prefix = next((p for p in config.decoder_prefixes if p), "")
+    prefix = next((p for p, own in config.decoder_prefixes.items() if p and own == ""), "")
 
     class Decoder(module.Model):  # type: ignore[name-defined]
         def sanitize(self, _: dict[str, mx.array]) -> dict[str, mx.array]:

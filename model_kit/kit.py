@@ -116,6 +116,9 @@ def _build(folder: Path, *, decoder_only: bool = False, vocab_only: bool = False
                 )
         if config.add_on is not None and not (vocab_only or decoder_only):
             add_on = config.add_on(folder, config.raw)
+            assert text_model is not None
+            add_on.prepare_decoder(text_model)
+            report.pictures = add_on.picture_limits()
     why = "the tokenizer cannot be loaded; it needs a tokenizer.json or a tokenizer.model"
     with _following(folder, BrokenTokenizer, why):
         tokenizer = load_tokenizer(folder, config)

@@ -7,7 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from model_kit.config import CheckpointConfig
+from model_kit.config import CheckpointConfig, decoder_name
 from model_kit.decoder import select_decoder
 from vision_add_ons.registry import import_path
 
@@ -33,6 +33,8 @@ class LoadReport:
     kv_bytes_per_token: int | None
     memory_needed: int
     memory_there: int | None
+    pictures: list[str] = field(default_factory=list)
+    """What pictures become and where their limits are."""
     assumed: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -61,6 +63,7 @@ class LoadReport:
             f"{gigabytes(self.memory_there) if self.memory_there else 'unknown'} there",
         }
         lines = [f"{name + ':':15}{value}" for name, value in facts.items()]
+        lines += [f"{'pictures:':15}{line}" for line in self.pictures]
         lines += [f"{'assumed:':15}{line}" for line in self.assumed]
         lines += [f"{'note:':15}{line}" for line in self.notes]
         return lines
@@ -95,8 +98,8 @@ def make_report(
     cfg = config.decoder
     dtypes = {"decoder": _dtype(decoder)}
     if vision_bytes:
-        names = {n for p in config.decoder_prefixes for n in weights if n.startswith(p)}
-        dtypes["vision"] = _dtype({n: w for n, w in weights.items() if n not in names})
+        eyes = {n: w for n, w in weights.items() if not decoder_name(n, config.decoder_prefixes)}
+        dtypes["vision"] = _dtype(eyes)
     kv_bytes = _kv_bytes_per_token(cfg, decoder)
     report = LoadReport(
         folder=folder,

@@ -5,7 +5,7 @@ they stand. It holds weights and nothing else: no state of any request.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -14,6 +14,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from PIL import Image
 
+from vision_add_ons.cache_views import BidirectionalView, Range
 from vision_add_ons.errors import ImageCountError, UnsupportedCheckpoint
 
 
@@ -37,7 +38,10 @@ class Picture(Protocol):
 
 @dataclass(frozen=True)
 class ImageSpan:
-    """Where one picture's rows stand: `length` placeholder ids from index `start` on."""
+    """Where one picture stands in the prompt: `length` tokens from index `start` on.
+
+    Its rows take the places of the placeholder ids among them, which may be all.
+    """
 
     start: int
     length: int
@@ -56,7 +60,10 @@ class ExpandedPrompt:
     """Token ids with one placeholder id per embedding row, and the spans in order of `start`."""
 
     tokens: list[int]
-    spans: tuple[ImageSpan, ...]
+    spans: tuple[ImageSpan, ...] = ()
+    bidirectional: tuple[Range, ...] = ()
+    """Ranges within which tokens see each other whole, in ascending order; else they see only
+    what stands before them. Such a range is run in one piece, and stored and reused as one."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +87,21 @@ class VisionAddOn(ABC):
     model_types: ClassVar[tuple[str, ...]]
     """The values of config.json's `model_type` that this add-on serves."""
 
-    decoder_prefixes: ClassVar[tuple[str, ...]] = ("language_model.",)
-    """Prefixes of the decoder's weight names; what follows them is the name mlx-lm expects."""
+    decoder_prefixes: ClassVar[Mapping[str, str | None]] = {
+        "language_model.": "",
+        "model.language_model.": "model.",
+        "lm_head.": "lm_head.",
+    }
+    """What precedes the decoder's weight names, and what mlx-lm's names have in its place.
+
+    The first prefix that fits decides; names with none, or with None, are not the decoder's.
+    """
 
     placeholder_id: int
     """The token id that stands in the prompt for one embedding row."""
+
+    image_token_id: int | None = None
+    """The token id by which a prompt marks a picture's place; None for families without one."""
 
     @abstractmethod
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
@@ -120,18 +137,41 @@ class VisionAddOn(ABC):
         content = [{"type": "image"} for _ in markers] + [{"type": "text", "text": text}]
         return {"role": role, "content": content}
 
+    def prepare_text(self, text: str) -> str:
+        """What the family's own processor does to a whole prompt before it is tokenised."""
+        return text
+
+    def prepare_decoder(self, text_model: nn.Module) -> None:  # noqa: B027 - most need nothing
+        """Replace parts of this loaded decoder that could not serve the family's pictures.
+
+        Text alone must go through it unchanged, to the last bit.
+        """
+
+    def picture_limits(self) -> list[str]:
+        """What pictures become and where their limits are, a line each, for load reports."""
+        return []
+
     @abstractmethod
     def row_count(self, picture: Picture) -> int:
         """How many embedding rows `encode_image` makes of this picture, without encoding it."""
 
+    def picture_tokens(self, picture: Picture) -> list[int]:
+        """What stands in the prompt for one picture: `row_count` placeholders, and more or not."""
+        return [self.placeholder_id] * self.row_count(picture)
+
     def expand_prompt(
         self, tokens: list[int], pictures: Sequence[Picture], positions: Sequence[int]
     ) -> ExpandedPrompt:
-        """Put `row_count` placeholder ids for each picture into `tokens`.
+        """Put each picture's tokens into a prompt.
 
-        `positions` are the indices in `tokens` before which each picture's rows belong, in
-        ascending order: one per picture. Raises `ImageCountError` if the numbers disagree.
+        `positions` are the indices in `tokens` before which the pictures belong, in ascending
+        order: one per picture. Where there are none, each `image_token_id` in `tokens` is replaced
+        by a picture, in order. Raises `ImageCountError` if the numbers disagree.
         """
+        marked = 0
+        if self.image_token_id is not None and not positions:
+            positions = [i for i, token in enumerate(tokens) if token == self.image_token_id]
+            marked = 1
         if len(positions) != len(pictures):
             raise ImageCountError(
                 f"the prompt has places for {len(positions)} pictures but {len(pictures)} were "
@@ -142,11 +182,28 @@ class VisionAddOn(ABC):
         done = 0
         for picture, position in zip(pictures, positions, strict=True):
             expanded += tokens[done:position]
-            done = position
-            span = ImageSpan(len(expanded), self.row_count(picture), picture)
-            expanded += [self.placeholder_id] * span.length
-            spans.append(span)
-        return ExpandedPrompt(expanded + tokens[done:], tuple(spans))
+            done = position + marked
+            block = self.picture_tokens(picture)
+            spans.append(ImageSpan(len(expanded), len(block), picture))
+            expanded += block
+        expanded += tokens[done:]
+        ranges = self.bidirectional_ranges(expanded, spans) if spans else ()
+        return ExpandedPrompt(expanded, tuple(spans), ranges)
+
+    def bidirectional_ranges(
+        self, tokens: Sequence[int], spans: Sequence[ImageSpan]
+    ) -> tuple[Range, ...]:
+        """`ExpandedPrompt.bidirectional` of a prompt with pictures; none for causal decoders."""
+        return ()
+
+    def cache_views(self, caches: Sequence[Any], prompt: ExpandedPrompt) -> list[Any]:
+        """The KV caches of a request with pictures, as its decoder is to see them.
+
+        `caches` are mlx-lm's, one per layer, and may already hold a start of the prompt.
+        """
+        if not prompt.bidirectional:
+            return list(caches)
+        return [BidirectionalView(cache, prompt.bidirectional) for cache in caches]
 
     @abstractmethod
     def encode_image(self, picture: Picture) -> mx.array:
@@ -162,20 +219,31 @@ class VisionAddOn(ABC):
         """Embed `prompt_tokens` and put each picture's rows in the place of its span.
 
         `prompt_tokens` has shape [n]; the spans in `images` count from its first element and lie
-        wholly within it. Raises `ImageCountError` if a span does not fit or its length is not
-        the number of rows that the picture makes.
+        wholly within it. Raises `ImageCountError` if a span does not fit or does not hold as many
+        placeholders as the picture makes rows.
         """
-        parts = []
-        done = 0
         embeddings = self.embed_tokens(text_model, prompt_tokens)
+        tokens: list[int] = prompt_tokens.tolist()  # type: ignore[assignment]
+        places: list[int] = []
+        rows = []
+        done = 0
         for span in images:
-            rows = self.encode_image(span.picture)
-            if rows.shape[0] != span.length or span.start < done or span.end > len(prompt_tokens):
+            if span.start < done or span.end > len(tokens):
                 raise ImageCountError(
-                    f"{rows.shape[0]} rows do not fit the {span.length} placeholders at "
-                    f"{span.start} of a prompt of {len(prompt_tokens)} tokens"
+                    f"a picture at {span.start}..{span.end} does not fit a prompt of "
+                    f"{len(tokens)} tokens"
                 )
-            parts += [embeddings[done : span.start], rows.astype(embeddings.dtype)]
             done = span.end
-        parts.append(embeddings[done:])
-        return PromptEmbeddings(mx.concatenate(parts, axis=0))
+            inside = range(span.start, span.end)
+            own = [i for i in inside if tokens[i] == self.placeholder_id]
+            encoded = self.encode_image(span.picture)
+            if encoded.shape[0] != len(own):
+                raise ImageCountError(
+                    f"{encoded.shape[0]} rows do not fit the {len(own)} placeholders at "
+                    f"{span.start} of a prompt of {len(tokens)} tokens"
+                )
+            places += own
+            rows.append(encoded.astype(embeddings.dtype))
+        if rows:
+            embeddings[mx.array(places)] = mx.concatenate(rows, axis=0)
+        return PromptEmbeddings(embeddings)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -122,13 +123,38 @@ def check_weights(
 
 
 def load_module(
-    module: nn.Module, weights: dict[str, mx.array], where: str, unused: Iterable[str] = ()
+    module: nn.Module,
+    weights: dict[str, mx.array],
+    where: str,
+    unused: Iterable[str] = (),
+    quantization: dict[str, Any] | None = None,
 ) -> None:
-    """`check_weights`, then load them into `module`."""
+    """`check_weights`, then load them into `module`.
+
+    With mlx's `quantization` entry of config.json, the layers whose weights are quantized are
+    made so first; its entries for single layers go by `where` and the layer's name.
+    """
+    if quantization:
+        quantize_like(module, weights, where, quantization)
     check_weights(module, weights, where, unused)
     known = parameters(module)
     module.load_weights([(n, w) for n, w in weights.items() if n in known], strict=True)
     module.eval()
+
+
+def quantize_like(
+    module: nn.Module, weights: dict[str, mx.array], where: str, quantization: dict[str, Any]
+) -> None:
+    """Quantize those layers of `module` that are quantized in `weights`."""
+    whole = {k: v for k, v in quantization.items() if k in ("group_size", "bits", "mode")}
+
+    def settings(name: str, layer: nn.Module) -> bool | dict[str, Any]:
+        if f"{name}.scales" not in weights or not hasattr(layer, "to_quantized"):
+            return False
+        own = quantization.get(where + name)
+        return {**whole, **own} if isinstance(own, dict) else whole
+
+    nn.quantize(module, **whole, class_predicate=settings)
 
 
 def _named(what: str, where: str, names: list[str]) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.core as mx
 
@@ -42,7 +42,7 @@ class MoxinAddOn(VisionAddOn):
     """
 
     model_types = ("prismatic", "moxin")
-    decoder_prefixes = ("language_model.", "llm_backbone.llm.")
+    decoder_prefixes: ClassVar = {"language_model.": "", "llm_backbone.llm.": ""}
 
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
         """Load both towers and the projector from `folder`; their tensors are read when used.

@@ -1,0 +1,77 @@
+"""Prompts whose tokens see each other whole: run ahead of mlx-lm's loop, in pieces that fit them.
+
+mlx-lm's loop cuts a prompt every `prefill_step_size` tokens and always before the last one. A range
+of tokens that see each other must not be cut, so a prompt that has one is run here, all but its
+last token, and the loop goes on from there.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.generate import generation_stream, maybe_quantize_kv_cache
+from mlx_lm.models.cache import trim_prompt_cache
+
+from engine.options import GenerationOptions
+from vision_add_ons.cache_views import Range
+
+
+def chunk_ends(total: int, step: int, whole: Sequence[Range]) -> list[int]:
+    """Where to end each chunk of a prompt of `total` tokens, so that no range is cut.
+
+    Chunks have at most `step` tokens, except those of a single longer range. `whole` is in
+    ascending order, and its ranges do not overlap. The prompt's last token is in no chunk unless
+    it belongs to a range that begins before it.
+    """
+    last = total - 1
+    if any(start < last < end for start, end in whole):
+        last = total
+    ends = []
+    done = 0
+    while done < last:
+        end = min(done + step, last)
+        for start, stop in whole:
+            if start < end < stop:
+                end = start if start > done else min(stop, last)
+        ends.append(end)
+        done = end
+    return ends
+
+
+def run_ahead(
+    model: nn.Module,
+    tokens: list[int],
+    embeddings: mx.array | None,
+    caches: list[Any],
+    whole: Sequence[Range],
+    options: GenerationOptions,
+    progress: Callable[[int, int], None],
+) -> None:
+    """Run all of `tokens` but the last through the decoder, as mlx-lm's `generate_step` would.
+
+    `embeddings` has shape [len(tokens), hidden_size]; `whole` counts from the first of `tokens`.
+    Changes `caches` in place. `progress` is called between the chunks, and may raise.
+    """
+    done = 0
+    prompt = mx.array(tokens)
+    progress(0, len(tokens))
+    with mx.stream(generation_stream):
+        for end in chunk_ends(len(tokens), options.prefill_step_size, whole):
+            extra = {}
+            if embeddings is not None:
+                # Slices are arrays of their own: some decoders scale what they get in place.
+                extra["input_embeddings"] = embeddings[done:end][None]
+            model(prompt[done:end][None], cache=caches, **extra)
+            maybe_quantize_kv_cache(
+                caches, options.quantized_kv_start, options.kv_group_size, options.kv_bits
+            )
+            mx.eval([c.state for c in caches])
+            mx.clear_cache()
+            done = end
+            if done < len(tokens) - 1:
+                progress(done, len(tokens))
+    if done == len(tokens):
+        # The last token belonged to a range, and was run with it. It is run once more for its
+        # logits: what it adds to the caches is the same.
+        trim_prompt_cache(caches, 1)

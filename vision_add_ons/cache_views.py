@@ -1,0 +1,76 @@
+"""What a prompt's pictures need rides on its KV caches.
+
+mlx-lm's models ask each layer's cache for their attention mask and for their position. A view
+answers for the cache it looks at where a prompt with pictures differs from plain text, and leaves
+everything else to it. Views live as long as one request; what is stored is the plain cache.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+
+Range = tuple[int, int]
+"""Token indices from the first up to, and without, the second; counted from the prompt's start."""
+
+
+class CacheView:
+    """Stands for one layer's mlx-lm cache and hands everything on to it."""
+
+    def __init__(self, cache: Any) -> None:
+        self.cache = cache
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["cache"], name)
+
+    @property
+    def state(self) -> Any:
+        return self.cache.state
+
+    def like(self, cache: Any) -> "CacheView":
+        """The same view of another cache."""
+        return type(self)(cache)
+
+    def to_quantized(self, **options: int) -> "CacheView":
+        """mlx-lm's loop puts the result in place of what it quantizes: it must stay a view."""
+        return self.like(self.cache.to_quantized(**options))
+
+
+def plain_caches(caches: Sequence[Any]) -> list[Any]:
+    """The caches behind their views."""
+    return [c.cache if isinstance(c, CacheView) else c for c in caches]
+
+
+class BidirectionalView(CacheView):
+    """A cache whose mask lets the tokens of each range see each other whole.
+
+    The mask is (causal or same range) and within the window, for caches that rotate and for those
+    that do not, as transformers composes it for Gemma 3. A range must be run in one piece.
+    """
+
+    def __init__(self, cache: Any, ranges: Sequence[Range]) -> None:
+        super().__init__(cache)
+        self.ranges = ranges
+
+    def like(self, cache: Any) -> "BidirectionalView":
+        return BidirectionalView(cache, self.ranges)
+
+    def make_mask(
+        self, N: int, return_array: bool = False, window_size: int | None = None
+    ) -> mx.array | str | None:
+        """The mask of the next `N` tokens: bool [N, keys], or mlx-lm's own if no range is met."""
+        start = self.cache.offset
+        met = [(a, b) for a, b in self.ranges if a < start + N and b > start and b - a > 1]
+        if N == 1 or not met:
+            return self.cache.make_mask(N, return_array=return_array, window_size=window_size)
+        causal = self.cache.make_mask(N, return_array=True, window_size=window_size)
+        rows = mx.arange(start, start + N)[:, None]
+        # A cache that rotates has dropped the oldest keys.
+        columns = mx.arange(start + N - causal.shape[-1], start + N)[None]
+        same = mx.zeros(causal.shape, dtype=mx.bool_)
+        for a, b in met:
+            same = same | ((rows >= a) & (rows < b) & (columns >= a) & (columns < b))
+        window = window_size or getattr(self.cache, "max_size", None)
+        if window is not None:
+            same = same & (rows < columns + window)
+        return causal | same

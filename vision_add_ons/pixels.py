@@ -1,0 +1,84 @@
+"""Steps of preprocessing that families share. Semantics: transformers' Pillow image processors."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from PIL import Image
+
+from vision_add_ons.errors import BrokenConfig, UnsupportedCheckpoint
+from vision_add_ons.json_files import read_json_if_there
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+HALF_MEAN = HALF_STD = (0.5, 0.5, 0.5)
+
+
+def read_processor_config(folder: Path) -> dict[str, Any]:
+    """The image processor's saved settings; empty where the folder has none.
+
+    transformers 4 wrote them to preprocessor_config.json, version 5 writes them to
+    processor_config.json under `image_processor`. Raises `BrokenConfig`.
+    """
+    saved = read_json_if_there(folder / "preprocessor_config.json")
+    nested = read_json_if_there(folder / "processor_config.json").get("image_processor")
+    return {**saved, **(nested if isinstance(nested, dict) else {})}
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How a picture is resampled and normalised, whatever the size it is brought to."""
+
+    resample: Image.Resampling
+    factor: float
+    mean: Sequence[float]
+    std: Sequence[float]
+
+    @classmethod
+    def read(
+        cls,
+        saved: dict[str, Any],
+        resample: Image.Resampling,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> "Pixels":
+        """The saved settings, or these defaults. Raises `UnsupportedCheckpoint`, `BrokenConfig`."""
+        for field in ("do_resize", "do_rescale", "do_normalize"):
+            if saved.get(field, True) is not True:
+                raise UnsupportedCheckpoint(
+                    f"the image processor's {field} must be true, not {saved[field]!r}"
+                )
+        try:
+            values = cls(
+                Image.Resampling(_given(saved, "resample", resample)),
+                float(_given(saved, "rescale_factor", 1 / 255)),
+                tuple(map(float, _given(saved, "image_mean", mean))),
+                tuple(map(float, _given(saved, "image_std", std))),
+            )
+        except (TypeError, ValueError) as error:
+            raise BrokenConfig(f"the image processor's settings make no sense ({error})") from error
+        numbers = (values.factor, *values.mean, *values.std)
+        if len(numbers) != 7 or not all(map(math.isfinite, numbers)) or min(values.std) <= 0:
+            raise BrokenConfig(
+                "the image processor's rescale_factor, image_mean and image_std must be finite "
+                "numbers, three of each of the latter, with image_std above 0"
+            )
+        return values
+
+    def __call__(self, image: Image.Image, width: int, height: int) -> mx.array:
+        """Resize an RGB picture and normalise it: float32 [height, width, 3]."""
+        if image.size != (width, height):
+            image = image.resize((width, height), self.resample)
+        pixels = (np.asarray(image).astype(np.float64) * self.factor).astype(np.float32)
+        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
+        return mx.array((pixels - mean) / std)
+
+
+def _given(saved: dict[str, Any], name: str, default: Any) -> Any:
+    value = saved.get(name)
+    return default if value is None else value
