@@ -52,3 +52,18 @@ def engine(demo: Path) -> "Iterator[Engine]":
 
     with load(demo) as loaded:
         yield loaded
+
+
+def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter") -> None:
+    """The table of errors that the parity tests measured."""
+    worst: dict[tuple[str, str], float] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, value in getattr(report, "user_properties", ()):
+                if name == "parity":
+                    family, case, error = value
+                    worst[family, case] = max(error, worst.get((family, case), 0.0))
+    if worst:
+        terminalreporter.section("relative errors against the references")
+    for (family, case), error in worst.items():
+        terminalreporter.write_line(f"{error:8.1e}  {family}: {case}")

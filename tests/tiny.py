@@ -7,7 +7,13 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 SIZES: dict[str, Any] = {
     "hidden_size": 64,
@@ -81,3 +87,19 @@ def last_logits(model: Any, tokens: list[int]) -> Any:
     """The reference's logits after the last of `tokens`, as numpy."""
     with torch.no_grad():
         return model(torch.tensor([tokens])).logits[0, -1].float().numpy()
+
+
+def extended_tokenizer(demo: Path, folder: Path, special: dict[str, str], **options: Any) -> Any:
+    """The demo model's tokenizer with more special tokens, saved to `folder`.
+
+    `special` maps the names that processors know them by ("image_token") to their texts; `options`
+    replace the tokenizer's own, such as `bos_token`.
+    """
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(demo)
+    tokenizer.add_special_tokens({"additional_special_tokens": list(special.values())})
+    tokenizer.save_pretrained(folder)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(
+        folder, extra_special_tokens=special, **options
+    )
+    tokenizer.save_pretrained(folder)
+    return tokenizer

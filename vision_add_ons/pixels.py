@@ -82,3 +82,12 @@ class Pixels:
 def _given(saved: dict[str, Any], name: str, default: Any) -> Any:
     value = saved.get(name)
     return default if value is None else value
+
+
+def check_square(saved: dict[str, Any], side: int) -> None:
+    """Raise `UnsupportedCheckpoint` if the saved `size` is not the tower's square."""
+    size = saved.get("size") or side
+    if size not in (side, {"height": side, "width": side}):
+        raise UnsupportedCheckpoint(
+            f"the image processor's size is {size!r}, but the tower takes {side} x {side} pixels"
+        )

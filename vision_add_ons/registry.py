@@ -13,6 +13,7 @@ GROUP = "sightline.vision_add_ons"
 
 # Named rather than imported: a family's module loads only when a checkpoint needs it.
 BUILT_IN = {
+    "gemma3": "vision_add_ons.gemma3:Gemma3AddOn",
     "moxin": "vision_add_ons.moxin:MoxinAddOn",
     "prismatic": "vision_add_ons.moxin:MoxinAddOn",
 }

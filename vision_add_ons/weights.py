@@ -1,7 +1,7 @@
 """Reading safetensors checkpoints and loading them into modules, with every mismatch named."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,23 @@ def parameters(module: nn.Module) -> dict[str, mx.array]:
 def with_prefix(weights: dict[str, mx.array], prefix: str) -> dict[str, mx.array]:
     """The tensors whose names start with `prefix`, under the rest of their names."""
     return {name[len(prefix) :]: w for name, w in weights.items() if name.startswith(prefix)}
+
+
+def with_first_prefix(weights: dict[str, mx.array], prefixes: Sequence[str]) -> dict[str, mx.array]:
+    """`with_prefix` for the first of `prefixes` that any name starts with; none for none."""
+    found = (with_prefix(weights, prefix) for prefix in prefixes)
+    return next((part for part in found if part), {})
+
+
+def channels_last(weights: dict[str, mx.array], name: str, channels: int) -> dict[str, mx.array]:
+    """The weights with a convolution's channels at the end, where MLX has them.
+
+    PyTorch's [out, channels, ...] is turned; what a conversion to MLX has turned already stays.
+    """
+    kernel = weights.get(name)
+    if kernel is None or kernel.ndim < 3 or kernel.shape[1] != channels:
+        return weights
+    return {**weights, name: mx.moveaxis(kernel, 1, -1)}
 
 
 def check_weights(

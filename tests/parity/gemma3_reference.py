@@ -1,0 +1,118 @@
+"""A tiny random Gemma 3 of transformers, written as each tool writes it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from parity.family_checks import BOS, EOS, PAD, VOCAB, Reference, random_weights
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+
+BEGIN, ROW, END = 80, 81, 82
+ROWS = 16
+
+
+class Gemma3Reference(Reference):
+    name = "gemma3"
+    image_token = ROW
+    decoder_scale = 8.0
+
+    def __init__(self, seed: int) -> None:
+        text = {
+            "vocab_size": VOCAB,
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "query_pre_attn_scalar": 24,
+            "sliding_window": 24,
+            "sliding_window_pattern": 3,
+            "max_position_embeddings": 512,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            },
+            "bos_token_id": BOS,
+            "eos_token_id": EOS,
+            "pad_token_id": PAD,
+        }
+        vision = {
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 64,
+            "patch_size": 8,
+            "vision_use_head": False,
+        }
+        config = Gemma3Config(
+            text_config=text,
+            vision_config={"model_type": "siglip_vision_model", **vision},
+            mm_tokens_per_image=ROWS,
+            image_token_index=ROW,
+            boi_token_index=BEGIN,
+            eoi_token_index=END,
+            attn_implementation="eager",
+        )
+        self.model = random_weights(Gemma3ForConditionalGeneration(config), seed)
+        self.processor = Gemma3ImageProcessorPil(size={"height": 64, "width": 64})
+
+    def write(self, folder: Path, dialect: str) -> None:
+        self.model.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+        if dialect == "transformers 5":
+            return
+        config = json.loads((folder / "config.json").read_text())
+        text = config["text_config"]
+        rope = text.pop("rope_parameters")
+        text["rope_theta"] = rope["full_attention"]["rope_theta"]
+        text["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+        text["rope_scaling"] = {"rope_type": "linear", "factor": 8.0}
+        del text["layer_types"]
+        text["sliding_window_pattern"] = 3
+        (folder / "config.json").write_text(json.dumps(config))
+        tensors = load_file(folder / "model.safetensors")
+        tensors = {_published(name): t for name, t in tensors.items()}
+        if dialect == "mlx-vlm":
+            name = "vision_tower.vision_model.embeddings.patch_embedding.weight"
+            tensors[name] = tensors[name].permute(0, 2, 3, 1).contiguous()
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+    def block(self, image: Image.Image) -> list[int]:
+        return [ROW] * ROWS
+
+    def rows(self, image: Image.Image) -> np.ndarray:
+        with torch.no_grad():
+            features = self.model.model.get_image_features(self._pixels([image]))
+        return features.pooler_output[0].numpy()
+
+    def logits(self, tokens: list[int], images: list[Image.Image], answer: list[int]) -> np.ndarray:
+        ids = torch.tensor([tokens + answer])
+        extra: dict[str, Any] = {}
+        if images:
+            extra = {
+                "pixel_values": self._pixels(images),
+                "token_type_ids": (ids == ROW).long(),
+            }
+        with torch.no_grad():
+            return self.model(input_ids=ids, **extra).logits[0].numpy()
+
+    def _pixels(self, images: list[Image.Image]) -> torch.Tensor:
+        return self.processor(images, return_tensors="pt")["pixel_values"]
+
+
+def _published(name: str) -> str:
+    """A name as Google published it, from transformers 5's."""
+    name = name.removeprefix("model.")
+    if name.startswith("vision_tower."):
+        rest = name.removeprefix("vision_tower.").removeprefix("vision_model.")
+        return f"vision_tower.vision_model.{rest}"
+    if name.startswith("language_model.") and not name.startswith("language_model.model."):
+        return name.replace("language_model.", "language_model.model.", 1)
+    return name

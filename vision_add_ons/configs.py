@@ -1,0 +1,40 @@
+"""Reading the config of a checkpoint with pictures: absent fields, and fields not served."""
+
+from typing import Any
+
+from vision_add_ons.errors import BrokenConfig, UnsupportedCheckpoint
+
+
+def resolve_config(config: dict[str, Any]) -> dict[str, Any]:
+    """config.json with every absent field as transformers' config class has it, nested ones too.
+
+    Saved configs leave out what equals the defaults, and the defaults are those of the class that
+    the model type names. Raises `BrokenConfig`.
+    """
+    from transformers import CONFIG_MAPPING
+
+    try:
+        resolved: dict[str, Any] = CONFIG_MAPPING[config["model_type"]].from_dict(config).to_dict()
+    except Exception as error:
+        # The config classes validate with several unrelated exception types.
+        message = " ".join(str(error).split())
+        raise BrokenConfig(f"config.json describes no {config['model_type']}: {message}") from error
+    return resolved
+
+
+def check_fields(config: dict[str, Any], where: str, **served: tuple[Any, ...]) -> None:
+    """Raise `UnsupportedCheckpoint` for a field whose value is none of those that are served."""
+    for field, values in served.items():
+        if config.get(field) not in values:
+            known = " or ".join(map(repr, values))
+            raise UnsupportedCheckpoint(
+                f"{where}.{field} {config.get(field)!r} is not supported (only {known})"
+            )
+
+
+def positive(config: dict[str, Any], where: str, *fields: str) -> None:
+    """Raise `BrokenConfig` for a field that is no whole number above 0."""
+    for field in fields:
+        value = config.get(field)
+        if type(value) is not int or value < 1:
+            raise BrokenConfig(f"{where}.{field} must be a whole number above 0, not {value!r}")

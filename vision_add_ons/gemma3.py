@@ -1,0 +1,154 @@
+"""Gemma 3 with pictures: a SigLIP tower, pooled and projected, and spans that see themselves.
+
+Semantics: transformers' `Gemma3ForConditionalGeneration`, `Gemma3Processor` and
+`Gemma3ImageProcessorPil`, without pan-and-scan. Tower and projector are mlx-vlm's.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from PIL import Image
+
+from vision_add_ons.base import ImageSpan, Picture, VisionAddOn
+from vision_add_ons.cache_views import Range
+from vision_add_ons.configs import check_fields, positive, resolve_config
+from vision_add_ons.errors import BrokenConfig, UnsupportedCheckpoint
+from vision_add_ons.mlx_vlm_modules import import_mlx_vlm
+from vision_add_ons.pixels import (
+    HALF_MEAN,
+    HALF_STD,
+    Pixels,
+    check_square,
+    read_processor_config,
+)
+from vision_add_ons.weights import channels_last, load_module, read_weights, with_first_prefix
+
+TOWER = ("vision_tower.", "model.vision_tower.")
+PROJECTOR = ("multi_modal_projector.", "model.multi_modal_projector.")
+
+BEGIN, ROW, END = "<start_of_image>", "<image_soft_token>", "<end_of_image>"
+
+CHAT_TEMPLATE = """\
+{{- bos_token -}}
+{%- set turn = namespace(system='') -%}
+{%- for message in messages -%}
+  {%- set text = message['content'] if message['content'] is string
+                 else message['content'] | map(attribute='text', default='') | join -%}
+  {%- if message['role'] == 'system' -%}
+    {%- set turn.system = text + '\\n\\n' -%}
+  {%- else -%}
+    {{- '<start_of_turn>' + ('model' if message['role'] == 'assistant' else 'user') + '\\n' -}}
+    {{- turn.system -}}
+    {%- set turn.system = '' -%}
+    {%- if message['content'] is not string -%}
+      {%- for part in message['content'] if part['type'] == 'image' -%}
+        {{- '<start_of_image>' -}}
+      {%- endfor -%}
+    {%- endif -%}
+    {{- text | trim + '<end_of_turn>\\n' -}}
+  {%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<start_of_turn>model\\n' -}}{%- endif -%}
+"""
+
+
+class Gemma3AddOn(VisionAddOn):
+    """Gemma 3, 4B and up.
+
+    Each picture is squashed to the tower's square and gives `mm_tokens_per_image` rows, between
+    `<start_of_image>` and `<end_of_image>`. The rows of one picture see each other whole, in full
+    and in sliding layers.
+    """
+
+    model_types = ("gemma3",)
+
+    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
+        """Load tower and projector from `folder`.
+
+        Raises a `CheckpointError`: `UnsupportedCheckpoint` or `BrokenConfig` naming the field,
+        `MissingWeight`, `UnexpectedWeight` or `UnexpectedShape` naming the tensor.
+        """
+        whole = resolve_config(config)
+        vision, text = whole["vision_config"], whole["text_config"]
+        check_fields(
+            vision,
+            "vision_config",
+            model_type=("siglip_vision_model",),
+            hidden_act=("gelu_pytorch_tanh",),
+            num_channels=(3,),
+        )
+        positive(whole, "config", "mm_tokens_per_image", "image_token_index")
+        self.rows = _checked_rows(whole["mm_tokens_per_image"], vision)
+        self.side = vision["image_size"]
+        self.placeholder_id = self.image_token_id = whole["image_token_index"]
+
+        processor = read_processor_config(folder)
+        if processor.get("do_pan_and_scan"):
+            raise UnsupportedCheckpoint("the image processor's do_pan_and_scan is not supported")
+        check_square(processor, self.side)
+        self.pixels = Pixels.read(processor, Image.Resampling.BILINEAR, HALF_MEAN, HALF_STD)
+
+        gemma3 = import_mlx_vlm("gemma3")
+        sizes = gemma3.ModelConfig(
+            gemma3.TextConfig.from_dict({**text, "mm_tokens_per_image": self.rows}),
+            gemma3.VisionConfig.from_dict(vision),
+            "gemma3",
+        )
+        self.tower = gemma3.VisionModel(sizes.vision_config).vision_model
+        self.tower.post_layernorm.eps = vision["layer_norm_eps"]  # mlx-vlm leaves its default
+        self.projector = import_mlx_vlm("gemma3.gemma3").Gemma3MultiModalProjector(sizes)
+        # The decoder scales all its input by this, rounded to bfloat16 whatever it computes in.
+        self.scale = mx.array(math.sqrt(text["hidden_size"]), mx.bfloat16).astype(mx.float32)
+
+        weights = read_weights(folder)
+        quantization = config.get("quantization")
+        tower = with_first_prefix(weights, TOWER)
+        # transformers 4 and mlx-vlm have one more level of names than transformers 5.
+        tower = with_first_prefix(tower, ("vision_model.", ""))
+        tower = channels_last(tower, "embeddings.patch_embedding.weight", channels=3)
+        load_module(self.tower, tower, TOWER[0], ("head.",), quantization)
+        load_module(self.projector, with_first_prefix(weights, PROJECTOR), PROJECTOR[0])
+
+    @classmethod
+    def default_chat_template(cls, config: dict[str, Any], folder: Path) -> str:
+        """Gemma's turns, the system text at the start of the first."""
+        return CHAT_TEMPLATE
+
+    def picture_limits(self) -> list[str]:
+        return [f"squashed to {self.side} x {self.side} pixels, {self.rows} rows each"]
+
+    def prepare_text(self, text: str) -> str:
+        """Stand each `<start_of_image>` alone, with one token for the picture behind it.
+
+        Before the text is tokenised, since line breaks next to each other become one token.
+        """
+        return text.replace(BEGIN, f"\n\n{BEGIN}{ROW}{END}\n\n")
+
+    def row_count(self, picture: Picture) -> int:
+        return self.rows
+
+    def bidirectional_ranges(
+        self, tokens: Sequence[int], spans: Sequence[ImageSpan]
+    ) -> tuple[Range, ...]:
+        return tuple((span.start, span.end) for span in spans)
+
+    def encode_image(self, picture: Picture) -> mx.array:
+        pixels = self.pixels(picture.pixels(), self.side, self.side)
+        dtype = self.tower.post_layernorm.weight.dtype
+        features, _, _ = self.tower(pixels[None].astype(dtype))
+        rows: mx.array = self.projector(features)[0]
+        return rows.astype(mx.float32) / self.scale
+
+
+def _checked_rows(rows: int, vision: dict[str, Any]) -> int:
+    """The rows of a picture, if pooling by a whole number of patches gives so many."""
+    positive(vision, "vision_config", "image_size", "patch_size")
+    patches, side = vision["image_size"] // vision["patch_size"], math.isqrt(rows)
+    if side * side != rows or patches % side:
+        raise BrokenConfig(
+            f"mm_tokens_per_image {rows} cannot be pooled from {patches} x {patches} patches"
+        )
+    return rows
