@@ -92,6 +92,10 @@ class MoxinAddOn(VisionAddOn):
             return {"role": role, "content": text, "images": list(markers)}
         return {"role": role, "content": "".join(markers) + text}
 
+    def picture_limits(self) -> list[str]:
+        recipe, rows = self.dino_recipe, self.dino.config.num_patches
+        return [f"{recipe.strategy} to {recipe.size} x {recipe.size} pixels, {rows} rows each"]
+
     def row_count(self, picture: Picture) -> int:
         """One row per patch. Raises `ImageError` for a picture that preprocessing would refuse."""
         self.dino_recipe.check(picture.size)
