@@ -5,7 +5,6 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.chat import Chat
@@ -169,11 +168,13 @@ def load(
 ) -> Engine:
     """Load a model and return an engine that answers with it.
 
-    `model` is `"demo"` (fetched at its first use) or the folder of a checkpoint. `decoder_only`
-    loads a vision model's text half alone, `vocab_only` its tokenizer alone. `cache_bytes` is the
-    prompt cache's budget; by default a quarter of the memory that the device recommends to use.
-    `progress(stage, done, total)` is called from the engine's thread. Raises a subclass of
-    `CheckpointError`.
+    `model` is the folder of a checkpoint, the short name of a model (`"demo"`, or another that
+    `sightline models` lists), or an id of the Hugging Face hub, `"org/name"` or
+    `"org/name@revision"`; models are downloaded at their first use (see `model_kit.hub.resolve`).
+    `decoder_only` loads a vision model's text half alone, `vocab_only` its tokenizer alone.
+    `cache_bytes` is the prompt cache's budget; by default a quarter of the memory that the device
+    recommends to use. `progress(stage, done, total)` is called from the engine's thread; what it
+    raises ends the load. Raises a subclass of `CheckpointError`.
     """
     if not isinstance(model, str | os.PathLike):
         raise CheckpointNotFound(f"a model is a name or a folder, not {type(model).__name__}")
@@ -189,13 +190,10 @@ def load(
         from model_kit.blas import preload_openblas
 
         preload_openblas()
+        from model_kit.hub import resolve
         from model_kit.kit import load_model_kit
 
-        folder = Path(model)
-        if model == "demo":
-            from model_kit.demo import demo_folder
-
-            folder = demo_folder(report)
+        folder = resolve(model, report)
         return load_model_kit(
             folder, decoder_only=decoder_only, vocab_only=vocab_only, progress=report
         )

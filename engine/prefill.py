@@ -15,6 +15,7 @@ from mlx_lm.models.cache import trim_prompt_cache
 
 from engine.options import GenerationOptions
 from vision_add_ons.cache_views import Range
+from vision_add_ons.errors import PromptError
 
 
 def chunk_ends(total: int, step: int, whole: Sequence[Range]) -> list[int]:
@@ -51,7 +52,8 @@ def run_ahead(
     """Run all of `tokens` but the last through the decoder, as mlx-lm's `generate_step` would.
 
     `embeddings` has shape [len(tokens), hidden_size]; `whole` counts from the first of `tokens`.
-    Changes `caches` in place. `progress` is called between the chunks, and may raise.
+    Changes `caches` in place. `progress` is called between the chunks, and may raise. Raises
+    `PromptError` if the last token would have to be taken back from caches that cannot.
     """
     done = 0
     prompt = mx.array(tokens)
@@ -71,7 +73,10 @@ def run_ahead(
             done = end
             if done < len(tokens) - 1:
                 progress(done, len(tokens))
-    if done == len(tokens):
-        # The last token belonged to a range, and was run with it. It is run once more for its
-        # logits: what it adds to the caches is the same.
-        trim_prompt_cache(caches, 1)
+    # The last token of a range that ends the prompt was run with it. It is run once more for its
+    # logits: what it adds to the caches is the same.
+    if done == len(tokens) and trim_prompt_cache(caches, 1) != 1:
+        raise PromptError(
+            "a prompt longer than the model's sliding window cannot end with a picture; "
+            "let some text follow it"
+        )

@@ -1,4 +1,4 @@
-"""The command `sightline`: chat with a model, ask it once, or see what a checkpoint is.
+"""The command `sightline`: chat with a model, ask it once, or see which there are and what they are.
 
 The model's words go to standard output, and with `generate` nothing else does; bars, warnings and
 errors go to standard error. Exit codes: 0; 1 if an answer ended with an error; 2 for what the user
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from engine.cli import chat, generate, inspect
+from engine.cli import chat, generate, inspect, models
 from engine.cli.terminal import complain, warnings_in_one_line
 from vision_add_ons.errors import OptionError, SightlineError
 
@@ -81,7 +81,7 @@ def _run(argv: Sequence[str] | None) -> int:
     parser.add_argument("--version", action="store_true", help="print the version and leave")
     parser.set_defaults(run=None)
     commands = parser.add_subparsers(metavar="COMMAND")
-    for add in (chat.add_command, generate.add_command, inspect.add_commands):
+    for add in (chat.add_command, generate.add_command, inspect.add_commands, models.add_command):
         add(commands)
     args = parser.parse_args(argv)
     if args.version:

@@ -22,11 +22,17 @@ _GENERATION: dict[str, tuple[type, str]] = {
     "min_p": (float, "draw from tokens at least this likely, relative to the likeliest"),
     "seed": (int, "draw the same again; a fresh one if not given"),
     "repetition_penalty": (float, "above 1, recent tokens become less likely"),
+    "max_image_size": (int, "shrink pictures whose longer side has more pixels than this"),
     "max_context": (int, "a cap on prompt and answer together, in tokens"),
     "kv_bits": (int, "quantize long KV caches to 2, 4 or 8 bits"),
     "kv_group_size": (int, "values that share a scale in a quantized KV cache"),
     "prefill_step_size": (int, "prompt tokens run at once"),
 }
+
+MODEL = (
+    "a short name (see `sightline models`), an id of the Hugging Face hub (org/name, or "
+    "org/name@revision), or the folder of a checkpoint"
+)
 
 
 def text(value: str) -> str:
@@ -43,8 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--image", action="append", default=[], metavar="FILE", help=images)
 
     add = parser.add_argument_group("loading").add_argument
-    model = "folder of a checkpoint, or demo: a small model, fetched at its first use (default)"
-    add("--model", default="demo", metavar="FOLDER", help=model)
+    add("--model", default="demo", metavar="MODEL", help=f"{MODEL} (default demo)")
     add("--decoder-only", action="store_true", help="load a vision model's text half alone")
     add("--cache-bytes", type=int, metavar="N", help="the most that the prompt cache may take")
 

@@ -9,13 +9,17 @@ from engine.cli.answer import as_json, show_answer, summary
 from engine.cli.arguments import add_options, generation_options, read_pictures, text
 from engine.cli.loading import open_engine
 from engine.cli.terminal import complain
+from model_kit.models import known_model
 from vision_add_ons.errors import OptionError
 
 
 def add_command(commands: "argparse._SubParsersAction[Any]") -> None:
     parser = commands.add_parser("generate", help="answer one prompt")
-    prompt = "the question; - reads it from standard input (less one final newline)"
-    parser.add_argument("--prompt", type=text, required=True, metavar="TEXT", help=prompt)
+    prompt = (
+        "the question; - reads it from standard input (less one final newline); may be left out "
+        "about a picture, if `sightline models` lists what to ask the model"
+    )
+    parser.add_argument("--prompt", type=text, metavar="TEXT", help=prompt)
     raw = "use the prompt as it stands, without a chat template"
     parser.add_argument("--raw", action="store_true", help=raw)
     as_object = "print one JSON object, with the answer and its figures"
@@ -28,8 +32,8 @@ def run(args: argparse.Namespace) -> int:
     options = generation_options(args)
     if args.raw and args.system is not None:
         raise OptionError("a --raw prompt has no place for --system; write it into the prompt")
+    question = _question(args)
     images = [picture for _, picture in read_pictures(args.image)]
-    question = sys.stdin.read().removesuffix("\n") if args.prompt == "-" else args.prompt
     messages = [{"role": "user", "content": question}]
     if args.system is not None:
         messages.insert(0, {"role": "system", "content": args.system})
@@ -48,3 +52,14 @@ def run(args: argparse.Namespace) -> int:
         complain(end.error)
         return 1
     return 130 if end.finish_reason == "cancelled" else 0
+
+
+def _question(args: argparse.Namespace) -> str:
+    if args.prompt == "-":
+        return sys.stdin.read().removesuffix("\n")
+    if args.prompt is not None:
+        return str(args.prompt)
+    known = known_model(args.model)
+    if not args.image or known is None or known.prompt is None:
+        raise OptionError("give the question with --prompt; see `sightline generate --help`")
+    return known.prompt

@@ -3,31 +3,28 @@
 import argparse
 import sys
 from contextlib import closing, redirect_stdout
-from pathlib import Path
 from typing import Any
 
+from engine.cli.arguments import MODEL
 from engine.cli.terminal import Bar, printable
 
 
 def add_commands(commands: "argparse._SubParsersAction[Any]") -> None:
     about = "tell what a checkpoint is, and what loading it takes"
     parser = commands.add_parser("inspect", help=about)
-    parser.add_argument("folder", metavar="FOLDER", help="folder of a checkpoint, or demo")
+    parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.set_defaults(run=inspect)
     about = "list the model types that see, and the add-on that serves each"
     commands.add_parser("add-ons", help=about).set_defaults(run=add_ons)
 
 
 def inspect(args: argparse.Namespace) -> int:
-    folder, out = Path(args.folder), sys.stdout
+    out = sys.stdout
     with redirect_stdout(sys.stderr), closing(Bar()) as bar:
-        if args.folder == "demo":
-            from model_kit.demo import demo_folder
-
-            folder = demo_folder(bar)
         from model_kit import inspect_checkpoint
+        from model_kit.hub import resolve
 
-        lines = inspect_checkpoint(folder).lines()
+        lines = inspect_checkpoint(resolve(args.model, bar)).lines()
     print(printable("\n".join(lines), out))
     return 0
 

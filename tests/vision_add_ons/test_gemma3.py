@@ -26,6 +26,7 @@ from vision_add_ons.errors import (
     BrokenConfig,
     ImageCountError,
     MissingWeight,
+    PromptError,
     UnexpectedShape,
     UnexpectedWeight,
     UnsupportedCheckpoint,
@@ -147,6 +148,15 @@ def test_a_picture_at_the_very_end(folder: Path) -> None:
     with load(folder) as engine:
         answer = engine.generate([*tokens[:6], ROW], images=[picture]).result()
     assert answer.tokens[0] == int(expected.argmax())
+
+
+def test_a_picture_at_the_end_of_a_long_prompt(folder: Path) -> None:
+    picture = Image.new("RGB", (9, 9), "red")
+    with load(folder) as engine:
+        prompt = [1, *list(WORDS)[:30], ROW]
+        with pytest.raises(PromptError, match="let some text follow"):
+            engine.generate(prompt, images=[picture]).result()
+        assert engine.generate([*prompt, 9], images=[picture]).result().tokens
 
 
 # --- limits and refusals ------------------------------------------------------------------------
