@@ -1,4 +1,4 @@
-"""The command `sightline`: chat with a model, ask it once, or see which there are and what they are.
+"""The command `sightline`: chat with a model, ask it once, or see what there is to load.
 
 The model's words go to standard output, and with `generate` nothing else does; bars, warnings and
 errors go to standard error. Exit codes: 0; 1 if an answer ended with an error; 2 for what the user

@@ -32,8 +32,8 @@ def run(args: argparse.Namespace) -> int:
     options = generation_options(args)
     if args.raw and args.system is not None:
         raise OptionError("a --raw prompt has no place for --system; write it into the prompt")
-    question = _question(args)
     images = [picture for _, picture in read_pictures(args.image)]
+    question = _question(args)
     messages = [{"role": "user", "content": question}]
     if args.system is not None:
         messages.insert(0, {"role": "system", "content": args.system})

@@ -1,0 +1,63 @@
+"""The models that have a short name: what each is, and where it comes from."""
+
+from dataclasses import dataclass
+
+DESCRIBE = "Describe the image in English"
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """One line of the registry."""
+
+    name: str
+    checkpoint: str | None
+    """Its id on the Hugging Face hub; None for `demo`, which `model_kit.demo` sets up."""
+    about: str
+    """What it is, in a few words."""
+    prompt: str | None = DESCRIBE
+    """What to ask about a picture, where the user asks nothing; None if it cannot see."""
+
+
+_ALL = (
+    KnownModel("demo", None, "SmolLM2 135M, text only", None),
+    KnownModel("gemma3-4b", "mlx-community/gemma-3-4b-it-qat-4bit", "Gemma 3 4B, 4 bit"),
+    KnownModel("gemma3-12b", "mlx-community/gemma-3-12b-it-qat-4bit", "Gemma 3 12B, 4 bit"),
+    KnownModel("gemma3-27b", "mlx-community/gemma-3-27b-it-qat-4bit", "Gemma 3 27B, 4 bit"),
+    KnownModel(
+        "ministral3-3b", "mlx-community/Ministral-3-3B-Instruct-2512-4bit", "Ministral 3 3B, 4 bit"
+    ),
+    KnownModel(
+        "ministral3-8b", "mlx-community/Ministral-3-8B-Instruct-2512-4bit", "Ministral 3 8B, 4 bit"
+    ),
+    KnownModel(
+        "mistral-small-3.2",
+        "nativ-community/Mistral-Small-3.2-24B-Instruct-2506-4bit",
+        "Mistral Small 3.2 24B, 4 bit",
+    ),
+    KnownModel("paligemma-3b", "mlx-community/paligemma-3b-mix-448-8bit", "PaliGemma 3B, 8 bit"),
+    # Trained on this one prompt, while a "mix" knows several.
+    KnownModel(
+        "paligemma2-3b",
+        "mlx-community/paligemma2-3b-ft-docci-448-bf16",
+        "PaliGemma 2 3B for captions, bfloat16",
+        "caption en",
+    ),
+    KnownModel("pixtral-12b", "mlx-community/pixtral-12b-4bit", "Pixtral 12B, 4 bit"),
+    KnownModel("qwen2-vl-2b", "mlx-community/Qwen2-VL-2B-Instruct-4bit", "Qwen2-VL 2B, 4 bit"),
+    KnownModel("qwen2-vl-7b", "mlx-community/Qwen2-VL-7B-Instruct-4bit", "Qwen2-VL 7B, 4 bit"),
+    KnownModel(
+        "qwen2.5-vl-3b", "mlx-community/Qwen2.5-VL-3B-Instruct-4bit", "Qwen2.5-VL 3B, 4 bit"
+    ),
+    KnownModel(
+        "qwen2.5-vl-7b", "mlx-community/Qwen2.5-VL-7B-Instruct-4bit", "Qwen2.5-VL 7B, 4 bit"
+    ),
+)
+
+KNOWN_MODELS = {model.name: model for model in _ALL}
+
+
+def known_model(model: str) -> KnownModel | None:
+    """The registry's entry for a short name or a checkpoint id, with or without `@revision`."""
+    name = model.partition("@")[0]
+    by_id = {known.checkpoint: known for known in _ALL}
+    return KNOWN_MODELS.get(name) or by_id.get(name)
