@@ -38,7 +38,8 @@ BUILT_IN_ACTIVATIONS = {
 }
 # Computations that some mlx-lm classes leave out.
 LEFT_OUT = ("final_logit_softcapping", "attn_logit_softcapping", "use_bidirectional_attention")
-INEXACT = {"gemma": "mlx-lm computes another GELU than the reference"}
+# Model types whose mlx-lm class is not exact, and the module with ours, built on it.
+OWN_DECODERS = {"gemma": "model_kit.gemma", "gemma2": "model_kit.gemma2"}
 
 
 @dataclass
@@ -125,12 +126,12 @@ def _model_type(raw: dict[str, Any], assumed: list[str]) -> str:
 
 
 def decoder_module(model_type: str) -> Any:
-    """The mlx-lm module that implements a model type. Raises `UnknownModelType`."""
+    """The module that implements a model type, mostly mlx-lm's. Raises `UnknownModelType`."""
     from mlx_lm.utils import MODEL_REMAPPING
 
+    if model_type in OWN_DECODERS:
+        return importlib.import_module(OWN_DECODERS[model_type])
     name = MODEL_REMAPPING.get(model_type, model_type)
-    if model_type in INEXACT:
-        raise UnsupportedCheckpoint(f"{model_type} is not exact yet: {INEXACT[model_type]}")
     if re.fullmatch(r"[\w-]+", name) and find_spec(f"mlx_lm.models.{name}"):
         try:
             module = importlib.import_module(f"mlx_lm.models.{name}")

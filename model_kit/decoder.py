@@ -112,7 +112,8 @@ def context_limit(model: nn.Module, config: CheckpointConfig) -> int | None:
     limits = [config.max_context]
     if isinstance(window, int) and window > 0 and in_use:
         caches = make_prompt_cache(model)
-        if not any(isinstance(c, RotatingKVCache) for c in caches):
+        applied = getattr(model, "applies_sliding_window", False)
+        if not applied and not any(isinstance(c, RotatingKVCache) for c in caches):
             limits.append(window)
     known = [limit for limit in limits if limit is not None]
     return min(known) if known else None

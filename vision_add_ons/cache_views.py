@@ -21,7 +21,9 @@ class CacheView:
         self.cache = cache
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["cache"], name)
+        value = getattr(self.__dict__["cache"], name)
+        # mlx-lm's loop puts the result in place of what it quantizes: it must stay a view.
+        return self._quantized if name == "to_quantized" else value
 
     @property
     def state(self) -> Any:
@@ -31,8 +33,7 @@ class CacheView:
         """The same view of another cache."""
         return type(self)(cache)
 
-    def to_quantized(self, **options: int) -> "CacheView":
-        """mlx-lm's loop puts the result in place of what it quantizes: it must stay a view."""
+    def _quantized(self, **options: int) -> "CacheView":
         return self.like(self.cache.to_quantized(**options))
 
 
@@ -53,7 +54,7 @@ class BidirectionalView(CacheView):
         self.ranges = ranges
 
     def like(self, cache: Any) -> "BidirectionalView":
-        return BidirectionalView(cache, self.ranges)
+        return type(self)(cache, self.ranges)
 
     def make_mask(
         self, N: int, return_array: bool = False, window_size: int | None = None

@@ -1,5 +1,6 @@
 """Reading the config of a checkpoint with pictures: absent fields, and fields not served."""
 
+import copy
 from typing import Any
 
 from vision_add_ons.errors import BrokenConfig, UnsupportedCheckpoint
@@ -14,7 +15,9 @@ def resolve_config(config: dict[str, Any]) -> dict[str, Any]:
     from transformers import CONFIG_MAPPING
 
     try:
-        resolved: dict[str, Any] = CONFIG_MAPPING[config["model_type"]].from_dict(config).to_dict()
+        # They add fields to the nested objects that they are given.
+        own = copy.deepcopy(config)
+        resolved: dict[str, Any] = CONFIG_MAPPING[config["model_type"]].from_dict(own).to_dict()
     except Exception as error:
         # The config classes validate with several unrelated exception types.
         message = " ".join(str(error).split())

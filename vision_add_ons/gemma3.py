@@ -109,7 +109,7 @@ class Gemma3AddOn(VisionAddOn):
         # transformers 4 and mlx-vlm have one more level of names than transformers 5.
         tower = with_first_prefix(tower, ("vision_model.", ""))
         tower = channels_last(tower, "embeddings.patch_embedding.weight", channels=3)
-        load_module(self.tower, tower, TOWER[0], ("head.",), quantization)
+        load_module(self.tower, tower, "vision_tower.vision_model.", ("head.",), quantization)
         load_module(self.projector, with_first_prefix(weights, PROJECTOR), PROJECTOR[0])
 
     @classmethod

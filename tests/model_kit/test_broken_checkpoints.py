@@ -127,11 +127,6 @@ BROKEN = {
         errors.UnsupportedCheckpoint,
         "hidden_act 'gelu'",
     ),
-    "a decoder that is not exact yet": (
-        _config(model_type="gemma"),
-        errors.UnsupportedCheckpoint,
-        "gemma is not exact",
-    ),
     "a decoder that lacks its package": (
         _config(model_type="olmo"),
         errors.UnsupportedCheckpoint,

@@ -1,0 +1,21 @@
+"""A tiny random Qwen2.5-VL of transformers: windows in one of three blocks' attention and not."""
+
+from typing import ClassVar
+
+from parity.qwen2_vl_reference import TEXT, Qwen2VLReference
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+
+class Qwen25VLReference(Qwen2VLReference):
+    name = "qwen2_5_vl"
+    config_class = Qwen2_5_VLConfig
+    model_class = Qwen2_5_VLForConditionalGeneration
+    vision: ClassVar = {
+        "depth": 3,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_heads": 2,
+        "out_hidden_size": TEXT["hidden_size"],
+        "window_size": 24,  # 3 x 3 rows, which leaves smaller ones at both edges
+        "fullatt_block_indexes": [1],
+    }

@@ -1,0 +1,136 @@
+"""Positions on three axes (M-RoPE) for a decoder of mlx-lm's that counts on one.
+
+Semantics: `get_rope_index` and the rotary embedding of transformers' Qwen2-VL. Each frequency of
+the rotary embedding follows one of the axes time, height and width. Text counts on all three at
+once. The rows of a picture share one time and count by their row and column in its grid, and what
+follows the picture goes on behind the longer side of that grid.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from vision_add_ons.cache_views import CacheView
+
+Grid = tuple[int, int, int]
+"""A picture in a prompt: index of its first placeholder, rows, columns."""
+Tables = tuple[mx.array, mx.array]
+"""Cosines and sines, float32 [tokens, head_dim / 2] each."""
+
+
+class PromptPositions:
+    """Where the tokens of one prompt, and those generated after it, stand on the three axes."""
+
+    def __init__(self, length: int, grids: Sequence[Grid]) -> None:
+        """For a prompt of `length` tokens with pictures in ascending order, row after row each."""
+        self.ids = np.empty((3, length), np.int32)
+        """The position of each token of the prompt on each axis."""
+        index = position = 0
+        for start, rows, columns in grids:
+            self.ids[:, index:start] = np.arange(position, position + start - index)
+            position += start - index
+            index = start + rows * columns
+            self.ids[:, start:index] = np.indices((1, rows, columns)).reshape(3, -1) + position
+            position += max(rows, columns)
+        self.ids[:, index:] = np.arange(position, position + length - index)
+        self.delta = position - index
+        """What to add to a later token's index for its position."""
+        self._chunk = (0, 0)
+        self._placed: int | Tables = 0
+
+    def axes(self, start: int, count: int) -> np.ndarray:
+        """The positions of `count` tokens from index `start` on: int32 [3, count]."""
+        inside = self.ids[:, start : start + count]
+        after = np.arange(start + inside.shape[1], start + count, dtype=np.int32) + self.delta
+        return np.concatenate([inside, np.tile(after, (3, 1))], axis=1)
+
+    def place(self, start: int, count: int, tables: Callable[[np.ndarray], Tables]) -> int | Tables:
+        """How to turn `count` tokens from index `start` on.
+
+        The offset at which plain rope does it, where they count on all axes at once; else what
+        `tables` makes of their positions. Every layer asks for the same tokens twice before the
+        next ones come, so the last answer is kept.
+        """
+        if start >= self.ids.shape[1]:
+            return start + self.delta
+        if self._chunk != (start, count):
+            ids = self.axes(start, count)
+            first = int(ids[0, 0])
+            counting = (ids == np.arange(first, first + count)).all()
+            self._chunk, self._placed = (start, count), first if counting else tables(ids)
+        return self._placed
+
+
+class Positions(int):
+    """A cache's offset that knows where its prompt's tokens stand; else the number it is."""
+
+    prompt: PromptPositions
+
+    def __new__(cls, offset: int, prompt: PromptPositions) -> "Positions":
+        self = super().__new__(cls, offset)
+        self.prompt = prompt
+        return self
+
+
+class PositionView(CacheView):
+    """A cache whose offset brings the positions of its request's prompt along."""
+
+    def __init__(self, cache: Any, prompt: PromptPositions) -> None:
+        super().__init__(cache)
+        self.prompt = prompt
+
+    def like(self, cache: Any) -> "PositionView":
+        return type(self)(cache, self.prompt)
+
+    @property
+    def offset(self) -> Positions:
+        return Positions(self.cache.offset, self.prompt)
+
+
+class MRope(nn.Module):
+    """A layer's rope that also turns by `Positions`; any other offset goes to the rope it wraps.
+
+    `sections` are how many frequencies, the fastest first, follow time, height and width. All
+    layers of a decoder must wrap equal ropes.
+    """
+
+    def __init__(self, rope: nn.Module, sections: Sequence[int]) -> None:
+        super().__init__()
+        self.rope = rope
+        self._borders = np.cumsum(sections)
+
+    def __call__(self, x: mx.array, offset: Any = 0) -> mx.array:
+        """Turn queries or keys [batch, heads, tokens, head_dim]."""
+        if isinstance(offset, Positions):
+            offset = offset.prompt.place(offset, x.shape[-2], self._tables)
+            if isinstance(offset, tuple):
+                return rotate(x, *offset)
+        return self.rope(x, offset=offset)
+
+    def _tables(self, ids: np.ndarray) -> Tables:
+        """Read the wrapped rope's cosines and sines at these positions off vectors that it turns.
+
+        So its frequencies and factors, whatever its type, are those that text has.
+        """
+        half = int(self._borders[-1])
+        vector = mx.concatenate([mx.ones(half), mx.zeros(half)])
+        vectors = mx.broadcast_to(vector, (ids.shape[1], 1, 1, 2 * half))
+        parts = []
+        for axis, end in enumerate(self._borders):
+            turned = self.rope(vectors, offset=mx.array(ids[axis]))  # a token a batch element
+            start = self._borders[axis - 1] if axis else 0
+            parts.append(turned.reshape(-1, 2, half)[:, :, start:end])
+        table = mx.concatenate(parts, axis=-1)
+        return table[:, 0], table[:, 1]
+
+
+def rotate(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
+    """Turn each pair (i, i + half) of the last axis of `x`, in the tables' precision.
+
+    The tables have shape [..., half] and are broadcast to `x`; the result has its dtype.
+    """
+    a, b = mx.split(x, 2, axis=-1)
+    return mx.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)

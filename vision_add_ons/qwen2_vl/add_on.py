@@ -1,0 +1,137 @@
+"""The add-on itself: what of a checkpoint goes where, and one picture's way through it."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from vision_add_ons.base import ExpandedPrompt, Picture, VisionAddOn
+from vision_add_ons.configs import check_fields, positive, resolve_config
+from vision_add_ons.errors import PromptError, UnexpectedWeight
+from vision_add_ons.mlx_vlm_modules import import_mlx_vlm
+from vision_add_ons.mrope import MRope, PositionView, PromptPositions
+from vision_add_ons.qwen2_vl.config import check_half, check_tower, decoder_config, mrope_sections
+from vision_add_ons.qwen2_vl.preprocessing import MAX_RATIO, Patches
+from vision_add_ons.weights import channels_last, load_module, read_weights, with_prefix
+
+# As published, as transformers names its modules, and as mlx-vlm converts.
+TOWER = ("visual.", "model.visual.", "vision_tower.")
+KERNEL = "patch_embed.proj.weight"
+
+CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+  {%- if loop.first and message['role'] != 'system' -%}
+    {{- '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' -}}
+  {%- endif -%}
+  {{- '<|im_start|>' + message['role'] + '\\n' -}}
+  {%- if message['content'] is string -%}
+    {{- message['content'] -}}
+  {%- else -%}
+    {%- for part in message['content'] -%}
+      {{- '<|vision_start|><|image_pad|><|vision_end|>' if part['type'] == 'image'
+          else part['text'] -}}
+    {%- endfor -%}
+  {%- endif -%}
+  {{- '<|im_end|>\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
+"""
+
+
+class Qwen2VLAddOn(VisionAddOn):
+    """Qwen2-VL, for pictures; not for videos.
+
+    A picture keeps its shape: its sides are rounded to multiples of 28 pixels (in the published
+    models), and each square of 28 x 28 gives a row. Positions count on three axes, see `mrope`.
+    """
+
+    model_types = ("qwen2_vl",)
+    decoder_prefixes: ClassVar = {
+        **dict.fromkeys(TOWER),
+        "model.language_model.": "model.",
+        "language_model.": "",
+        "model.": "model.",
+        "lm_head.": "lm_head.",
+    }
+
+    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
+        """Load the tower from `folder`.
+
+        Raises a `CheckpointError`: `UnsupportedCheckpoint` or `BrokenConfig` naming the field,
+        `MissingWeight`, `UnexpectedWeight` or `UnexpectedShape` naming the tensor.
+        """
+        check_half(config, "vision")
+        whole = resolve_config(config)
+        self.sections = mrope_sections(whole["text_config"])
+        self.placeholder_id = self.image_token_id = whole["image_token_id"]
+        self.video_token_id = whole["video_token_id"]
+        self.check_tower(whole)
+        family = import_mlx_vlm(self.model_types[0])
+        sizes = {**whole["vision_config"], "model_type": self.model_types[0]}
+        self.tower = family.VisionModel(family.VisionConfig.from_dict(sizes))
+        self.patches = Patches.read(folder, whole["vision_config"])
+
+        weights = read_weights(folder)
+        unknown = [name for name in weights if not name.startswith(tuple(self.decoder_prefixes))]
+        if unknown:
+            raise UnexpectedWeight(f"the model has no use for {min(unknown)}")
+        prefix = next((p for p in TOWER if any(n.startswith(p) for n in weights)), TOWER[0])
+        tower = channels_last(with_prefix(weights, prefix), KERNEL, channels=3)
+        load_module(self.tower, tower, prefix, quantization=config.get("quantization"))
+
+    @staticmethod
+    def check_tower(whole: dict[str, Any]) -> None:
+        """Refuse a tower that is not served. Raises `UnsupportedCheckpoint` or `BrokenConfig`."""
+        check_tower(whole, width="embed_dim", out_width="hidden_size")
+        check_fields(whole["vision_config"], "vision_config", hidden_act=("quick_gelu",))
+        positive(whole["vision_config"], "vision_config", "mlp_ratio")
+
+    @classmethod
+    def decoder_config(cls, config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        return decoder_config(config)
+
+    @classmethod
+    def default_chat_template(cls, config: dict[str, Any], folder: Path) -> str:
+        """Qwen's form of ChatML, with its standing system message."""
+        return CHAT_TEMPLATE
+
+    def picture_limits(self) -> list[str]:
+        cut, square = self.patches, self.patches.side**2
+        return [
+            f"sides rounded to multiples of {cut.side} pixels, {cut.min_pixels} to "
+            f"{cut.max_pixels} pixels in all: {math.ceil(cut.min_pixels / square)} to "
+            f"{cut.max_pixels // square} rows each",
+            f"one side at most {MAX_RATIO} times the other",
+        ]
+
+    def prepare_decoder(self, text_model: nn.Module) -> None:
+        for layer in text_model.layers:
+            layer.self_attn.rope = MRope(layer.self_attn.rope, self.sections)
+
+    def row_count(self, picture: Picture) -> int:
+        """One row per square. Raises `ImageError` for a picture that is too elongated."""
+        return math.prod(self.patches.grid(picture.size))
+
+    def expand_prompt(
+        self, tokens: list[int], pictures: Sequence[Picture], positions: Sequence[int]
+    ) -> ExpandedPrompt:
+        """As every family does; raises `PromptError` for a prompt that marks a video's place."""
+        if self.video_token_id in tokens:
+            raise PromptError("videos are not supported; give pictures instead")
+        return super().expand_prompt(tokens, pictures, positions)
+
+    def cache_views(self, caches: Sequence[Any], prompt: ExpandedPrompt) -> list[Any]:
+        grids = [(span.start, *self.patches.grid(span.picture.size)) for span in prompt.spans]
+        positions = PromptPositions(len(prompt.tokens), grids)
+        return [PositionView(cache, positions) for cache in caches]
+
+    def encode_image(self, picture: Picture) -> mx.array:
+        image = picture.pixels()
+        rows, columns = (2 * cells for cells in self.patches.grid(image.size))
+        dtype = self.tower.patch_embed.proj.weight.dtype
+        patches = self.patches(image).astype(dtype)
+        encoded: mx.array = self.tower(patches, mx.array([[1, rows, columns]]))
+        return encoded

@@ -1,0 +1,91 @@
+"""config.json, as published or as saved by transformers 5, turned into what the parts need."""
+
+from typing import Any
+
+from vision_add_ons.configs import check_fields, positive, resolve_config
+from vision_add_ons.errors import BrokenConfig
+
+# What mlx-lm builds the decoder from, and a report names where it had to be assumed.
+DECODER_FIELDS = (
+    "hidden_size",
+    "intermediate_size",
+    "max_position_embeddings",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "num_key_value_heads",
+    "rms_norm_eps",
+    "vocab_size",
+)
+
+
+def check_half(config: dict[str, Any], half: str) -> None:
+    """Raise `UnsupportedCheckpoint` if "vision" or "text" says that it is another family's.
+
+    To be asked of the config as it stands: transformers' class takes what it finds for its own.
+    """
+    family = config["model_type"]
+    served = (None, family, f"{family}_{half}")
+    check_fields(config.get(f"{half}_config") or {}, f"{half}_config", model_type=served)
+
+
+def decoder_config(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The decoder as the Qwen2 that it is, and a line for each field that had to be assumed.
+
+    What the config leaves out is as in the family's own config class, whose defaults are not
+    Qwen2's.
+    """
+    check_half(config, "text")
+    whole = resolve_config(config)
+    text: dict[str, Any] = whole["text_config"]
+    mrope_sections(text)
+    given = config.get("text_config") or config
+    assumed = [
+        f"{name}: {text[name]} (default of {text['model_type']})"
+        for name in DECODER_FIELDS
+        if name not in given
+    ]
+    text |= {"model_type": "qwen2", "tie_word_embeddings": whole["tie_word_embeddings"]}
+    if "sliding_attention" not in text["layer_types"]:
+        text["sliding_window"] = None
+    return text, assumed
+
+
+def mrope_sections(text: dict[str, Any]) -> list[int]:
+    """How many of a head's frequencies follow time, height and width. Raises `BrokenConfig`."""
+    sections = text["rope_parameters"].get("mrope_section", [16, 24, 24])
+    half = text["hidden_size"] // text["num_attention_heads"] // 2
+    numbers = isinstance(sections, list) and all(type(n) is int and n >= 0 for n in sections)
+    if not numbers or len(sections) != 3 or sum(sections) != half:
+        raise BrokenConfig(
+            f"mrope_section must be three numbers that add up to {half}, half of a head, "
+            f"not {sections!r}"
+        )
+    return list(sections)
+
+
+def check_tower(whole: dict[str, Any], width: str, out_width: str) -> None:
+    """Refuse a tower that mlx-vlm's would not compute exactly; `width`, `out_width` name fields.
+
+    Raises `UnsupportedCheckpoint` or `BrokenConfig` naming the field.
+    """
+    vision, where = whole["vision_config"], "vision_config"
+    sizes = ("depth", "num_heads", "patch_size", "temporal_patch_size")
+    positive(vision, where, *sizes, width, out_width)
+    check_fields(vision, where, in_channels=(3,), spatial_merge_size=(2,))
+    check_fields(
+        vision["rope_parameters"],
+        f"{where}.rope_parameters",
+        rope_type=("axial",),
+        rope_theta=(10000.0,),
+    )
+    if vision[width] % (4 * vision["num_heads"]):
+        raise BrokenConfig(
+            f"{where}.num_heads {vision['num_heads']} does not cut {width} {vision[width]} into "
+            "heads whose width is a multiple of 4"
+        )
+    hidden_size = whole["text_config"]["hidden_size"]
+    if vision[out_width] != hidden_size:
+        raise BrokenConfig(
+            f"{where}.{out_width} {vision[out_width]} is not the decoder's hidden_size, which is "
+            f"{hidden_size}"
+        )

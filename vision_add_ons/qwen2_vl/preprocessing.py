@@ -1,0 +1,110 @@
+"""From a picture of any size to patches. Semantics: transformers' `Qwen2VLImageProcessorPil`."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from PIL import Image
+
+from vision_add_ons.configs import check_fields, positive
+from vision_add_ons.errors import BrokenConfig, ImageError
+from vision_add_ons.pixels import CLIP_MEAN, CLIP_STD, Pixels, read_processor_config
+
+MIN_PIXELS, MAX_PIXELS = 56 * 56, 28 * 28 * 1280
+MAX_RATIO = 200
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Patches:
+    """How pictures are cut. `merge` x `merge` patches, standing together, become one row.
+
+    A picture keeps its shape: both sides are rounded to whole rows, and brought between
+    `min_pixels` and `max_pixels` in all.
+    """
+
+    patch: int
+    merge: int
+    frames: int
+    """A still picture is a film that repeats it so often."""
+    min_pixels: int
+    max_pixels: int
+    pixels: Pixels
+
+    @classmethod
+    def read(cls, folder: Path, vision: dict[str, Any]) -> "Patches":
+        """The folder's saved settings, or the processor's defaults, for the tower of `vision`.
+
+        Raises `UnsupportedCheckpoint` or `BrokenConfig`, naming the field.
+        """
+        saved = read_processor_config(folder)
+        # What an absent field means differs between the two, so both are made explicit first.
+        cut = {"patch_size": 14, "merge_size": 2, "temporal_patch_size": 2} | saved
+        check_fields(
+            cut,
+            "image processor",
+            patch_size=(vision["patch_size"],),
+            merge_size=(vision["spatial_merge_size"],),
+            temporal_patch_size=(vision["temporal_patch_size"],),
+        )
+        size = saved.get("size") or {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS}
+        if not isinstance(size, dict):
+            raise BrokenConfig(f"the image processor's size must be an object, not {size!r}")
+        limits: dict[str, Any] = {
+            "min_pixels": saved.get("min_pixels") or size.get("shortest_edge"),
+            "max_pixels": saved.get("max_pixels") or size.get("longest_edge"),
+        }
+        positive(limits, "image processor", "min_pixels", "max_pixels")
+        return cls(
+            patch=cut["patch_size"],
+            merge=cut["merge_size"],
+            frames=cut["temporal_patch_size"],
+            pixels=Pixels.read(saved, Image.Resampling.BICUBIC, CLIP_MEAN, CLIP_STD),
+            **limits,
+        )
+
+    @property
+    def side(self) -> int:
+        """Pixels along one side of what becomes a row."""
+        return self.patch * self.merge
+
+    def resized(self, size: Size) -> Size:
+        """The width and height that a picture of this width and height is brought to.
+
+        Raises `ImageError` for a picture more elongated than the family's processor takes.
+        """
+        if max(size) > MAX_RATIO * min(size):
+            raise ImageError(
+                f"a picture of {size[0]}x{size[1]} pixels is too elongated: one side may be "
+                f"{MAX_RATIO} times the other at most; crop it first"
+            )
+        width, height = (round(side / self.side) * self.side for side in size)
+        if width * height > self.max_pixels:
+            shrink = math.sqrt(size[0] * size[1] / self.max_pixels)
+            sides = (math.floor(side / shrink / self.side) * self.side for side in size)
+            width, height = (max(self.side, side) for side in sides)
+        elif width * height < self.min_pixels:
+            grow = math.sqrt(self.min_pixels / (size[0] * size[1]))
+            width, height = (math.ceil(side * grow / self.side) * self.side for side in size)
+        return width, height
+
+    def grid(self, size: Size) -> Size:
+        """How many embedding rows stand below and beside each other: (rows, columns)."""
+        width, height = self.resized(size)
+        return height // self.side, width // self.side
+
+    def __call__(self, image: Image.Image) -> mx.array:
+        """The patches of an RGB picture: float32 [rows * columns * merge^2, values of a patch].
+
+        Those of an embedding row follow each other. A patch's values are in the order channel,
+        frame, height, width.
+        """
+        rows, columns = self.grid(image.size)
+        pixels = self.pixels(image, *self.resized(image.size))
+        cut = pixels.reshape(rows, self.merge, self.patch, columns, self.merge, self.patch, 3)
+        cut = cut.transpose(0, 3, 1, 4, 6, 2, 5)[:, :, :, :, :, None]
+        cut = mx.repeat(cut, self.frames, axis=5)
+        return cut.reshape(rows * columns * self.merge**2, -1)
