@@ -1,4 +1,5 @@
-"""Speed and memory of the engine against mlx-lm alone, as ratios measured in one run.
+"""Speed and memory of the engine against mlx-lm alone, and of the way from pictures to embeddings
+against mlx-vlm's, as ratios measured in one run.
 
     python scripts/bench.py                       # everything, on the default model
     python scripts/bench.py follow-up --rounds 9 --json figures.json
@@ -27,6 +28,7 @@ from model_kit.blas import preload_openblas
 preload_openblas()
 
 
+import bench_vision  # noqa: E402
 import mlx.core as mx  # noqa: E402
 from mlx_lm import load as mlx_lm_load  # noqa: E402
 from mlx_lm import stream_generate  # noqa: E402
@@ -145,6 +147,14 @@ class Bench:
         detail = f"{statistics.median(a):.2f} s against {statistics.median(b):.2f} s, no mlx_vlm"
         yield self._row("load, engine / mlx-lm", ratios, "ratio", at_most=1.15, detail=detail)
 
+    def embeddings(self) -> Iterator[Row]:
+        """From a photograph to `input_embeddings`, for every family."""
+        for name, ours, theirs in bench_vision.rows(self.rounds):
+            ratios = [x / y for x, y in zip(ours, theirs, strict=True)]
+            a, b = statistics.median(ours), statistics.median(theirs)
+            detail = f"{a * 1000:.1f} ms against {b * 1000:.1f} ms"
+            yield self._row(name, ratios, "ratio", at_most=1.0, detail=detail)
+
     def _ask(self, chat: Any, question: str) -> tuple[list[int], list[int], float, float]:
         """Ask; the whole prompt and its new part, seconds to the first token, bytes of growth."""
         gc.collect()
@@ -216,6 +226,7 @@ PARTS = {
     "follow-up": Bench.follow_up,
     "import": Bench.imports,
     "load": Bench.loads,
+    "embeddings": Bench.embeddings,
 }
 
 
@@ -236,7 +247,7 @@ def main() -> int:
         folder = demo_folder()
     bench = Bench(folder, args.rounds)
     where = f"{platform.platform()}, {mx.default_device()}, {args.rounds} rounds"
-    print(f"{where}\n{'':28}{'median':>9}{'low':>9}{'high':>9}  {'aim':9} ")
+    print(f"{where}\n{'':34}{'median':>9}{'low':>9}{'high':>9}  {'aim':9} ")
     rows = []
     for part in args.parts or PARTS:
         for row in PARTS[part](bench):
@@ -244,7 +255,7 @@ def main() -> int:
             unit = "" if row.unit == "ratio" else f" {row.unit}"
             verdict = "met" if row.met else "MISSED"
             print(
-                f"{row.name:28}{row.value:9.3f}{row.low:9.3f}{row.high:9.3f}{unit}  "
+                f"{row.name:34}{row.value:9.3f}{row.low:9.3f}{row.high:9.3f}{unit}  "
                 f"{row.aim:9} {verdict:7} {row.detail}",
                 flush=True,
             )

@@ -1,0 +1,307 @@
+"""The way from pictures to embeddings, ours against mlx-vlm's own, on random weights.
+
+Both sides start from the same photograph and the same tokens and end with evaluated
+`input_embeddings`: preprocessing, tower, projector, merging. mlx-vlm is given the image processor
+that it would load. `tiny` towers show what our own code costs; `real` ones are of published sizes,
+with pictures small enough for a CPU.
+"""
+
+import copy
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten
+from PIL import Image
+
+from engine.images import load_picture
+from vision_add_ons.mlx_vlm_modules import import_mlx_vlm
+from vision_add_ons.registry import find_add_on
+
+TEXT = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": 512,
+    "rms_norm_eps": 1e-6,
+}
+IMAGE = 500
+"""The id of the image token, in every family."""
+
+
+PHOTO = (224, 168)
+TOKENS = {"[IMG]": IMAGE, "[IMG_BREAK]": IMAGE + 1, "[IMG_END]": IMAGE + 2}
+
+Made = dict[str, Any]
+"""What an image processor makes of a photograph."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """How to build one family, small and real, and how mlx-vlm runs it."""
+
+    config: dict[str, Any]
+    real: dict[str, Any]
+    """Fields of vision_config that make the tower one of published size."""
+    process: Callable[[dict[str, Any], Image.Image], Made]
+    """mlx-vlm's own preprocessing, given vision_config."""
+    settings: Callable[[dict[str, Any]], dict[str, Any]] = lambda _: {}
+    """The same as preprocessor_config.json."""
+
+
+def _square(vision: dict[str, Any]) -> dict[str, Any]:
+    side = {"height": vision["image_size"], "width": vision["image_size"]}
+    return {"size": side, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+
+
+def _gemma3(vision: dict[str, Any], photo: Image.Image) -> Made:
+    from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+
+    return dict(Gemma3ImageProcessorPil(**_square(vision))([photo], return_tensors="np"))
+
+
+def _paligemma(vision: dict[str, Any], photo: Image.Image) -> Made:
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    return dict(SiglipImageProcessorPil(**_square(vision))([photo], return_tensors="np"))
+
+
+def _pixtral(merged: int) -> Callable[[dict[str, Any], Image.Image], Made]:
+    def process(vision: dict[str, Any], photo: Image.Image) -> Made:
+        module = import_mlx_vlm("pixtral.image_processing_pixtral")
+        cell = vision["patch_size"] * merged
+        made = module.PixtralImageProcessor(size={"longest_edge": 1024}, patch_size=cell)([[photo]])
+        return {name: made[name] for name in ("pixel_values", "image_sizes")}
+
+    return process
+
+
+def _qwen(vision: dict[str, Any], photo: Image.Image) -> Made:
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
+        Qwen2VLImageProcessorPil,
+    )
+
+    made = Qwen2VLImageProcessorPil(**_qwen_settings(vision))([photo], return_tensors="np")
+    return {name: mx.array(array) for name, array in made.items()}
+
+
+def _qwen_settings(vision: dict[str, Any]) -> dict[str, Any]:
+    return {"patch_size": vision["patch_size"], "min_pixels": 3136, "max_pixels": 1003520}
+
+
+SIGLIP = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 64,
+    "patch_size": 8,
+}
+SO400M = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "image_size": 224,
+    "patch_size": 14,
+}
+PIXTRAL = {
+    "model_type": "pixtral",
+    "hidden_size": 64,
+    "head_dim": 16,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 1024,
+    "patch_size": 16,
+    "hidden_act": "silu",
+}
+PIXTRAL_REAL = {
+    "hidden_size": 1024,
+    "head_dim": 64,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+}
+MISTRAL = {**TEXT, "model_type": "mistral"}
+QWEN = {"image_token_id": IMAGE, "video_token_id": IMAGE + 1, "vision_start_token_id": IMAGE + 2}
+QWEN_ROPE = {"type": "mrope", "mrope_section": [2, 3, 3]}
+QWEN_VISION = {"depth": 2, "num_heads": 4, "patch_size": 14, "spatial_merge_size": 2}
+
+FAMILIES = {
+    "gemma3": Family(
+        config={
+            "text_config": {**TEXT, "model_type": "gemma3_text", "mm_tokens_per_image": 16},
+            "vision_config": SIGLIP,
+            "mm_tokens_per_image": 16,
+            "image_token_index": IMAGE,
+            "hidden_size": 64,
+        },
+        real=SO400M,
+        process=_gemma3,
+        settings=_square,
+    ),
+    "paligemma": Family(
+        config={
+            "text_config": {**TEXT, "model_type": "gemma"},
+            "vision_config": {**SIGLIP, "projection_dim": 64},
+            "image_token_index": IMAGE,
+            "hidden_size": 64,
+            "projection_dim": 64,
+        },
+        real=SO400M,
+        process=_paligemma,
+        settings=_square,
+    ),
+    "pixtral": Family(
+        config={"text_config": MISTRAL, "vision_config": PIXTRAL, "image_token_index": IMAGE},
+        real=PIXTRAL_REAL,
+        process=_pixtral(1),
+    ),
+    "mistral3": Family(
+        config={
+            "text_config": {**MISTRAL, "rope_theta": 1e6},
+            "vision_config": {**PIXTRAL, "patch_size": 14},
+            "image_token_index": IMAGE,
+            "spatial_merge_size": 2,
+        },
+        real=PIXTRAL_REAL,
+        process=_pixtral(2),
+    ),
+    "qwen2_vl": Family(
+        config={
+            **TEXT,
+            **QWEN,
+            "rope_scaling": QWEN_ROPE,
+            "vision_config": {**QWEN_VISION, "embed_dim": 64, "hidden_size": 64, "mlp_ratio": 4},
+        },
+        real={"embed_dim": 1280, "depth": 32, "num_heads": 16},
+        process=_qwen,
+        settings=_qwen_settings,
+    ),
+    "qwen2_5_vl": Family(
+        config={
+            **TEXT,
+            **QWEN,
+            "rope_scaling": QWEN_ROPE,
+            "vision_config": {
+                **QWEN_VISION,
+                "hidden_size": 64,
+                "intermediate_size": 96,
+                "out_hidden_size": 64,
+                "window_size": 112,
+                "fullatt_block_indexes": [1],
+            },
+        },
+        real={
+            "hidden_size": 1280,
+            "intermediate_size": 3420,
+            "depth": 32,
+            "num_heads": 16,
+            "fullatt_block_indexes": [7, 15, 23, 31],
+        },
+        process=_qwen,
+        settings=_qwen_settings,
+    ),
+}
+
+
+def measure(name: str, real: bool, rounds: int) -> tuple[list[float], list[float]]:
+    """Seconds of each round, ours and mlx-vlm's, taken in turns."""
+    family = FAMILIES[name]
+    config = {"model_type": name, **copy.deepcopy(family.config)}
+    config["vision_config"] |= family.real if real else {}
+    vision = config["vision_config"]
+    noise = np.random.default_rng(1).integers(0, 256, (*PHOTO[::-1], 3), dtype=np.uint8)
+    photo = Image.fromarray(noise)
+    with tempfile.TemporaryDirectory() as directory:
+        folder = Path(directory)
+        theirs = _mlx_vlm_model(name, copy.deepcopy(config))
+        _write(folder, config, family.settings(vision), theirs)
+        add_on = find_add_on(name)
+        assert add_on is not None
+        ours = add_on(folder, config)
+        decoder = _Decoder(theirs.language_model.model)
+        picture = load_picture(photo)
+        prompt = ours.expand_prompt([1, 2, IMAGE, 3, 4], [picture], [])
+        tokens = mx.array(prompt.tokens)
+
+        def our_way() -> mx.array:
+            made = ours.compute_embeddings(decoder, tokens, prompt.spans)
+            mx.eval(made.input_embeddings)
+            return made.input_embeddings
+
+        def their_way() -> mx.array:
+            made = family.process(vision, photo)
+            pixels = made.pop("pixel_values")
+            made["mask"] = mx.ones((1, len(prompt.tokens)), dtype=mx.int32)
+            features = theirs.get_input_embeddings(tokens[None], mx.array(pixels), **made)
+            mx.eval(features.inputs_embeds)
+            return features.inputs_embeds[0]
+
+        assert our_way().shape == their_way().shape  # and warm up
+        seconds: tuple[list[float], list[float]] = ([], [])
+        for i in range(rounds):
+            for side in (0, 1) if i % 2 else (1, 0):
+                started = time.perf_counter()
+                (our_way, their_way)[side]()
+                seconds[side].append(time.perf_counter() - started)
+    return seconds
+
+
+class _Decoder(nn.Module):
+    """What an add-on needs of a decoder: its word embeddings."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        model.embed = lambda tokens: (
+            model.embed_tokens(tokens) * model.embed_tokens.weight.shape[1] ** 0.5
+        )
+
+
+def _mlx_vlm_model(name: str, config: dict[str, Any]) -> Any:
+    module = import_mlx_vlm(name)
+    model_config = module.ModelConfig.from_dict(config)
+    for part in ("text", "vision"):
+        made = getattr(model_config, f"{part}_config")
+        if isinstance(made, dict):
+            part_class = getattr(module, f"{part.title()}Config")
+            setattr(model_config, f"{part}_config", part_class.from_dict(made))
+    model = module.Model(model_config)
+    model.eval()
+    mx.eval(model.parameters())
+    return model
+
+
+def _write(folder: Path, config: dict[str, Any], settings: dict[str, Any], model: Any) -> None:
+    """A checkpoint of the towers of mlx-vlm's model."""
+    weights = dict(tree_flatten(model.parameters()))
+    towers = {n: w for n, w in weights.items() if not n.startswith("language_model.")}
+    mx.save_safetensors(str(folder / "model.safetensors"), towers)
+    added = [{"content": content, "id": i} for content, i in TOKENS.items()]
+    for file, content in (
+        ("config.json", config),
+        ("preprocessor_config.json", settings),
+        ("tokenizer.json", {"added_tokens": added}),
+    ):
+        (folder / file).write_text(json.dumps(content))
+
+
+def rows(rounds: int) -> Iterator[tuple[str, list[float], list[float]]]:
+    """Each family's name and size, with the seconds of our rounds and of mlx-vlm's."""
+    for name in FAMILIES:
+        for real in (False, True):
+            ours, theirs = measure(name, real, rounds if real else 5 * rounds)
+            yield f"embeddings, {name}, {'real' if real else 'tiny'}", ours, theirs
