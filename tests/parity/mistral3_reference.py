@@ -1,0 +1,50 @@
+"""Tiny random Mistral 3 models of transformers, with both decoders."""
+
+from typing import Any, ClassVar
+
+from parity.family_checks import random_weights
+from parity.pixtral_reference import IMG, NONE, TEXT, VISION, Fields, PixtralReference
+from transformers import Mistral3Config, Mistral3ForConditionalGeneration
+from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
+
+
+class Mistral3Reference(PixtralReference):
+    name = "mistral3"
+    text: ClassVar[dict[str, Any]] = TEXT
+
+    def __init__(self, seed: int, vision: Fields = NONE, **changes: Any) -> None:
+        config = Mistral3Config(
+            text_config=self.text,
+            vision_config={**VISION, "patch_size": 4, "hidden_act": "gelu", **vision},
+            image_token_index=IMG,
+            attn_implementation="eager",
+            **{"tie_word_embeddings": False, **changes},
+        )
+        self.merged = config.spatial_merge_size
+        self.cell = 4 * self.merged
+        self.model = random_weights(Mistral3ForConditionalGeneration(config), seed)
+        self.processor = PixtralImageProcessorPil(size={"longest_edge": self.longest})
+
+    def convert(self, config: dict[str, Any]) -> None:
+        """mlx-vlm keeps the name."""
+
+
+class Ministral3Reference(Mistral3Reference):
+    """The decoder with YaRN, and queries that grow with the position."""
+
+    name = "mistral3 (ministral3)"
+    text: ClassVar[dict[str, Any]] = {
+        **TEXT,
+        "model_type": "ministral3",
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 1e4,
+            "factor": 16.0,
+            "original_max_position_embeddings": 64,
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+            "llama_4_scaling_beta": 0.1,
+        },
+    }

@@ -1,0 +1,52 @@
+"""What Pixtral's config.json and image processor say."""
+
+from typing import Any
+
+from vision_add_ons.errors import BrokenConfig, UnsupportedCheckpoint
+
+# What transformers takes a `llava` for that does not say what its halves are.
+LLAVA_HALVES = {"vision_config": "clip_vision_model", "text_config": "llama"}
+HALVES = {"vision_config": "pixtral", "text_config": "mistral"}
+
+
+def half_config(config: dict[str, Any], field: str) -> dict[str, Any]:
+    """`vision_config` or `text_config`, with a model type."""
+    given = config.get(field) or {}
+    if not isinstance(given, dict):
+        raise BrokenConfig(f"{field} of config.json must be an object, not {given!r}")
+    usual = LLAVA_HALVES if config["model_type"] == "llava" else HALVES
+    return {"model_type": usual[field], **given}
+
+
+def check_quantization(config: dict[str, Any]) -> None:
+    """Refuse weights that another tool than MLX quantized: mlx-lm would take FP8 for integers."""
+    entry = config.get("quantization_config")
+    if isinstance(entry, dict) and "quant_method" in entry:
+        raise UnsupportedCheckpoint(
+            f"quantization_config.quant_method {entry['quant_method']!r} is not supported: take "
+            "the checkpoint in bfloat16, or quantized by MLX"
+        )
+
+
+def feature_states(chosen: int | list[int], layers: int) -> list[int]:
+    """`vision_feature_layer` as the numbers of layers after which features are taken."""
+    try:
+        states = [range(layers + 1)[i] for i in (chosen if isinstance(chosen, list) else [chosen])]
+    except IndexError:
+        states = []
+    if not states:
+        raise BrokenConfig(f"vision_feature_layer {chosen} does not name states of {layers} layers")
+    return states
+
+
+def size_limit(size: Any) -> tuple[int, int]:
+    """The image processor's `size` as the largest width and height."""
+    sides = [size, size]
+    if isinstance(size, dict):
+        longest = size.get("longest_edge")
+        sides = [longest, longest] if longest else [size.get("width"), size.get("height")]
+    if not all(type(side) is int and side > 0 for side in sides):
+        raise BrokenConfig(
+            f"the image processor's size must give longest_edge, or width and height, not {size!r}"
+        )
+    return sides[0], sides[1]

@@ -1,0 +1,59 @@
+"""What stands for pictures in Pixtral's prompts, and what stands around them."""
+
+from pathlib import Path
+from typing import Any
+
+from vision_add_ons.errors import BrokenTokenizer
+from vision_add_ons.json_files import read_json_if_there
+
+TOKENS = {
+    "image_token": "[IMG]",
+    "image_break_token": "[IMG_BREAK]",
+    "image_end_token": "[IMG_END]",
+}
+
+CHAT_TEMPLATE = """\
+{%- macro parts(content) -%}
+  {%- if content is string -%}{{- content -}}
+  {%- else -%}
+    {%- for part in content -%}
+      {{- '[IMG]' if part['type'] == 'image' else part['text'] -}}
+    {%- endfor -%}
+  {%- endif -%}
+{%- endmacro -%}
+{{- bos_token -}}
+{%- set turn = namespace(system='') -%}
+{%- for message in messages -%}
+  {%- if message['role'] == 'system' -%}
+    {%- set turn.system = parts(message['content']) + '\\n\\n' -%}
+  {%- elif message['role'] == 'assistant' -%}
+    {{- parts(message['content']) + eos_token -}}
+  {%- else -%}
+    {{- '[INST]' + (turn.system if loop.last else '') + parts(message['content']) + '[/INST]' -}}
+  {%- endif -%}
+{%- endfor -%}
+"""
+
+
+def token_ids(folder: Path, processor: dict[str, Any]) -> list[int]:
+    """The ids of an image's token, of a line's end and of an image's end.
+
+    `processor` is processor_config.json, which may give the tokens other names. Raises
+    `BrokenTokenizer` naming the token that tokenizer.json lacks.
+    """
+    tokenizer = read_json_if_there(folder / "tokenizer.json")
+    ids: dict[str, int] = {}
+    vocabulary = tokenizer.get("model", {}).get("vocab")
+    if isinstance(vocabulary, dict):
+        ids |= vocabulary
+    ids |= {token["content"]: token["id"] for token in tokenizer.get("added_tokens", ())}
+    found = []
+    for field, usual in TOKENS.items():
+        token = processor.get(field, usual)
+        if token not in ids:
+            raise BrokenTokenizer(
+                f"{folder / 'tokenizer.json'} has no token {token!r}; add it, or let "
+                f"processor_config.json name another as {field}"
+            )
+        found.append(ids[token])
+    return found
