@@ -48,6 +48,10 @@ def random_weights(model: torch.nn.Module, seed: int) -> Any:
     randomize(model, seed)
     head = model.get_output_embeddings().weight
     with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2 and parameter is not head:
+                # Attention and positions still decide; the reference's own rounding does not.
+                parameter *= 0.7
         head[: WORDS.start] = 0
         head[WORDS.stop :] = 0
     return model
