@@ -52,7 +52,11 @@ def _model_classes(
         def from_dict(_: dict[str, Any]) -> Any:
             # Only the decoder's part counts: mlx-lm hands over the whole config.json, whose
             # top-level fields may belong to the vision half.
-            return module.ModelArgs.from_dict(config.decoder)
+            fields = dict(config.decoder)
+            if "lm_head.weight" in select_decoder(weights_of_checkpoint, config.decoder_prefixes):
+                # A head of its own counts, as in transformers; mlx-lm would drop it.
+                fields["tie_word_embeddings"] = False
+            return module.ModelArgs.from_dict(fields)
 
     return Decoder, DecoderArgs
 

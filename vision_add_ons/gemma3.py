@@ -24,9 +24,17 @@ from vision_add_ons.pixels import (
     check_square,
     read_processor_config,
 )
-from vision_add_ons.weights import channels_last, load_module, read_weights, with_first_prefix
+from vision_add_ons.weights import (
+    channels_last,
+    first_prefix,
+    load_module,
+    read_weights,
+    refuse_others,
+    with_prefix,
+)
 
-TOWER = ("vision_tower.", "model.vision_tower.")
+# As published and as mlx-vlm writes them, as transformers 5 saves them, and as it has them itself.
+TOWER = ("vision_tower.vision_model.", "vision_tower.", "model.vision_tower.")
 PROJECTOR = ("multi_modal_projector.", "model.multi_modal_projector.")
 
 BEGIN, ROW, END = "<start_of_image>", "<image_soft_token>", "<end_of_image>"
@@ -104,13 +112,14 @@ class Gemma3AddOn(VisionAddOn):
         self.scale = mx.array(math.sqrt(text["hidden_size"]), mx.bfloat16).astype(mx.float32)
 
         weights = read_weights(folder)
-        quantization = config.get("quantization")
-        tower = with_first_prefix(weights, TOWER)
-        # transformers 4 and mlx-vlm have one more level of names than transformers 5.
-        tower = with_first_prefix(tower, ("vision_model.", ""))
+        refuse_others(weights, (*TOWER, *PROJECTOR, *self.decoder_prefixes))
+        where = first_prefix(weights, TOWER)
+        tower = with_prefix(weights, where)
         tower = channels_last(tower, "embeddings.patch_embedding.weight", channels=3)
-        load_module(self.tower, tower, "vision_tower.vision_model.", ("head.",), quantization)
-        load_module(self.projector, with_first_prefix(weights, PROJECTOR), PROJECTOR[0])
+        unused = ("head.", "embeddings.position_ids")
+        load_module(self.tower, tower, where, unused, config.get("quantization"))
+        where = first_prefix(weights, PROJECTOR)
+        load_module(self.projector, with_prefix(weights, where), where)
 
     @classmethod
     def default_chat_template(cls, config: dict[str, Any], folder: Path) -> str:

@@ -15,7 +15,7 @@ from PIL import Image
 from vision_add_ons.base import ExpandedPrompt, ImageSpan, Picture, VisionAddOn
 from vision_add_ons.cache_views import BidirectionalView, Range
 from vision_add_ons.configs import check_fields, positive, resolve_config
-from vision_add_ons.errors import UnexpectedWeight, UnsupportedCheckpoint
+from vision_add_ons.errors import UnsupportedCheckpoint
 from vision_add_ons.mlx_vlm_modules import import_mlx_vlm
 from vision_add_ons.pixels import (
     HALF_MEAN,
@@ -24,7 +24,14 @@ from vision_add_ons.pixels import (
     check_square,
     read_processor_config,
 )
-from vision_add_ons.weights import channels_last, load_module, read_weights, with_prefix
+from vision_add_ons.weights import (
+    channels_last,
+    first_prefix,
+    load_module,
+    read_weights,
+    refuse_others,
+    with_prefix,
+)
 
 # As published and as mlx-vlm writes them, as transformers 5 saves them, and as it has them itself.
 TOWER = ("vision_tower.vision_model.", "vision_tower.", "model.vision_tower.")
@@ -105,17 +112,14 @@ class PaliGemmaAddOn(VisionAddOn):
         self.projector = paligemma.PaliGemmaMultiModalProjector(sizes)
 
         weights = read_weights(folder)
-        known = (*TOWER, *PROJECTOR, *self.decoder_prefixes)
-        unknown = [name for name in weights if not name.startswith(known)]
-        if unknown:
-            raise UnexpectedWeight(f"the model has no use for {min(unknown)}")
+        refuse_others(weights, (*TOWER, *PROJECTOR, *self.decoder_prefixes))
         quantization = config.get("quantization")
-        where = _first_prefix(weights, TOWER)
+        where = first_prefix(weights, TOWER)
         tower = with_prefix(weights, where)
         tower = channels_last(tower, "embeddings.patch_embedding.weight", channels=3)
         unused = ("head.", "embeddings.position_ids")
         load_module(self.tower, tower, where, unused, quantization)
-        where = _first_prefix(weights, PROJECTOR)
+        where = first_prefix(weights, PROJECTOR)
         load_module(self.projector, with_prefix(weights, where), where, (), quantization)
 
     @classmethod
@@ -194,7 +198,3 @@ class PrefixView(BidirectionalView):
         if self.cache.offset + N <= end:
             window_size = None
         return super().make_mask(N, return_array=return_array, window_size=window_size)
-
-
-def _first_prefix(weights: dict[str, mx.array], prefixes: Sequence[str]) -> str:
-    return next((p for p in prefixes if any(n.startswith(p) for n in weights)), prefixes[0])

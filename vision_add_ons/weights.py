@@ -93,10 +93,17 @@ def with_prefix(weights: dict[str, mx.array], prefix: str) -> dict[str, mx.array
     return {name[len(prefix) :]: w for name, w in weights.items() if name.startswith(prefix)}
 
 
-def with_first_prefix(weights: dict[str, mx.array], prefixes: Sequence[str]) -> dict[str, mx.array]:
-    """`with_prefix` for the first of `prefixes` that any name starts with; none for none."""
-    found = (with_prefix(weights, prefix) for prefix in prefixes)
-    return next((part for part in found if part), {})
+def first_prefix(weights: dict[str, mx.array], prefixes: Sequence[str]) -> str:
+    """The first of `prefixes` that any name starts with; for messages, the first if none does."""
+    found = (p for p in prefixes if any(name.startswith(p) for name in weights))
+    return next(found, prefixes[0])
+
+
+def refuse_others(weights: dict[str, mx.array], known: Iterable[str]) -> None:
+    """Raise `UnexpectedWeight` for a tensor whose name starts with no prefix of `known`."""
+    others = [name for name in weights if not name.startswith(tuple(known))]
+    if others:
+        raise UnexpectedWeight(f"the model has no use for {min(others)}")
 
 
 def channels_last(weights: dict[str, mx.array], name: str, channels: int) -> dict[str, mx.array]:

@@ -85,6 +85,17 @@ def test_absent_fields_have_transformers_defaults(
     assert assumed != tied
 
 
+@pytest.mark.parametrize("family", ["mistral", "llama"])
+def test_a_head_of_its_own_counts_whatever_the_config_says(
+    family: str, tmp_path: Path, seed: int, demo: Path
+) -> None:
+    """transformers unties the two then; mlx-lm would drop the head silently."""
+    model = tiny.text_model(seed, family, tie_word_embeddings=False)
+    folder = tiny.save(model, tmp_path / "tiny", demo)
+    tiny.edit_config(folder, tie_word_embeddings=True)
+    assert relative_error(load_model_kit(folder), model, some_tokens(seed)) <= 2e-5
+
+
 def test_shards_and_one_file_are_the_same(tmp_path: Path, seed: int, demo: Path) -> None:
     model = tiny.text_model(seed)
     whole = load_model_kit(tiny.save(model, tmp_path / "whole", demo))

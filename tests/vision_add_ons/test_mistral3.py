@@ -201,12 +201,6 @@ def test_ties(copy: Path, whole: bool | None, text: bool | None, expected: bool)
     assert read_config(copy).decoder["tie_word_embeddings"] is expected
 
 
-def test_tied_embeddings_beside_a_head_of_their_own(copy: Path) -> None:
-    edit_config(copy, tie_word_embeddings=True)
-    with pytest.raises(UnsupportedCheckpoint, match=r"tie_word_embeddings .*lm_head\.weight"):
-        load_model_kit(copy)
-
-
 def our_logits(folder: Path, tokens: list[int]) -> np.ndarray:
     return np.array(load_model_kit(folder).text_model(mx.array([tokens]))[0])
 

@@ -339,7 +339,7 @@ def test_no_vision_weights_at_all(copy: Path) -> None:
             del tensors[name]
 
     edit_weights(copy, text_only)
-    with pytest.raises(MissingWeight, match=r"vision_tower\.ln_pre"):
+    with pytest.raises(MissingWeight, match=r"vision_tower\..*ln_pre"):
         load_model_kit(copy)
 
 
@@ -365,10 +365,3 @@ def test_ties_are_those_of_the_reference(copy: Path, whole: bool | None, text: b
     (copy / "config.json").write_text(json.dumps(config))
     theirs = LlavaConfig.from_dict(config).tie_word_embeddings
     assert read_config(copy).decoder["tie_word_embeddings"] == theirs
-
-
-def test_tied_embeddings_beside_a_head_of_their_own(copy: Path) -> None:
-    """transformers unties them then, with a warning; mlx-lm would drop the head silently."""
-    edit_config(copy, tie_word_embeddings=True)
-    with pytest.raises(UnsupportedCheckpoint, match=r"tie_word_embeddings .*lm_head\.weight"):
-        load_model_kit(copy)

@@ -7,14 +7,14 @@ from typing import Any, ClassVar
 import mlx.core as mx
 
 from vision_add_ons.base import Picture, VisionAddOn
-from vision_add_ons.errors import UnexpectedWeight, UnsupportedCheckpoint
+from vision_add_ons.errors import UnsupportedCheckpoint
 from vision_add_ons.moxin import config as moxin_config
 from vision_add_ons.moxin.preprocessing import read_recipes
 from vision_add_ons.moxin.projector import load_projector
 from vision_add_ons.moxin.prompt import chat_template, has_own_template
 from vision_add_ons.moxin.vit import load_vit_encoder
 from vision_add_ons.moxin.vit_config import ViTConfig
-from vision_add_ons.weights import read_weights
+from vision_add_ons.weights import read_weights, refuse_others
 
 PROJECTOR = "projector."
 
@@ -58,10 +58,7 @@ class MoxinAddOn(VisionAddOn):
 
         weights = read_weights(folder)
         dino, siglip = _tower_prefixes(weights)
-        known = (*self.decoder_prefixes, dino, siglip, PROJECTOR)
-        unknown = [name for name in weights if not name.startswith(known)]
-        if unknown:
-            raise UnexpectedWeight(f"the model has no use for {min(unknown)}")
+        refuse_others(weights, (*self.decoder_prefixes, dino, siglip, PROJECTOR))
 
         heads = [moxin_config.num_heads(config, tower) for tower in ("dino", "siglip")]
         dino_config = ViTConfig.dinov2_large().fitted(weights, dino, size, heads[0])

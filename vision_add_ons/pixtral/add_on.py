@@ -17,8 +17,6 @@ from vision_add_ons.configs import check_fields, resolve_config
 from vision_add_ons.errors import (
     BrokenConfig,
     ImageError,
-    UnexpectedWeight,
-    UnsupportedCheckpoint,
 )
 from vision_add_ons.json_files import read_json_if_there
 from vision_add_ons.pixels import CLIP_MEAN, CLIP_STD, Pixels, read_processor_config
@@ -30,11 +28,18 @@ from vision_add_ons.pixtral.config import (
 )
 from vision_add_ons.pixtral.prompt import CHAT_TEMPLATE, token_ids
 from vision_add_ons.pixtral.tower import ACTIVATIONS, PixtralTower
-from vision_add_ons.weights import channels_last, load_module, read_weights, with_prefix
+from vision_add_ons.weights import (
+    channels_last,
+    first_prefix,
+    load_module,
+    read_weights,
+    refuse_others,
+    with_prefix,
+)
 
 # As transformers and mlx-vlm write them, and as transformers 5 has them in memory.
 TOWER = ("vision_tower.vision_model.", "model.vision_tower.", "vision_tower.")
-PROJECTOR = ("model.multi_modal_projector.", "multi_modal_projector.")
+PROJECTOR = ("multi_modal_projector.", "model.multi_modal_projector.")
 
 # Of a whole model, `pixtral` is mlx-vlm's name for such a `llava`; these are its defaults.
 PIXTRAL_DEFAULTS = {"vision_feature_layer": -1, "vision_feature_select_strategy": "full"}
@@ -99,23 +104,11 @@ class PixtralAddOn(VisionAddOn):
         check_fields(settings, "preprocessor_config", do_center_crop=(None, False))
         self.limit = size_limit(settings.get("size") or {"longest_edge": 1024})
         self.pixels = Pixels.read(settings, Image.Resampling.BICUBIC, CLIP_MEAN, CLIP_STD)
-        tied = whole["text_config"]["tie_word_embeddings"]
-        self._load(read_weights(folder), tied, config.get("quantization"))
+        self._load(read_weights(folder), config.get("quantization"))
 
-    def _load(
-        self, weights: dict[str, mx.array], tied: bool, quantization: dict[str, Any] | None
-    ) -> None:
-        head = [name for name in weights if name.endswith("lm_head.weight")]
-        if tied and head:
-            # transformers unties them then, with a warning; mlx-lm would drop the head.
-            raise UnsupportedCheckpoint(
-                f"tie_word_embeddings is true, but there is {head[0]}; set it to false"
-            )
-        tower, projector = _prefix(weights, TOWER), _prefix(weights, PROJECTOR)
-        known = (tower, projector, *self.decoder_prefixes)
-        unknown = [name for name in weights if not name.startswith(known)]
-        if unknown:
-            raise UnexpectedWeight(f"the model has no use for {min(unknown)}")
+    def _load(self, weights: dict[str, mx.array], quantization: dict[str, Any] | None) -> None:
+        tower, projector = first_prefix(weights, TOWER), first_prefix(weights, PROJECTOR)
+        refuse_others(weights, (tower, projector, *self.decoder_prefixes))
         named = channels_last(with_prefix(weights, tower), "patch_conv.weight", channels=3)
         load_module(self.tower, named, tower, quantization=quantization)
         named = with_prefix(weights, projector)
@@ -194,8 +187,3 @@ class PixtralAddOn(VisionAddOn):
         lines, columns = self.grid(picture.size)
         pixels = self.pixels(picture.pixels(), columns * self.cell, lines * self.cell)
         return self.projector(self.tower(pixels, self.states)).flatten(0, 1)
-
-
-def _prefix(weights: dict[str, mx.array], prefixes: tuple[str, ...]) -> str:
-    """The first prefix that any name has; the last, for messages, if none has."""
-    return next((p for p in prefixes if any(n.startswith(p) for n in weights)), prefixes[-1])

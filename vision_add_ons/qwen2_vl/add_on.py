@@ -10,12 +10,19 @@ import mlx.nn as nn
 
 from vision_add_ons.base import ExpandedPrompt, Picture, VisionAddOn
 from vision_add_ons.configs import check_fields, positive, resolve_config
-from vision_add_ons.errors import PromptError, UnexpectedWeight
+from vision_add_ons.errors import PromptError
 from vision_add_ons.mlx_vlm_modules import import_mlx_vlm
 from vision_add_ons.mrope import MRope, PositionView, PromptPositions
 from vision_add_ons.qwen2_vl.config import check_half, check_tower, decoder_config, mrope_sections
 from vision_add_ons.qwen2_vl.preprocessing import MAX_RATIO, Patches
-from vision_add_ons.weights import channels_last, load_module, read_weights, with_prefix
+from vision_add_ons.weights import (
+    channels_last,
+    first_prefix,
+    load_module,
+    read_weights,
+    refuse_others,
+    with_prefix,
+)
 
 # As published, as transformers names its modules, and as mlx-vlm converts.
 TOWER = ("visual.", "model.visual.", "vision_tower.")
@@ -75,10 +82,8 @@ class Qwen2VLAddOn(VisionAddOn):
         self.patches = Patches.read(folder, whole["vision_config"])
 
         weights = read_weights(folder)
-        unknown = [name for name in weights if not name.startswith(tuple(self.decoder_prefixes))]
-        if unknown:
-            raise UnexpectedWeight(f"the model has no use for {min(unknown)}")
-        prefix = next((p for p in TOWER if any(n.startswith(p) for n in weights)), TOWER[0])
+        refuse_others(weights, self.decoder_prefixes)
+        prefix = first_prefix(weights, TOWER)
         tower = channels_last(with_prefix(weights, prefix), KERNEL, channels=3)
         load_module(self.tower, tower, prefix, quantization=config.get("quantization"))
 
