@@ -62,7 +62,9 @@ def test_a_session(keyboard: Keyboard) -> None:
     assert "load decoder" in greeting
     assert "demo (mistral). Commands: /help /image" in greeting
 
-    keyboard.type("half a line\x03")
+    keyboard.type("half a line")
+    keyboard.wait_for("half a line")  # only then does Python's line editor take note of Ctrl-C
+    keyboard.type("\x03")
     keyboard.wait_for("/quit or Ctrl-D leaves.\r\n")
     keyboard.wait_for("> ")
 
