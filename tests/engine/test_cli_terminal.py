@@ -80,6 +80,7 @@ def test_a_session(keyboard: Keyboard) -> None:
     keyboard.wait_for("sightline: 'nowhere.png' cannot be read")
     keyboard.type("stats\x01/\n")  # edited: the stroke goes to the start of the line
     assert "finish reason cancelled" in keyboard.wait_for("prompt cache: 1 conversations")
+    keyboard.wait_for("\r\n> ")
 
     keyboard.type("What is 1+1?\n")
     keyboard.wait_for("\r\n> ")
