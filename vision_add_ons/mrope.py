@@ -117,7 +117,8 @@ class MRope(nn.Module):
         """
         half = int(self._borders[-1])
         vector = mx.concatenate([mx.ones(half), mx.zeros(half)])
-        vectors = mx.broadcast_to(vector, (ids.shape[1], 1, 1, 2 * half))
+        # Laid out in memory: MLX's rope on CUDA misreads an array that only repeats itself.
+        vectors = mx.contiguous(mx.broadcast_to(vector, (ids.shape[1], 1, 1, 2 * half)))
         parts = []
         for axis, end in enumerate(self._borders):
             turned = self.rope(vectors, offset=mx.array(ids[axis]))  # a token a batch element
