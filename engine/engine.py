@@ -118,11 +118,10 @@ class Engine:
         return self._builder().encode(text)
 
     def cache_stats(self) -> dict[str, int]:
-        """Conversations in the prompt cache, the bytes they take, and the most they may take."""
-        cache = self._worker.prompt_cache
-        if cache is None:
-            return {"conversations": 0, "bytes": 0, "max_bytes": 0}
-        return {"conversations": len(cache), "bytes": cache.nbytes, "max_bytes": cache.max_bytes}
+        """What is kept for later requests: conversations, images, bytes of each, the budget."""
+        from engine.memory import stats
+
+        return stats(self._worker.memory)
 
     def close(self) -> None:
         """Cancel what runs, end what waits, free the model. Calling it again does nothing."""

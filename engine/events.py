@@ -47,6 +47,9 @@ class Finished:
     cached_tokens: int
     """How many of the prompt's tokens needed no work, being in the prompt cache."""
     images_encoded: int
+    images_reused: int
+    """Pictures whose rows were at hand from an earlier request; those in cached tokens count in
+    neither."""
     queue_seconds: float
     """From `submit` to the start of work."""
     prefill_seconds: float

@@ -82,7 +82,7 @@ class PrefixTree(Generic[T]):
         for length, node, followed in reversed(path):
             for value in reversed(node.values):
                 yield length, value, True
-            for other in node.children.values():
+            for other in reversed(node.children.values()):
                 if other is not followed:
                     yield length, _any_value(other), False
                     break
@@ -98,9 +98,9 @@ class PrefixTree(Generic[T]):
 
 
 def _any_value(node: _Node[T]) -> T:
-    """A value below a node or at it: there is always one."""
+    """A value below a node or at it, of the branch that began last: there is always one."""
     while not node.values:
-        node = next(iter(node.children.values()))
+        node = next(reversed(node.children.values()))
     return node.values[-1]
 
 

@@ -1,14 +1,22 @@
 """The KV caches of past requests, found again by the longest common prefix of their prompts."""
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
-from mlx.utils import tree_map
+from mlx.utils import tree_flatten, tree_map
 from mlx_lm.models.cache import can_trim_prompt_cache, trim_prompt_cache
 
+from engine.budget import Budget
+from engine.prefix_tree import PrefixTree, common_prefix
 from engine.prompt import Prompt
+
+Snapshot = list[Any]
+"""The states of the layers that cannot be trimmed, in order, as they were at some length."""
+
+MAX_SNAPSHOTS = 8
+"""The turn borders of one conversation that it can go back to, where its caches rotate."""
 
 
 @dataclass(eq=False)
@@ -19,7 +27,26 @@ class Entry:
     kv: list[Any]
     variant: Hashable
     owner: object
-    nbytes: int
+    snapshots: dict[int, Snapshot] = field(default_factory=dict)
+    """By the number of tokens from which on the conversation can start again."""
+    nbytes: int = 0
+
+    def __post_init__(self) -> None:
+        kept = [a for snapshot in self.snapshots.values() for a in _arrays(snapshot)]
+        self.nbytes = sum(c.nbytes for c in self.kv) + sum(a.nbytes for a in kept)
+
+
+@dataclass
+class Start:
+    """What a request begins with: a KV cache that holds the first `length` tokens of its prompt.
+
+    `kv` is None if nothing was found. `owner` is whose cache it is from now on.
+    """
+
+    kv: list[Any] | None
+    length: int
+    owner: object
+    snapshots: dict[int, Snapshot] = field(default_factory=dict)
 
 
 class PromptCache:
@@ -29,73 +56,103 @@ class PromptCache:
     in place: a follow-up copies nothing.
     """
 
-    def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._trees: dict[Hashable, PrefixTree[Entry]] = {}
+        self._own: dict[int, Entry] = {}  # by the owner's identity: owners are any objects
+        self._count = 0
         self.nbytes = 0
-        self._entries: list[Entry] = []  # least recently used first
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return self._count
 
-    def take(
-        self, prompt: Prompt, variant: Hashable, owner: object
-    ) -> tuple[list[Any] | None, int, object]:
-        """A KV cache that holds the longest possible start of `prompt`, and that start's length.
+    def take(self, prompt: Prompt, variant: Hashable, owner: object) -> Start:
+        """The KV cache that holds the longest possible start of `prompt`.
 
-        At least the last token is left to run, and no picture is cut in two. (None, 0, owner) if
-        nothing fits. The cache of a conversation that goes on is taken over; one that another
-        conversation may still need is left in the store and its common part copied. The third
-        value is whose cache it is from now on: a request of nobody's leaves it its owner's.
+        At least the last token is left to run, and no picture is cut in two. The cache of a
+        conversation that goes on is taken over; one that another conversation may still need is
+        left in the store and its common part copied. A request of nobody's leaves a cache its
+        owner's.
         """
-        best: tuple[int, bool, int] | None = None
-        for age, entry in enumerate(self._entries):
-            if entry.variant != variant:
-                continue
-            common = common_prefix(entry.key, prompt.key)
-            usable = prompt.cut(min(common, len(prompt.tokens) - 1))
-            if usable < len(entry.key) and not can_trim_prompt_cache(entry.kv):
-                continue
-            if usable < _quantized_from(entry):
-                continue  # a cold run would hold this start in full precision
-            candidate = (usable, entry.owner is owner, age)
-            if usable > 0 and (best is None or candidate > best):
-                best = candidate
-        if best is None:
-            return None, 0, owner
-        usable, own, age = best
-        entry = self._entries[age]
-        excess = len(entry.key) - usable
-        trimmable = can_trim_prompt_cache(entry.kv)
-        if (own and owner is not None) or (excess == 0 and trimmable):
-            self._remove(entry)
-            if excess:
-                trim_prompt_cache(entry.kv, excess)
-            if kv_length(entry.kv) != usable:  # some caches trim less than they are asked to
-                return None, 0, owner
-            return entry.kv, usable, entry.owner if owner is None else owner
-        self._entries.append(self._entries.pop(age))
-        return branch(entry.kv, usable), usable, owner
+        entry, length = self._find(prompt, variant, owner)
+        if entry is None:
+            return Start(None, 0, owner)
+        own = owner is not None and entry.owner is owner
+        if not own and length < len(entry.key):
+            self._budget.touch(entry)
+            return Start(branch(entry, length), length, owner, dict(_upto(entry, length)))
+        self._remove(entry)
+        snapshots = dict(_upto(entry, length))
+        if length < len(entry.key):
+            _go_back(entry, length)
+        elif rotates(entry.kv):
+            snapshots[length] = snapshot(entry.kv)
+        return Start(entry.kv, length, entry.owner if owner is None else owner, snapshots)
 
-    def put(self, key: Sequence[Hashable], kv: list[Any], variant: Hashable, owner: object) -> None:
-        """Store a KV cache that holds exactly `key`; evict what no longer fits the budget."""
-        entry = Entry(list(key), kv, variant, owner, sum(c.nbytes for c in kv))
-        self._entries.append(entry)
+    def put(
+        self,
+        key: Sequence[Hashable],
+        kv: list[Any],
+        variant: Hashable,
+        owner: object,
+        snapshots: dict[int, Snapshot] | None = None,
+    ) -> None:
+        """Store a KV cache that holds exactly `key`; what no longer fits the budget has to go."""
+        latest = sorted((snapshots or {}).items())[-MAX_SNAPSHOTS:]
+        entry = Entry(list(key), kv, variant, owner, {n: s for n, s in latest if n < len(key)})
+        tree = self._trees.setdefault(variant, PrefixTree())
+        for end in _starts(entry):
+            tree.insert(entry.key[:end], entry)
+        self._count += 1
         self.nbytes += entry.nbytes
-        evicted = False
-        while self.nbytes > self.max_bytes:
-            self._remove(self._entries[0])
-            evicted = True
-        if evicted:
-            mx.clear_cache()
+        if owner is not None:
+            self._own[id(owner)] = entry
+        self._budget.add(entry, lambda: self._forget(entry))
 
-    def clear(self) -> None:
-        self._entries.clear()
-        self.nbytes = 0
-        mx.clear_cache()
+    def _find(self, prompt: Prompt, variant: Hashable, owner: object) -> tuple[Entry | None, int]:
+        """The entry that serves most, and how much; among equals the owner's: it is not copied."""
+        best, best_length = None, 0
+        own = self._own.get(id(owner)) if owner is not None else None
+        if own is not None and own.variant == variant:
+            best_length = _usable(own, prompt, common_prefix(own.key, prompt.key))
+            best = own if best_length else None
+        tree = self._trees.get(variant)
+        if tree is None:
+            return best, best_length
+        for common, entry, _ in tree.longest(prompt.key):
+            if common <= best_length:
+                break
+            length = _usable(entry, prompt, common)
+            if length > best_length:
+                best, best_length = entry, length
+        return best, best_length
 
     def _remove(self, entry: Entry) -> None:
-        self._entries.remove(entry)
+        self._budget.remove(entry)
+        self._forget(entry)
+
+    def _forget(self, entry: Entry) -> None:
+        for end in _starts(entry):
+            self._trees[entry.variant].remove(entry.key[:end], entry)
+        self._count -= 1
         self.nbytes -= entry.nbytes
+        if self._own.get(id(entry.owner)) is entry:
+            del self._own[id(entry.owner)]
+
+
+def _starts(entry: Entry) -> set[int]:
+    """The lengths at which a search has to come upon an entry."""
+    return {*entry.snapshots, len(entry.key)}
+
+
+def _usable(entry: Entry, prompt: Prompt, common: int) -> int:
+    """How much of an entry can serve a prompt with which it shares `common` tokens; 0 for none."""
+    length = prompt.cut(min(common, len(prompt.tokens) - 1))
+    if length < len(entry.key) and not can_trim_prompt_cache(entry.kv):
+        # No picture is cut at a border, so going back to an earlier one keeps them whole.
+        length = max((n for n in entry.snapshots if n <= length), default=0)
+    # A cold run would hold a shorter start in full precision.
+    return length if length >= _quantized_from(entry) else 0
 
 
 def _quantized_from(entry: Entry) -> int:
@@ -105,40 +162,66 @@ def _quantized_from(entry: Entry) -> int:
     return 0
 
 
-def common_prefix(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
-    """How many leading elements two sequences share."""
-    low, high = 0, min(len(a), len(b))
-    # Comparing slices runs in C, so halving beats a loop over elements by far.
-    while low < high:
-        middle = (low + high + 1) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
+def _upto(entry: Entry, length: int) -> list[tuple[int, Snapshot]]:
+    return [(n, snapshot) for n, snapshot in entry.snapshots.items() if n <= length]
+
+
+def rotates(kv: Sequence[Any]) -> bool:
+    """Whether some layers drop what is old, so that no trimming brings an earlier state back."""
+    return not all(_always_trims(cache) for cache in kv)
+
+
+def snapshot(kv: Sequence[Any]) -> Snapshot:
+    """What is needed to come back to here, of the layers whose caches cannot be trimmed."""
+    return [_alias(c.state) for c in kv if not _always_trims(c)]
+
+
+def _go_back(entry: Entry, length: int) -> None:
+    """Shorten an entry's caches in place."""
+    excess = len(entry.key) - length
+    if can_trim_prompt_cache(entry.kv):
+        trim_prompt_cache(entry.kv, excess)
+        return
+    states = iter(entry.snapshots[length])
+    for i, cache in enumerate(entry.kv):
+        if _always_trims(cache):
+            cache.trim(excess)
         else:
-            high = middle - 1
-    return low
+            entry.kv[i] = type(cache).from_state(_alias(next(states)))
 
 
-def branch(kv: list[Any], length: int) -> list[Any]:
-    """A copy of the first `length` tokens of a KV cache; the original stays as it is.
+def branch(entry: Entry, length: int) -> list[Any]:
+    """A copy of the first `length` tokens of an entry's caches; the entry stays as it is."""
 
-    A cache that cannot be trimmed must be wanted whole.
-    """
-
-    def copied(x: Any) -> Any:
+    def shortened(x: Any) -> Any:
         return mx.contiguous(x[..., :length, :]) if isinstance(x, mx.array) else x
 
-    def whole(x: Any) -> Any:
-        return mx.array(x) if isinstance(x, mx.array) else x
-
+    trims = can_trim_prompt_cache(entry.kv)
+    states = iter(() if trims else entry.snapshots[length])
     copies = []
-    for cache in kv:
-        trimmable = cache.is_trimmable()
-        copy = type(cache).from_state(tree_map(copied if trimmable else whole, cache.state))
-        if trimmable:
+    for cache in entry.kv:
+        if trims or _always_trims(cache):
+            copy = type(cache).from_state(tree_map(shortened, cache.state))
             copy.trim(cache.offset - length)
+        else:
+            copy = type(cache).from_state(_alias(next(states)))
         copies.append(copy)
     mx.eval([c.state for c in copies])
     return copies
+
+
+def _always_trims(cache: Any) -> bool:
+    """Whether a cache can be trimmed whatever it holds; those that rotate can only before."""
+    return cache.is_trimmable() and not hasattr(cache, "max_size")
+
+
+def _alias(state: Any) -> Any:
+    """The same state in arrays of its own, whose contents MLX copies only if one is changed."""
+    return tree_map(lambda x: x[...] if isinstance(x, mx.array) else x, state)
+
+
+def _arrays(tree: Any) -> list[mx.array]:
+    return [a for a in dict(tree_flatten(tree)).values() if isinstance(a, mx.array)]
 
 
 def kv_length(kv: list[Any]) -> int | None:

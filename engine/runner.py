@@ -11,8 +11,9 @@ from mlx_lm import stream_generate
 
 from engine.events import Finished, FinishReason, Progress, TextDelta
 from engine.generation import Generation
+from engine.memory import Memory
 from engine.prefill import run_ahead
-from engine.prompt_cache import PromptCache, kv_length
+from engine.prompt_cache import Snapshot, kv_length, rotates, snapshot
 from engine.sampling import logits_processors, sampler, top_logprobs
 from engine.stop_strings import StopStrings
 from vision_add_ons.cache_views import plain_caches
@@ -30,21 +31,22 @@ class _Cancelled(Exception):
 class Runner:
     """Answers one request at a time, on the thread that loaded the model."""
 
-    def __init__(self, kit: "ModelKit", prompt_cache: PromptCache) -> None:
+    def __init__(self, kit: "ModelKit", memory: Memory) -> None:
         self._kit = kit
-        self._prompt_cache = prompt_cache
+        self._memory = memory
 
     def run(self, generation: Generation) -> None:
         """Answer a request. Whatever happens, it ends with one final event."""
-        _Answer(self._kit, self._prompt_cache, generation).run()
+        _Answer(self._kit, self._memory, generation).run()
 
 
 class _Answer:
     """The state of one answer while it is made."""
 
-    def __init__(self, kit: "ModelKit", cache: PromptCache, generation: Generation) -> None:
+    def __init__(self, kit: "ModelKit", memory: Memory, generation: Generation) -> None:
         self.kit = kit
-        self.cache = cache
+        self.cache = memory.prompts
+        self.features = memory.features
         self.generation = generation
         self.options = generation.options
         self.prompt = generation.prompt
@@ -58,8 +60,9 @@ class _Answer:
         self.cached = 0
         self.ahead = 0
         """Prompt tokens run before mlx-lm's loop took over."""
-        self.images_encoded = 0
+        self.images_encoded = self.images_reused = 0
         self.kv: list[Any] | None = None
+        self.snapshots: dict[int, Snapshot] = {}
         self.owner = generation.owner
         self.fed: list[int] = []
         """Every token generated, the one that ended the text included."""
@@ -90,8 +93,9 @@ class _Answer:
     def _generate(self) -> FinishReason:
         prompt, options = self.prompt, self.options
         self._stop_if_cancelled()
-        found = self.cache.take(prompt, options.kv_variant, self.owner)
-        self.kv, self.cached, self.owner = found
+        start = self.cache.take(prompt, options.kv_variant, self.owner)
+        self.kv, self.cached, self.owner = start.kv, start.length, start.owner
+        self.snapshots = start.snapshots
         if self.kv is None:
             self.kv = self.kit.make_cache()
         rest, extra = self._run_ahead(prompt.tokens[self.cached :])
@@ -149,12 +153,14 @@ class _Answer:
             return None
         assert self.kit.add_on is not None
         assert self.kit.text_model is not None
-        embedded = self.kit.add_on.compute_embeddings(self.kit.text_model, mx.array(rest), spans)
+        assert self.features is not None
+        before = self.features.encoded, self.features.reused
+        embedded = self.kit.add_on.compute_embeddings(
+            self.kit.text_model, mx.array(rest), spans, self.features.encode
+        )
         mx.eval(embedded.input_embeddings)
-        self.images_encoded = len(spans)
-        for span in spans:
-            # A long conversation would otherwise hold all of its photographs decoded.
-            span.picture.release()
+        self.images_encoded = self.features.encoded - before[0]
+        self.images_reused = self.features.reused - before[1]
         self._stop_if_cancelled()
         return embedded.input_embeddings
 
@@ -170,6 +176,10 @@ class _Answer:
 
     def _progress(self, processed: int, total: int) -> None:
         processed, total = processed + self.ahead, total + self.ahead
+        if processed == total - 1 and self.kv and rotates(plain_caches(self.kv)):
+            # The border of a turn: from here another answer can be tried.
+            caches = plain_caches(self.kv)
+            self.snapshots[self.cached + processed] = snapshot(caches)
         self.generation.emit(Progress(processed, total, self.cached))
         if processed < total:
             self._stop_if_cancelled()
@@ -242,7 +252,8 @@ class _Answer:
             return
         key = [*self.prompt.key, *self.fed][:length]
         if len(key) == length:  # else it holds a token that nobody was told
-            self.cache.put(key, plain_caches(self.kv or []), self.options.kv_variant, self.owner)
+            kv = plain_caches(self.kv or [])
+            self.cache.put(key, kv, self.options.kv_variant, self.owner, self.snapshots)
 
     def _finished(self, reason: FinishReason, error: BaseException | None) -> Finished:
         submitted, started, first = self.generation.submitted, self.started, self.first_token
@@ -256,6 +267,7 @@ class _Answer:
             prompt_tokens=len(self.prompt.tokens),
             cached_tokens=self.cached,
             images_encoded=self.images_encoded,
+            images_reused=self.images_reused,
             queue_seconds=started - submitted,
             prefill_seconds=(first or time.perf_counter()) - started,
             time_to_first_token=first - submitted if first and self.tokens else None,

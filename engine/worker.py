@@ -13,7 +13,7 @@ from engine.generation import Generation
 from vision_add_ons.errors import EngineClosed
 
 if TYPE_CHECKING:
-    from engine.prompt_cache import PromptCache
+    from engine.memory import Memory
     from engine.runner import Runner
     from model_kit.kit import ModelKit
 
@@ -38,7 +38,7 @@ class Worker:
         self._loaded = threading.Event()
         self._failure: BaseException | None = None
         self.kit: ModelKit | None = None
-        self.prompt_cache: PromptCache | None = None
+        self.memory: Memory | None = None
         self.thread = threading.Thread(target=self._main, name="sightline-engine", daemon=True)
         self.thread.start()
         # A process that ends must wait for the thread, or MLX aborts it.
@@ -85,7 +85,7 @@ class Worker:
             self._serve()
         finally:
             self._loaded.set()
-            self.kit = self.prompt_cache = None
+            self.kit = self.memory = None
             if "mlx.core" in sys.modules:
                 import mlx.core as mx
 
@@ -97,11 +97,11 @@ class Worker:
     def _serve(self) -> None:
         try:
             self.kit = self._load(self._check_open)
-            from engine.prompt_cache import PromptCache
+            from engine.memory import Memory
             from engine.runner import Runner
 
-            self.prompt_cache = PromptCache(self._cache_bytes())
-            runner = Runner(self.kit, self.prompt_cache)
+            self.memory = Memory(self.kit, self._cache_bytes())
+            runner = Runner(self.kit, self.memory)
         except BaseException as error:
             self._failure = error
             return
@@ -153,6 +153,7 @@ def _never_started(generation: Generation, error: BaseException | None = None) -
         prompt_tokens=len(generation.prompt.tokens),
         cached_tokens=0,
         images_encoded=0,
+        images_reused=0,
         queue_seconds=time.perf_counter() - generation.submitted,
         prefill_seconds=0.0,
         time_to_first_token=None,

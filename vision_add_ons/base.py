@@ -5,7 +5,7 @@ they stand. It holds weights and nothing else: no state of any request.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -214,12 +214,17 @@ class VisionAddOn(ABC):
         return text_model.model.embed_tokens(tokens)
 
     def compute_embeddings(
-        self, text_model: nn.Module, prompt_tokens: mx.array, images: Sequence[ImageSpan]
+        self,
+        text_model: nn.Module,
+        prompt_tokens: mx.array,
+        images: Sequence[ImageSpan],
+        encode: Callable[[Picture], mx.array] | None = None,
     ) -> PromptEmbeddings:
         """Embed `prompt_tokens` and put each picture's rows in the place of its span.
 
         `prompt_tokens` has shape [n]; the spans in `images` count from its first element and lie
-        wholly within it. Raises `ImageCountError` if a span does not fit or does not hold as many
+        wholly within it. `encode` stands in for `encode_image`: whoever keeps rows for later hands
+        it over. Raises `ImageCountError` if a span does not fit or does not hold as many
         placeholders as the picture makes rows.
         """
         embeddings = self.embed_tokens(text_model, prompt_tokens)
@@ -236,7 +241,7 @@ class VisionAddOn(ABC):
             done = span.end
             inside = range(span.start, span.end)
             own = [i for i in inside if tokens[i] == self.placeholder_id]
-            encoded = self.encode_image(span.picture)
+            encoded = (encode or self.encode_image)(span.picture)
             if encoded.shape[0] != len(own):
                 raise ImageCountError(
                     f"{encoded.shape[0]} rows do not fit the {len(own)} placeholders at "

@@ -65,7 +65,7 @@ def summary(end: Finished) -> str:
     first = end.time_to_first_token
     return (
         f"{end.prompt_tokens} prompt tokens ({end.cached_tokens} cached), "
-        f"{end.images_encoded} images encoded, "
+        f"{end.images_encoded} images encoded and {end.images_reused} reused, "
         + (f"first token after {first:.2f} s, " if first is not None else "no token, ")
         + f"{end.completion_tokens} tokens at {end.tokens_per_second:.1f} tokens/s, "
         f"finish reason {end.finish_reason}"

@@ -151,10 +151,14 @@ class Conversation:
 
     def _stats(self) -> None:
         last, cache = self._chat.last, self._engine.cache_stats()
-        used, most = cache["bytes"] / 2**20, cache["max_bytes"] / 2**20
+        sizes = {name: size / 2**20 for name, size in cache.items() if name.endswith("bytes")}
         self._say("no answer yet" if last is None else summary(last))
-        kept = cache["conversations"]
-        self._say(f"prompt cache: {kept} conversations, {used:.1f} of {most:.1f} MiB")
+        self._say(
+            f"prompt cache: {cache['conversations']} conversations "
+            f"({sizes['conversation_bytes']:.1f} MiB), {cache['images']} images "
+            f"({sizes['image_bytes']:.1f} MiB), {sizes['bytes']:.1f} of "
+            f"{sizes['max_bytes']:.1f} MiB"
+        )
 
     def _save(self, file: str) -> None:
         path = read_path(file)

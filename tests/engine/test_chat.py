@@ -26,16 +26,20 @@ def test_a_follow_up_runs_only_what_is_new(engine: Engine) -> None:
 
 def test_a_follow_up_takes_the_cache_over_and_copies_nothing(demo: Path) -> None:
     with load(demo) as engine:
-        entries = engine._worker.prompt_cache._entries  # type: ignore[union-attr]
+        kept = engine._worker.memory.budget._kept  # type: ignore[union-attr]
+
+        def layers() -> list[int]:
+            ((entry, _),) = kept.values()
+            return [id(layer) for layer in entry.kv]  # type: ignore[attr-defined]
+
         chat = engine.chat(options=SHORT)
         chat.send("Name a colour.").result()
-        layers = [id(layer) for layer in entries[0].kv]
+        before = layers()
         # Also after somebody else continued the conversation.
         messages = [{"role": m.role, "content": m.text} for m in chat.messages]
         engine.generate([*messages, {"role": "user", "content": "Why?"}], options=SHORT).result()
         chat.send("Name another.").result()
-        assert [id(layer) for layer in entries[0].kv] == layers
-        assert len(entries) == 1
+        assert layers() == before
 
 
 def test_an_answer_in_unusual_tokens_is_still_cached(engine: Engine) -> None:

@@ -99,7 +99,7 @@ def test_cancel_during_prefill_keeps_what_was_read(engine: Engine) -> None:
     assert not end.tokens
     again = engine.generate(prompt, options=GenerationOptions(max_tokens=6)).result()
     assert again.cached_tokens >= 200
-    engine._worker.prompt_cache.clear()  # type: ignore[union-attr]
+    engine._worker.memory.budget.shrink(0)  # type: ignore[union-attr]
     cold = engine.generate(prompt, options=GenerationOptions(max_tokens=6)).result()
     assert cold.cached_tokens == 0
     assert again.tokens == cold.tokens
@@ -147,7 +147,7 @@ def test_cancel_at_random_moments(engine: Engine, seed: int) -> None:
         prompt = " ".join(words[:length])
         warm = engine.generate(prompt, options=GenerationOptions(max_tokens=6)).result()
         assert warm.cached_tokens > 0
-        engine._worker.prompt_cache.clear()  # type: ignore[union-attr]
+        engine._worker.memory.budget.shrink(0)  # type: ignore[union-attr]
         cold = engine.generate(prompt, options=GenerationOptions(max_tokens=6)).result()
         assert warm.tokens == cold.tokens
 
@@ -215,7 +215,7 @@ def test_a_failure_is_the_final_event(demo: Path) -> None:
         kit = engine._worker.kit
         assert kit is not None
         make_cache, kit.make_cache = kit.make_cache, broken  # type: ignore[method-assign]
-        engine._worker.prompt_cache.clear()  # type: ignore[union-attr]
+        engine._worker.memory.budget.shrink(0)  # type: ignore[union-attr]
         events = list(engine.generate("Hello"))
         assert isinstance(events[-1], Finished)
         assert events[-1].finish_reason == "error"
@@ -295,7 +295,7 @@ def test_nothing_keeps_a_closed_model_in_memory(demo: Path) -> None:
     good = engine.generate("Hello", options=GenerationOptions(max_tokens=2))
     good.result()
     kit.make_cache = lambda: [object()]  # type: ignore
-    engine._worker.prompt_cache.clear()  # type: ignore[union-attr]
+    engine._worker.memory.budget.shrink(0)  # type: ignore[union-attr]
     failed = engine.generate("Hello")
     assert list(failed)[-1].error is not None  # type: ignore[union-attr]
     engine.close()

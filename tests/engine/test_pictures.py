@@ -140,7 +140,7 @@ def test_a_prompt_is_never_cut_inside_a_picture(seeing: Engine, seed: int) -> No
     again = seeing.generate(question, [picture], SHORT)
     tokens, logprobs = spoken(again)
     assert again.result().cached_tokens == span.start
-    seeing._worker.prompt_cache.clear()  # type: ignore[union-attr]
+    seeing._worker.memory.budget.shrink(0)  # type: ignore[union-attr]
     cold = spoken(seeing.generate(question, [picture], SHORT))
     assert tokens == cold[0]
     assert distance(logprobs, cold[1]) <= 2e-5
@@ -152,7 +152,7 @@ def test_text_on_a_vision_checkpoint_is_plain_text(
     """The same tokens and figures as on the text checkpoint, to the bit, also after a picture."""
     seeing.generate([{"role": "user", "content": "Look."}], [ASTRONAUT], SHORT).result()
     for cached in (engine, seeing):
-        cached._worker.prompt_cache.clear()  # type: ignore[union-attr]
+        cached._worker.memory.budget.shrink(0)  # type: ignore[union-attr]
     here, there = seeing.chat(options=SHORT), engine.chat(options=SHORT)
     for question in (f"Tell me about {seed}.", "More?", "Why?"):
         a, b = here.send(question), there.send(question)
@@ -184,7 +184,7 @@ def test_the_add_on_s_own_prompt_form(tmp_path: Path, demo: Path, seed: int) -> 
         end = second.result()
         # The template trims an answer: one with white space around it is read anew.
         assert end.cached_tokens >= answer.prompt_tokens
-        assert end.images_encoded == 2
+        assert (end.images_encoded, end.images_reused) == (1, 1)
         raw = engine.generate("<|im_start|>Hello", [CAT], SHORT)
         assert raw.prompt.spans[0].start == 1
         raw.result()

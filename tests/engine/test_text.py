@@ -233,7 +233,7 @@ def test_prefill_steps_change_nothing_but_rounding(fresh: Engine, seed: int) -> 
     whole = GenerationOptions(max_tokens=8)
     steps = GenerationOptions(max_tokens=8, prefill_step_size=7)
     with_steps = fresh.generate(prompt, options=steps).result()
-    fresh._worker.prompt_cache.clear()  # type: ignore[union-attr]
+    fresh._worker.memory.budget.shrink(0)  # type: ignore[union-attr]
     at_once = fresh.generate(prompt, options=whole).result()
     assert (with_steps.cached_tokens, at_once.cached_tokens) == (0, 0)
     assert with_steps.tokens == at_once.tokens

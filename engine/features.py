@@ -1,0 +1,50 @@
+"""The rows of pictures that were encoded before, for any conversation."""
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from engine.budget import Budget
+from vision_add_ons.base import Picture, VisionAddOn
+
+
+@dataclass(eq=False)
+class _Rows:
+    array: mx.array
+    nbytes: int
+
+
+class FeatureCache:
+    """Encodes pictures, each once as long as the budget lasts. For the engine's thread alone."""
+
+    def __init__(self, add_on: VisionAddOn, budget: Budget) -> None:
+        self._add_on = add_on
+        self._budget = budget
+        self._rows: dict[str, _Rows] = {}
+        self.nbytes = 0
+        self.encoded = 0
+        self.reused = 0
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def encode(self, picture: Picture) -> mx.array:
+        """The picture's rows, [row_count, hidden_size], evaluated."""
+        known = self._rows.get(picture.digest)
+        if known is not None:
+            self._budget.touch(known)
+            self.reused += 1
+            return known.array
+        rows = self._add_on.encode_image(picture)
+        mx.eval(rows)
+        self.encoded += 1
+        # A long conversation would otherwise hold all of its photographs decoded.
+        picture.release()
+        digest = picture.digest
+        kept = self._rows[digest] = _Rows(rows, rows.nbytes)
+        self.nbytes += kept.nbytes
+        self._budget.add(kept, lambda: self._forget(digest))
+        return rows
+
+    def _forget(self, digest: str) -> None:
+        self.nbytes -= self._rows.pop(digest).nbytes

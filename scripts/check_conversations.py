@@ -1,0 +1,56 @@
+"""Thousands of random conversations on tiny checkpoints of every family, warm against cold.
+
+    python scripts/check_conversations.py --steps 10000 [--seed N] [--family gemma3 ...]
+
+Every answer is made twice, by an engine that keeps what it can and by one that keeps nothing;
+tokens must be equal and logits within 2e-5. Needs the extras `dev` and `parity`.
+"""
+
+import argparse
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "engine"))
+
+from model_kit.blas import preload_openblas
+
+preload_openblas()
+
+from engine_conversations import Simulation  # noqa: E402
+from parity.family_checks import write_tokenizer  # noqa: E402
+from test_conversations import BUDGET, FAMILIES  # noqa: E402
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=10_000, help="of all families together")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**31))
+    parser.add_argument("--family", nargs="*", help="only these, by the beginnings of their names")
+    args = parser.parse_args()
+    chosen = [f for f in FAMILIES if not args.family or f.name.startswith(tuple(args.family))]
+    print(f"seed {args.seed}")
+    for family in chosen:
+        reference = family(args.seed)
+        with tempfile.TemporaryDirectory() as directory:
+            folder = Path(directory)
+            reference.write(folder, reference.dialects[0])
+            write_tokenizer(folder)
+            started = time.perf_counter()
+            with Simulation(folder, reference.image_token, args.seed, BUDGET) as simulation:
+                for _ in range(-(-args.steps // len(chosen))):
+                    simulation.step()
+        print(
+            f"{family.name:24}{simulation.steps} steps, {simulation.cached} tokens cached, "
+            f"{simulation.reused} images reused, worst error {simulation.worst:.1e}, "
+            f"{time.perf_counter() - started:.0f} s",
+            flush=True,
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

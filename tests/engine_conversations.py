@@ -1,0 +1,137 @@
+"""Random conversations on tiny checkpoints, each answer held against one that was made cold.
+
+Some have pictures out of a pool of look-alikes; they go on, go back to an earlier turn, try an
+answer again, branch, alternate, and lose what was kept of them.
+"""
+
+import random
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from parity.family_checks import BOS, TOLERANCE, VOCAB, WORDS, Part, relative_error
+from PIL import Image
+
+from engine import Engine, GenerationOptions, TextDelta, load
+from engine.engine import Request
+
+Turns = list[list[Part]]
+"""A conversation's questions and answers in turns, each a list of tokens and pictures."""
+
+
+def look_alikes(chance: random.Random) -> list[Image.Image]:
+    """Pictures of two sizes, those of one size alike but for a square of pixels."""
+    pool = []
+    for size in ((40, 30), (28, 52)):
+        first = Image.effect_noise(size, 90).convert("RGB")
+        for _ in range(3):
+            picture = first.copy()
+            colour = tuple(chance.randrange(256) for _ in range(3))
+            picture.paste(colour, (4, 4, 20, 20))
+            pool.append(picture)
+    return pool
+
+
+class Simulation:
+    """Two engines with one checkpoint: one that keeps what it can, one that keeps nothing."""
+
+    def __init__(
+        self, folder: Path, image_token: int, seed: int, cache_bytes: int, **options: Any
+    ) -> None:
+        self.folder, self.image_token, self.options = folder, image_token, options
+        self.chance = random.Random(seed)
+        self.pool = look_alikes(self.chance)
+        self.talks: list[Turns] = []
+        self.stack = ExitStack()
+        self.cache_bytes = cache_bytes
+        self.cold: Engine = self.stack.enter_context(load(folder, cache_bytes=0))
+        self.warm: Engine = self.stack.enter_context(load(folder, cache_bytes=cache_bytes))
+        self.steps = self.cached = self.reused = 0
+        self.worst = 0.0
+
+    def __enter__(self) -> "Simulation":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stack.close()
+
+    def step(self) -> None:
+        """One question in one of the conversations, and its two answers."""
+        talk = self._choose_talk()
+        talk.append(self._question())
+        if sum(1 if isinstance(part, int) else 40 for turn in talk for part in turn) > 400:
+            del talk[:]
+            talk.append(self._question())
+        talk.append(self._ask(talk))
+        self.steps += 1
+
+    def _choose_talk(self) -> Turns:
+        """A conversation where it stands, or as it stood; or a branch of one, or a new one."""
+        kind = self.chance.random()
+        if not self.talks or (kind < 0.1 and len(self.talks) < 5):
+            self.talks.append([])
+            return self.talks[-1]
+        talk = self.chance.choice(self.talks)
+        if kind < 0.25 and talk:  # back to before some question, which is asked in another way
+            del talk[2 * self.chance.randrange(len(talk) // 2) :]
+        elif kind < 0.35:
+            copy = [list(turn) for turn in talk]
+            self.talks[self.chance.randrange(len(self.talks))] = copy
+            return copy
+        elif kind < 0.45 and talk:  # the same question again
+            question = talk[-2]
+            del talk[-2:]
+            talk.append(question)
+            talk.append(self._ask(talk))
+        elif kind < 0.5:
+            self._forget()
+        elif kind < 0.55 and len(talk) > 1:  # an answer that was shortened by whoever keeps it
+            talk[-1] = talk[-1][: self.chance.randrange(len(talk[-1]) + 1)]
+        return talk
+
+    def _forget(self) -> None:
+        budget = self.warm._worker.memory.budget  # type: ignore[union-attr]
+        budget.shrink(budget.nbytes // 2)
+
+    def _question(self) -> list[Part]:
+        words = [self.chance.choice(WORDS) for _ in range(self.chance.randrange(1, 12))]
+        question: list[Part] = list(words)
+        for _ in range(self.chance.choice((0, 0, 1, 1, 2, 3))):
+            # Never last: a prompt's last token is text, as every chat template has it.
+            question.insert(self.chance.randrange(len(question)), self.chance.choice(self.pool))
+            question.insert(self.chance.randrange(len(question)), self.chance.choice(WORDS))
+        return question
+
+    def _ask(self, talk: Turns) -> list[Part]:
+        parts: list[Part] = [BOS]
+        for turn in talk:
+            for part in turn:
+                if not isinstance(part, int) and not isinstance(parts[-1], int):
+                    parts.append(WORDS[0])  # families put something between two pictures
+                parts.append(part)
+        tokens = [p if isinstance(p, int) else self.image_token for p in parts]
+        images = [p for p in parts if not isinstance(p, int)]
+        step = self.chance.choice((7, 32, 2048))
+        wanted = GenerationOptions(
+            max_tokens=3, top_logprobs=VOCAB, prefill_step_size=step, **self.options
+        )
+        owner = talk if self.chance.random() < 0.8 else None
+        answers = []
+        for engine in (self.warm, self.cold):
+            generation = engine.submit(Request(tokens, images, wanted, owner=owner))
+            deltas = [e for e in generation if isinstance(e, TextDelta) and e.token is not None]
+            rows = np.zeros((len(deltas), VOCAB))
+            for row, delta in zip(rows, deltas, strict=True):
+                for token, logprob in delta.top_logprobs:
+                    row[token] = logprob
+            answers.append(([d.token for d in deltas], rows, generation.result()))
+        (ours, warm, end), (theirs, cold, nothing) = answers
+        assert nothing.cached_tokens == nothing.images_reused == 0
+        self.cached += end.cached_tokens
+        self.reused += end.images_reused
+        error = relative_error(warm, cold)
+        self.worst = max(self.worst, error)
+        assert ours == theirs, (self.steps, error)
+        assert error <= TOLERANCE, (self.steps, error)
+        return list(ours)  # type: ignore[arg-type]
