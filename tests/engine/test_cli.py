@@ -60,7 +60,7 @@ def photo(tmp_path: Path) -> Path:
 
 
 def finished(reason: str = "stop", answer: str = "", error: Exception | None = None) -> Finished:
-    return Finished(reason, answer, (), 5, 0, 0, 0.0, 0.0, None, 0.0, 1, error=error)
+    return Finished(reason, answer, (), 5, 0, 0, 0, 0.0, 0.0, None, 0.0, 1, error=error)
 
 
 def answer_of(*events: Progress | TextDelta, end: Finished | None = None) -> Generation:
@@ -309,7 +309,8 @@ def test_chat_about_pictures(
     assert main(["chat", "--image", str(photo), *model]) == 0
     shown = capsys.readouterr()
     told = [line for line in shown.out.splitlines() if "images encoded" in line]
-    assert ["2 images encoded" in told[0], "0 images encoded" in told[1]] == [True, True]
+    assert "1 images encoded and 1 reused" in told[0]  # the picture was given twice
+    assert "0 images encoded and 0 reused" in told[1]
     assert shown.err == "sightline: the answer was cut after 3 tokens\n" * 2
     transcript = (tmp_path / "talk.md").read_text()
     assert "## You\n\n" + "*Picture: my photo.png, 4x3*\n\n" * 2 + "Look\n" in transcript
