@@ -82,6 +82,7 @@ class LoadedPicture:
         self.digest = content.hexdigest()
         self._pixels: Image.Image | None = pixels
         self._decode = decode
+        self._within: dict[int, LoadedPicture] = {}
 
     def pixels(self) -> Image.Image:
         """The picture in mode RGB; shared, so not to be changed. Decodes it after `release`."""
@@ -99,19 +100,23 @@ class LoadedPicture:
     def within(self, longest: int | None) -> "LoadedPicture":
         """The picture with its longer side at most `longest` pixels; itself if it is already.
 
-        Bicubic, with the sides' ratio kept as far as whole pixels allow.
+        Bicubic, with the sides' ratio kept as far as whole pixels allow. Made once: every turn
+        of a conversation asks for it again.
         """
         if longest is None or max(self.size) <= longest:
             return self
+        return self._within.get(longest) or self._within.setdefault(longest, self._shrunk(longest))
+
+    def _shrunk(self, longest: int) -> "LoadedPicture":
         scale = longest / max(self.size)
         width, height = (max(1, round(side * scale)) for side in self.size)
 
-        def shrunk() -> Image.Image:
+        def decode() -> Image.Image:
             small = self.pixels().resize((width, height), Image.Resampling.BICUBIC)
             self.release()
             return small
 
-        return LoadedPicture(shrunk(), shrunk)
+        return LoadedPicture(decode(), decode)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, LoadedPicture) and self.digest == other.digest

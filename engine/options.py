@@ -47,7 +47,7 @@ class GenerationOptions:
     quantized_kv_start: int = 5000
     """Tokens in the cache from which on it is quantized."""
     prefill_step_size: int = 2048
-    """Prompt tokens run at once; cancelling waits for at most one such step."""
+    """Prompt tokens run at once; cancelling waits for at most one such step, or one picture."""
 
     max_image_size: int | None = None
     """Shrink pictures whose longer side has more pixels than this, before anything else."""

@@ -16,6 +16,7 @@ from engine.prefill import run_ahead
 from engine.prompt_cache import Snapshot, kv_length, rotates, snapshot
 from engine.sampling import logits_processors, sampler, top_logprobs
 from engine.stop_strings import StopStrings
+from vision_add_ons.base import Picture
 from vision_add_ons.cache_views import plain_caches
 
 if TYPE_CHECKING:
@@ -156,13 +157,18 @@ class _Answer:
         assert self.features is not None
         before = self.features.encoded, self.features.reused
         embedded = self.kit.add_on.compute_embeddings(
-            self.kit.text_model, mx.array(rest), spans, self.features.encode
+            self.kit.text_model, mx.array(rest), spans, self._encode
         )
         mx.eval(embedded.input_embeddings)
         self.images_encoded = self.features.encoded - before[0]
         self.images_reused = self.features.reused - before[1]
         self._stop_if_cancelled()
         return embedded.input_embeddings
+
+    def _encode(self, picture: Picture) -> mx.array:
+        self._stop_if_cancelled()
+        assert self.features is not None
+        return self.features.encode(picture)
 
     def _max_tokens(self) -> int:
         limit = self.options.context_limit(self.kit.max_context)

@@ -33,7 +33,8 @@ def check_tied(tied: bool) -> None:
     """Raise `UnsupportedCheckpoint` for a Gemma with an output layer of its own."""
     if not tied:
         raise UnsupportedCheckpoint(
-            "tie_word_embeddings must be true: mlx-lm's Gemma has no lm_head of its own"
+            "tie_word_embeddings must be true and no lm_head among the weights: mlx-lm's Gemma has "
+            "no output layer of its own"
         )
 
 

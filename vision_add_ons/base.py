@@ -176,6 +176,7 @@ class VisionAddOn(ABC):
             raise ImageCountError(
                 f"the prompt has places for {len(positions)} pictures but {len(pictures)} were "
                 "given; give one picture for each place"
+                + (f" (token {self.image_token_id} marks one, in text too)" if marked else "")
             )
         expanded: list[int] = []
         spans = []

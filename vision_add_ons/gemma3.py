@@ -14,7 +14,7 @@ from PIL import Image
 
 from vision_add_ons.base import ImageSpan, Picture, VisionAddOn
 from vision_add_ons.cache_views import Range
-from vision_add_ons.configs import check_fields, positive, resolve_config
+from vision_add_ons.configs import check_fields, check_siglip_sizes, positive, resolve_config
 from vision_add_ons.errors import BrokenConfig, UnsupportedCheckpoint
 from vision_add_ons.mlx_vlm_modules import import_mlx_vlm
 from vision_add_ons.pixels import (
@@ -88,6 +88,7 @@ class Gemma3AddOn(VisionAddOn):
             hidden_act=("gelu_pytorch_tanh",),
             num_channels=(3,),
         )
+        check_siglip_sizes(vision)
         positive(whole, "config", "mm_tokens_per_image", "image_token_index")
         self.rows = _checked_rows(whole["mm_tokens_per_image"], vision)
         self.side = vision["image_size"]
@@ -142,7 +143,13 @@ class Gemma3AddOn(VisionAddOn):
     def bidirectional_ranges(
         self, tokens: Sequence[int], spans: Sequence[ImageSpan]
     ) -> tuple[Range, ...]:
-        return tuple((span.start, span.end) for span in spans)
+        """The rows of a picture; of several with nothing between them, as the reference has it."""
+        ranges: list[Range] = []
+        for span in spans:
+            touching = ranges and ranges[-1][1] == span.start
+            start = ranges.pop()[0] if touching else span.start
+            ranges.append((start, span.end))
+        return tuple(ranges)
 
     def encode_image(self, picture: Picture) -> mx.array:
         pixels = self.pixels(picture.pixels(), self.side, self.side)
@@ -154,7 +161,6 @@ class Gemma3AddOn(VisionAddOn):
 
 def _checked_rows(rows: int, vision: dict[str, Any]) -> int:
     """The rows of a picture, if pooling by a whole number of patches gives so many."""
-    positive(vision, "vision_config", "image_size", "patch_size")
     patches, side = vision["image_size"] // vision["patch_size"], math.isqrt(rows)
     if side * side != rows or patches % side:
         raise BrokenConfig(

@@ -14,7 +14,7 @@ from PIL import Image
 
 from vision_add_ons.base import ExpandedPrompt, ImageSpan, Picture, VisionAddOn
 from vision_add_ons.cache_views import BidirectionalView, Range
-from vision_add_ons.configs import check_fields, positive, resolve_config
+from vision_add_ons.configs import check_fields, check_siglip_sizes, positive, resolve_config
 from vision_add_ons.errors import UnsupportedCheckpoint
 from vision_add_ons.mlx_vlm_modules import import_mlx_vlm
 from vision_add_ons.pixels import (
@@ -83,7 +83,7 @@ class PaliGemmaAddOn(VisionAddOn):
             hidden_act=("gelu_pytorch_tanh",),
             num_channels=(3,),
         )
-        positive(vision, "vision_config", "image_size", "patch_size")
+        check_siglip_sizes(vision)
         positive(whole, "config", "image_token_index")
         self.side = vision["image_size"]
         self.rows = (self.side // vision["patch_size"]) ** 2

@@ -23,7 +23,8 @@ class Qwen25VLAddOn(Qwen2VLAddOn):
         vision = whole["vision_config"]
         check_fields(vision, "vision_config", hidden_act=("silu",))
         positive(vision, "vision_config", "intermediate_size", "window_size")
-        if vision["window_size"] < 2 * vision["patch_size"]:
+        rows = vision["window_size"] // (2 * vision["patch_size"])
+        if not 1 <= rows <= 1000:
             raise BrokenConfig(
-                f"vision_config.window_size {vision['window_size']} does not hold one row"
+                f"vision_config.window_size {vision['window_size']} makes windows of {rows} rows"
             )

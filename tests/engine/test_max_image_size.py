@@ -153,3 +153,4 @@ def test_released_and_made_again(as_bytes: bool, photo: Image.Image) -> None:
         assert small.pixels().tobytes() == before
     assert picture.pixels().tobytes() == photo.tobytes()
     assert small == load_picture(encoded(photo)).within(100)
+    assert picture.within(100) is small  # made once, however many turns ask for it

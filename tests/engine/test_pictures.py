@@ -4,7 +4,9 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import mlx.core as mx
@@ -17,6 +19,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from engine import Engine, GenerationOptions, ImageError, Progress, TextDelta, load
+from engine.images import LoadedPicture
 from model_kit import load_model_kit
 from vision_add_ons.errors import MissingWeight
 
@@ -255,3 +258,25 @@ def test_a_tower_s_missing_weight_is_named(folder: Path, tmp_path: Path) -> None
     moxin.write(broken, tensors, json.loads((broken / "config.json").read_text()))
     with pytest.raises(MissingWeight, match=name):
         load(broken)
+
+
+def test_cancelling_waits_for_one_picture_at_most(seeing: Engine, seed: int) -> None:
+    at_work, go_on = Event(), Event()
+    decoded = []
+
+    def decode(i: int) -> Image.Image:
+        decoded.append(i)
+        at_work.set()
+        go_on.wait(30)
+        return images[i]
+
+    images = [Image.new("RGB", (20, 20), (seed % 256, i, 0)) for i in range(4)]
+    pictures = [LoadedPicture(image, partial(decode, i)) for i, image in enumerate(images)]
+    for picture in pictures:
+        picture.release()
+    generation = seeing.generate("Look.", images=pictures)
+    assert at_work.wait(30)
+    generation.cancel()
+    go_on.set()
+    assert generation.result().finish_reason == "cancelled"
+    assert len(decoded) == 1

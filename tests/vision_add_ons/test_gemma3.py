@@ -10,7 +10,14 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from parity.family_checks import WORDS, write_tokenizer
+from parity.family_checks import (
+    TOLERANCE,
+    WORDS,
+    ask,
+    centred,
+    relative_error,
+    write_tokenizer,
+)
 from parity.gemma3_reference import ROW, Gemma3Reference
 from pictures import ODD_SIZES, PHOTOGRAPHS, picture_of
 from PIL import Image
@@ -150,6 +157,16 @@ def test_a_picture_at_the_very_end(folder: Path) -> None:
     assert answer.tokens[0] == int(expected.argmax())
 
 
+def test_pictures_that_touch_see_each_other(folder: Path, seed: int) -> None:
+    """Only token ids can say so; transformers takes rows that follow each other for one picture."""
+    reference = Gemma3Reference(1)
+    pictures = [picture_of((20, 20), seed), picture_of((30, 20), seed + 1)]
+    expected = centred(reference.logits([1, 9, *[ROW] * 32, 10, 11], pictures, [])[-1:])
+    with load(folder) as engine:
+        _, ours, _ = ask(engine, [1, 9, ROW, ROW, 10, 11], pictures, prefill_step_size=5)
+    assert relative_error(ours[:1], expected) <= TOLERANCE
+
+
 def test_a_picture_at_the_end_of_a_long_prompt(folder: Path) -> None:
     picture = Image.new("RGB", (9, 9), "red")
     with load(folder) as engine:
@@ -175,6 +192,8 @@ def test_load_report_states_the_limits(folder: Path) -> None:
         ("vision_config", "hidden_act", "gelu", UnsupportedCheckpoint),
         ("vision_config", "num_channels", 1, UnsupportedCheckpoint),
         ("vision_config", "patch_size", 0, BrokenConfig),
+        ("vision_config", "num_attention_heads", -1, BrokenConfig),
+        ("vision_config", "num_attention_heads", 5, BrokenConfig),
         ("text_config", "use_bidirectional_attention", True, UnsupportedCheckpoint),
         ("text_config", "final_logit_softcapping", 30.0, UnsupportedCheckpoint),
         ("", "mm_tokens_per_image", 15, BrokenConfig),

@@ -252,6 +252,7 @@ REFUSED_2 = [
 REFUSED_2_5 = [
     ("vision_config", "out_hidden_size", 32, BrokenConfig),
     ("vision_config", "window_size", 7, BrokenConfig),
+    ("vision_config", "window_size", 10**12, BrokenConfig),
     ("vision_config", "intermediate_size", 0, BrokenConfig),
 ]
 
@@ -289,6 +290,8 @@ def test_config_that_is_not_served(
         ("temporal_patch_size", 1, UnsupportedCheckpoint),
         ("do_resize", False, UnsupportedCheckpoint),
         ("min_pixels", -1, BrokenConfig),
+        ("min_pixels", 5000, BrokenConfig),
+        ("max_pixels", 10**12, BrokenConfig),
         ("max_pixels", "many", BrokenConfig),
         ("size", {"height": 64, "width": 64}, BrokenConfig),
         ("size", 64, BrokenConfig),

@@ -13,6 +13,7 @@ from vision_add_ons.errors import BrokenConfig, ImageError
 from vision_add_ons.pixels import CLIP_MEAN, CLIP_STD, Pixels, read_processor_config
 
 MIN_PIXELS, MAX_PIXELS = 56 * 56, 28 * 28 * 1280
+HUGE = 200_000_000
 MAX_RATIO = 200
 
 Size = tuple[int, int]
@@ -58,6 +59,11 @@ class Patches:
             "max_pixels": saved.get("max_pixels") or size.get("longest_edge"),
         }
         positive(limits, "image processor", "min_pixels", "max_pixels")
+        if not limits["min_pixels"] <= limits["max_pixels"] <= HUGE:
+            raise BrokenConfig(
+                f"the image processor's min_pixels {limits['min_pixels']} and max_pixels "
+                f"{limits['max_pixels']} must be in this order, and at most {HUGE}"
+            )
         return cls(
             patch=cut["patch_size"],
             merge=cut["merge_size"],
