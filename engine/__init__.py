@@ -11,10 +11,11 @@ Importing this package is quick: MLX and transformers load with the first model.
 """
 
 from engine.chat import Chat
-from engine.engine import Engine, Request, load
+from engine.engine import Engine, load
 from engine.events import Event, Finished, FinishReason, Progress, TextDelta
 from engine.generation import Generation
 from engine.options import GenerationOptions
+from engine.request import Request
 from vision_add_ons.errors import (
     BrokenConfig,
     BrokenIndex,

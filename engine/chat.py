@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from engine.events import Finished
 from engine.generation import Generation
 from engine.options import GenerationOptions
+from engine.request import Request
 from vision_add_ons.errors import ChatBusy, PromptError
 
 if TYPE_CHECKING:
@@ -55,7 +56,6 @@ class Chat:
         `images` are paths, bytes, PIL images, data URIs or base64 texts. Raises `ChatBusy` while
         the previous answer is under way, or another `RequestError`.
         """
-        from engine.engine import Request
         from engine.images import load_pictures
         from engine.messages import Message
 

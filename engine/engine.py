@@ -4,13 +4,13 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from engine.chat import Chat
 from engine.events import Finished
 from engine.generation import Generation
 from engine.options import GenerationOptions
+from engine.request import Request
 from engine.worker import Worker
 from vision_add_ons.errors import (
     CheckpointNotFound,
@@ -29,20 +29,6 @@ CACHE_SHARE = 0.25
 """The share of the memory that the device recommends to use which the prompt cache may fill."""
 
 LoadProgress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class Request:
-    """One request: a raw text, token ids, or messages (see `engine.messages.read_messages`).
-
-    `images` belong to the last user message, or stand at the start of a raw text.
-    """
-
-    prompt: str | Sequence[Any]
-    images: Sequence[Any] = ()
-    options: GenerationOptions = field(default_factory=GenerationOptions)
-    owner: object = None
-    """The conversation that this request continues, any object; see `Generation.owner`."""
 
 
 class Engine:

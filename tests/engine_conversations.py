@@ -13,8 +13,7 @@ import numpy as np
 from parity.family_checks import BOS, TOLERANCE, VOCAB, WORDS, Part, relative_error
 from PIL import Image
 
-from engine import Engine, GenerationOptions, TextDelta, load
-from engine.engine import Request
+from engine import Engine, GenerationOptions, Request, TextDelta, load
 
 Turns = list[list[Part]]
 """A conversation's questions and answers in turns, each a list of tokens and pictures."""

@@ -1,0 +1,21 @@
+"""What is asked of an engine."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.options import GenerationOptions
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request: a raw text, token ids, or messages (see `engine.messages.read_messages`).
+
+    `images` belong to the last user message, or stand at the start of a raw text.
+    """
+
+    prompt: str | Sequence[Any]
+    images: Sequence[Any] = ()
+    options: GenerationOptions = field(default_factory=GenerationOptions)
+    owner: object = None
+    """The conversation that this request continues, any object; see `Generation.owner`."""
