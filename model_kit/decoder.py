@@ -56,6 +56,11 @@ def _model_classes(
             if "lm_head.weight" in select_decoder(weights_of_checkpoint, config.decoder_prefixes):
                 # A head of its own counts, as in transformers; mlx-lm would drop it.
                 fields["tie_word_embeddings"] = False
+            elif config.decoder_type == "gemma3_text" and fields["tie_word_embeddings"] is False:
+                # mlx-lm's would tie without a word what others report as missing.
+                raise MissingWeight(
+                    "the checkpoint lacks lm_head.weight, and tie_word_embeddings is false"
+                )
             return module.ModelArgs.from_dict(fields)
 
     return Decoder, DecoderArgs

@@ -28,6 +28,7 @@ from model_kit.blas import preload_openblas
 preload_openblas()
 
 
+import bench_cache  # noqa: E402
 import bench_vision  # noqa: E402
 import mlx.core as mx  # noqa: E402
 from mlx_lm import load as mlx_lm_load  # noqa: E402
@@ -155,6 +156,24 @@ class Bench:
             detail = f"{a * 1000:.1f} ms against {b * 1000:.1f} ms"
             yield self._row(name, ratios, "ratio", at_most=1.0, detail=detail)
 
+    def pictures(self) -> Iterator[Row]:
+        """A follow-up with a picture in its history, and the search for a conversation."""
+        found = list(bench_cache.seeing_follow_ups(self.folder, self.rounds))
+        assert not any(f["encoded"] for f in found)
+        ratios = [f["picture"] / f["text"] for f in found]
+        a, b = (statistics.median(f[name] for f in found) for name in ("picture", "text"))
+        detail = f"{a:.3f} s against {b:.3f} s, no picture encoded"
+        yield self._row("follow-up, picture / text", ratios, "ratio", at_most=1.05, detail=detail)
+        cold = [f["cold"] for f in found[:2]]
+        gains = [f["cold"] / f["picture"] for f in found[:2]]
+        detail = f"{statistics.median(cold):.2f} s against {a:.3f} s"
+        yield self._row("cold / follow-up, picture", gains, "ratio", at_least=25, detail=detail)
+        one, thousand = bench_cache.lookups(10 * self.rounds)
+        ratios = [x / y for x, y in zip(thousand, one, strict=True)]
+        a, b = statistics.median(thousand), statistics.median(one)
+        detail = f"{a * 1e6:.0f} us against {b * 1e6:.0f} us, prompts of 2,000 tokens"
+        yield self._row("search, 1,000 / 1 stored", ratios, "ratio", at_most=1.5, detail=detail)
+
     def _ask(self, chat: Any, question: str) -> tuple[list[int], list[int], float, float]:
         """Ask; the whole prompt and its new part, seconds to the first token, bytes of growth."""
         gc.collect()
@@ -227,6 +246,7 @@ PARTS = {
     "import": Bench.imports,
     "load": Bench.loads,
     "embeddings": Bench.embeddings,
+    "pictures": Bench.pictures,
 }
 
 

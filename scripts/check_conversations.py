@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "engine")]
 
-from model_kit.blas import preload_openblas
+from model_kit.blas import preload_openblas  # noqa: E402
 
 preload_openblas()
 

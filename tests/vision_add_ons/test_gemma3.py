@@ -256,6 +256,14 @@ def test_wrong_weights(copy: Path) -> None:
         (copy / "model.safetensors").write_bytes(original)
 
 
+def test_untied_without_a_head(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    config["text_config"]["tie_word_embeddings"] = False
+    edit_config(copy, **config)
+    with pytest.raises(MissingWeight, match=r"lm_head\.weight"):
+        load_model_kit(copy)
+
+
 def test_the_caller_s_embeddings_stay_as_they_are(kit: ModelKit) -> None:
     """mlx-lm's Gemma 3 scales the array that it is given."""
     embeddings = mx.random.normal((12, 64))
