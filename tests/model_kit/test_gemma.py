@@ -11,7 +11,14 @@ import tiny
 import torch
 from mlx_lm.utils import does_model_support_input_embeddings
 from mlx_lm.utils import load_model as load_plain
-from transformers import Gemma2Config, Gemma2ForCausalLM, GemmaConfig, GemmaForCausalLM
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GemmaForCausalLM,
+)
 
 from model_kit import ModelKit, load_model_kit
 from vision_add_ons.errors import UnsupportedCheckpoint
@@ -91,6 +98,42 @@ def test_text_is_exact(
     kit = load_model_kit(folder)
     check(kit, model, tokens, f"{family} in dialect {dialect}")
     assert kit.max_context == SIZES["max_position_embeddings"]
+
+
+@pytest.mark.parametrize("dialect", [4, 5])
+def test_gemma3_text_is_exact(
+    dialect: int, tokens: list[int], tmp_path: Path, demo: Path, seed: int
+) -> None:
+    """Gemma 3 1B's kind, beyond its sliding window. Text alone goes through mlx-lm's class."""
+    rope = {
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    }
+    config = Gemma3TextConfig(
+        **SIZES,
+        sliding_window=WINDOW,
+        sliding_window_pattern=3,
+        query_pre_attn_scalar=24,
+        rope_parameters=rope,
+        attn_implementation="eager",
+    )
+    model = tiny.randomize(Gemma3ForCausalLM(config), seed)
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            parameter.data -= 1
+    folder = tiny.save(model, tmp_path / "tiny", demo)
+    if dialect == 4:
+        tiny.edit_config(
+            folder,
+            ("rope_parameters", "layer_types"),
+            rope_theta=1e6,
+            rope_local_base_freq=1e4,
+            rope_scaling={"rope_type": "linear", "factor": 8.0},
+            sliding_window_pattern=3,
+        )
+    kit = load_model_kit(folder)
+    assert kit.add_on is None
+    check(kit, model, tokens, f"gemma3_text in dialect {dialect}")
 
 
 def test_layer_types_decide_who_has_a_window(
