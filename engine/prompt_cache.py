@@ -15,8 +15,10 @@ from engine.prompt import Prompt
 Snapshot = list[Any]
 """The states of the layers that cannot be trimmed, in order, as they were at some length."""
 
-MAX_SNAPSHOTS = 8
-"""The turn borders of one conversation that it can go back to, where its caches rotate."""
+MAX_SNAPSHOTS = 4
+"""The turn borders of one conversation that it can go back to, where its caches rotate: two turns.
+
+Each takes as much memory as the sliding windows of all layers."""
 
 
 @dataclass(eq=False)
