@@ -152,7 +152,10 @@ class PromptBuilder:
         for m in messages:
             own = [next(marker) for _ in m.pictures]
             if self._add_on is not None:
-                dictionaries.append(self._add_on.template_message(m.role, m.text, own))
+                text = m.text
+                for mark in self._add_on.image_marks if m.role == "assistant" else ():
+                    text = text.replace(mark, "")
+                dictionaries.append(self._add_on.template_message(m.role, text, own))
             else:
                 dictionaries.append({"role": m.role, "content": "".join(own) + m.text})
         try:

@@ -103,6 +103,9 @@ class VisionAddOn(ABC):
     image_token_id: int | None = None
     """The token id by which a prompt marks a picture's place; None for families without one."""
 
+    image_marks: tuple[str, ...] = ()
+    """Texts that become such tokens. An answer that holds one marks nothing: it is read without."""
+
     @abstractmethod
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
         """Load the towers and the projector from `folder`.
@@ -176,7 +179,7 @@ class VisionAddOn(ABC):
             raise ImageCountError(
                 f"the prompt has places for {len(positions)} pictures but {len(pictures)} were "
                 "given; give one picture for each place"
-                + (f" (token {self.image_token_id} marks one, in text too)" if marked else "")
+                + (f" ({' or '.join(self.image_marks)} in a text marks one)" if marked else "")
             )
         expanded: list[int] = []
         spans = []

@@ -72,6 +72,7 @@ class Gemma3AddOn(VisionAddOn):
     """
 
     model_types = ("gemma3",)
+    image_marks = (BEGIN, ROW)
 
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
         """Load tower and projector from `folder`.

@@ -67,6 +67,7 @@ class PaliGemmaAddOn(VisionAddOn):
     """
 
     model_types = ("paligemma",)
+    image_marks = (IMAGE,)
 
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
         """Load tower and projector from `folder`.

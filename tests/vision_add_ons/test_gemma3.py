@@ -134,6 +134,21 @@ def test_prompt_of_a_text_is_the_processor_s(kit: ModelKit, processor: Gemma3Pro
     assert ours.tokens == list(theirs)
 
 
+def test_an_answer_cannot_mark_a_place_for_a_picture(kit: ModelKit) -> None:
+    """Else the conversation that it belongs to could not go on."""
+    build = PromptBuilder(kit).build
+    answer = "I write <start_of_image> or<image_soft_token>."
+    messages = [
+        {"role": "user", "content": "How?"},
+        {"role": "assistant", "content": answer},
+        {"role": "user", "content": "And now?"},
+    ]
+    plain = [*messages[:1], {"role": "assistant", "content": "I write  or."}, *messages[2:]]
+    assert build(messages).tokens == build(plain).tokens
+    with pytest.raises(ImageCountError, match="<start_of_image>.* in a text marks one"):
+        build([{"role": "user", "content": answer}])
+
+
 def test_text_alone_is_left_alone(kit: ModelKit) -> None:
     tokens = PromptBuilder(kit).build("Nothing to see\n\n\nhere").tokens
     assert kit.tokenizer.decode(tokens) == "Nothing to see\n\n\nhere"

@@ -26,7 +26,7 @@ from vision_add_ons.pixtral.config import (
     half_config,
     size_limit,
 )
-from vision_add_ons.pixtral.prompt import CHAT_TEMPLATE, token_ids
+from vision_add_ons.pixtral.prompt import CHAT_TEMPLATE, TOKENS, token_ids
 from vision_add_ons.pixtral.tower import ACTIVATIONS, PixtralTower
 from vision_add_ons.weights import (
     channels_last,
@@ -95,6 +95,7 @@ class PixtralAddOn(VisionAddOn):
         )
         self.image_token_id = whole["image_token_index"]
         self.placeholder_id, self.break_id, self.end_id = token_ids(folder, processor)
+        self.image_marks = (processor.get("image_token", TOKENS["image_token"]),)
         if self.image_token_id != self.placeholder_id:
             raise BrokenConfig(
                 f"image_token_index is {self.image_token_id}, but the tokenizer's image token is "

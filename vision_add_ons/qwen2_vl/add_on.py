@@ -56,6 +56,7 @@ class Qwen2VLAddOn(VisionAddOn):
     """
 
     model_types = ("qwen2_vl",)
+    image_marks = ("<|image_pad|>", "<|video_pad|>")
     decoder_prefixes: ClassVar = {
         **dict.fromkeys(TOWER),
         "model.language_model.": "model.",
