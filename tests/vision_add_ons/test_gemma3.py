@@ -145,7 +145,7 @@ def test_an_answer_cannot_mark_a_place_for_a_picture(kit: ModelKit) -> None:
     ]
     plain = [*messages[:1], {"role": "assistant", "content": "I write  or."}, *messages[2:]]
     assert build(messages).tokens == build(plain).tokens
-    with pytest.raises(ImageCountError, match="<start_of_image>.* in a text marks one"):
+    with pytest.raises(ImageCountError, match=r"<start_of_image>.* in a text marks one"):
         build([{"role": "user", "content": answer}])
 
 
