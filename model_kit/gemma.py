@@ -43,15 +43,37 @@ class MLP(gemma.MLP):
         return self.down_proj(nn.gelu_approx(self.gate_proj(x)) * self.up_proj(x))
 
 
-class GemmaModel(gemma.GemmaModel):
+class ScaledEmbedding:
+    """For the inner model of either Gemma."""
+
+    def embed(self, inputs: mx.array) -> mx.array:
+        """What enters the first layer: scaled word embeddings, [..., hidden_size]."""
+        return self.embed_tokens(inputs) * self.args.hidden_size**0.5  # type: ignore[attr-defined]
+
+
+class TakesEmbeddings:
+    """For the whole model of either Gemma."""
+
+    def __call__(
+        self,
+        inputs: mx.array,
+        cache: list[Any] | None = None,
+        input_embeddings: mx.array | None = None,
+    ) -> mx.array:
+        """Logits [batch, length, vocab_size] of token ids `inputs` [batch, length].
+
+        `input_embeddings` [batch, length, hidden_size] take the place of `model.embed(inputs)`:
+        as transformers 5 has it, pictures' rows stand beside words that are already scaled.
+        """
+        model = self.model  # type: ignore[attr-defined]
+        return model.embed_tokens.as_linear(model(inputs, cache, input_embeddings))
+
+
+class GemmaModel(ScaledEmbedding, gemma.GemmaModel):
     def __init__(self, args: ModelArgs) -> None:
         super().__init__(args)
         for layer in self.layers:
             layer.mlp = MLP(args.hidden_size, args.intermediate_size)
-
-    def embed(self, inputs: mx.array) -> mx.array:
-        """What enters the first layer: scaled word embeddings, [..., hidden_size]."""
-        return self.embed_tokens(inputs) * self.args.hidden_size**0.5
 
     def __call__(
         self,
@@ -67,21 +89,7 @@ class GemmaModel(gemma.GemmaModel):
         return self.norm(h)
 
 
-class Model(gemma.Model):
+class Model(TakesEmbeddings, gemma.Model):
     def __init__(self, args: ModelArgs) -> None:
         super().__init__(args)
         self.model = GemmaModel(args)
-
-    def __call__(
-        self,
-        inputs: mx.array,
-        cache: list[Any] | None = None,
-        input_embeddings: mx.array | None = None,
-    ) -> mx.array:
-        """Logits [batch, length, vocab_size] of token ids `inputs` [batch, length].
-
-        `input_embeddings` [batch, length, hidden_size] take the place of `model.embed(inputs)`:
-        as transformers 5 has it, pictures' rows stand beside words that are already scaled.
-        """
-        out = self.model(inputs, cache, input_embeddings)
-        return self.model.embed_tokens.as_linear(out)

@@ -12,7 +12,7 @@ import mlx.core as mx
 from mlx_lm.models import gemma2
 from mlx_lm.models.base import create_attention_mask
 
-from model_kit.gemma import check_tied
+from model_kit.gemma import ScaledEmbedding, TakesEmbeddings, check_tied
 from vision_add_ons.errors import UnsupportedCheckpoint
 
 
@@ -31,11 +31,7 @@ class ModelArgs(gemma2.ModelArgs):
                 )
 
 
-class GemmaModel(gemma2.GemmaModel):
-    def embed(self, inputs: mx.array) -> mx.array:
-        """What enters the first layer: scaled word embeddings, [..., hidden_size]."""
-        return self.embed_tokens(inputs) * self.args.hidden_size**0.5
-
+class GemmaModel(ScaledEmbedding, gemma2.GemmaModel):
     def __call__(
         self,
         inputs: mx.array,
@@ -54,7 +50,7 @@ class GemmaModel(gemma2.GemmaModel):
         return self.norm(h)
 
 
-class Model(gemma2.Model):
+class Model(TakesEmbeddings, gemma2.Model):
     applies_sliding_window: ClassVar[bool] = True
 
     def __init__(self, args: ModelArgs) -> None:
@@ -67,12 +63,6 @@ class Model(gemma2.Model):
         cache: list[Any] | None = None,
         input_embeddings: mx.array | None = None,
     ) -> mx.array:
-        """Logits [batch, length, vocab_size] of token ids `inputs` [batch, length].
-
-        `input_embeddings` [batch, length, hidden_size] take the place of `model.embed(inputs)`:
-        as transformers 5 has it, pictures' rows stand beside words that are already scaled.
-        """
-        out = self.model(inputs, cache, input_embeddings)
-        out = self.model.embed_tokens.as_linear(out)
+        out = super().__call__(inputs, cache, input_embeddings)
         out = mx.tanh(out / self.final_logit_softcapping)
         return out * self.final_logit_softcapping

@@ -41,13 +41,3 @@ def positive(config: dict[str, Any], where: str, *fields: str) -> None:
         value = config.get(field)
         if type(value) is not int or value < 1:
             raise BrokenConfig(f"{where}.{field} must be a whole number above 0, not {value!r}")
-
-
-def check_siglip_sizes(vision: dict[str, Any]) -> None:
-    """Raise `BrokenConfig` for the `vision_config` of a SigLIP tower that cannot be built."""
-    where = "vision_config"
-    sizes = ("image_size", "patch_size", "hidden_size", "intermediate_size", "num_hidden_layers")
-    positive(vision, where, *sizes, "num_attention_heads")
-    width, heads = vision["hidden_size"], vision["num_attention_heads"]
-    if width % heads:
-        raise BrokenConfig(f"{where}.num_attention_heads {heads} does not divide {width}")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from vision_add_ons.base import ImageSpan, Picture, VisionAddOn
 from vision_add_ons.cache_views import Range
-from vision_add_ons.configs import check_fields, check_siglip_sizes, positive, resolve_config
+from vision_add_ons.configs import positive, resolve_config
 from vision_add_ons.errors import BrokenConfig, UnsupportedCheckpoint
 from vision_add_ons.mlx_vlm_modules import import_mlx_vlm
 from vision_add_ons.pixels import (
@@ -24,18 +24,8 @@ from vision_add_ons.pixels import (
     check_square,
     read_processor_config,
 )
-from vision_add_ons.weights import (
-    channels_last,
-    first_prefix,
-    load_module,
-    read_weights,
-    refuse_others,
-    with_prefix,
-)
-
-# As published and as mlx-vlm writes them, as transformers 5 saves them, and as it has them itself.
-TOWER = ("vision_tower.vision_model.", "vision_tower.", "model.vision_tower.")
-PROJECTOR = ("multi_modal_projector.", "model.multi_modal_projector.")
+from vision_add_ons.siglip import check_siglip, load_siglip
+from vision_add_ons.weights import read_weights
 
 BEGIN, ROW, END = "<start_of_image>", "<image_soft_token>", "<end_of_image>"
 
@@ -82,14 +72,7 @@ class Gemma3AddOn(VisionAddOn):
         """
         whole = resolve_config(config)
         vision, text = whole["vision_config"], whole["text_config"]
-        check_fields(
-            vision,
-            "vision_config",
-            model_type=("siglip_vision_model",),
-            hidden_act=("gelu_pytorch_tanh",),
-            num_channels=(3,),
-        )
-        check_siglip_sizes(vision)
+        check_siglip(vision)
         positive(whole, "config", "mm_tokens_per_image", "image_token_index")
         self.rows = _checked_rows(whole["mm_tokens_per_image"], vision)
         self.side = vision["image_size"]
@@ -113,15 +96,13 @@ class Gemma3AddOn(VisionAddOn):
         # The decoder scales all its input by this, rounded to bfloat16 whatever it computes in.
         self.scale = mx.array(math.sqrt(text["hidden_size"]), mx.bfloat16).astype(mx.float32)
 
-        weights = read_weights(folder)
-        refuse_others(weights, (*TOWER, *PROJECTOR, *self.decoder_prefixes))
-        where = first_prefix(weights, TOWER)
-        tower = with_prefix(weights, where)
-        tower = channels_last(tower, "embeddings.patch_embedding.weight", channels=3)
-        unused = ("head.", "embeddings.position_ids")
-        load_module(self.tower, tower, where, unused, config.get("quantization"))
-        where = first_prefix(weights, PROJECTOR)
-        load_module(self.projector, with_prefix(weights, where), where)
+        load_siglip(
+            self.tower,
+            self.projector,
+            read_weights(folder),
+            tuple(self.decoder_prefixes),
+            config.get("quantization"),
+        )
 
     @classmethod
     def default_chat_template(cls, config: dict[str, Any], folder: Path) -> str:

@@ -12,16 +12,11 @@ import mlx.nn as nn
 from vision_add_ons.configs import check_fields, positive
 from vision_add_ons.errors import UnsupportedCheckpoint
 from vision_add_ons.pixtral import ACTIVATIONS, PixtralAddOn, Projector
+from vision_add_ons.pixtral.prompt import PARTS
 
-CHAT_TEMPLATE = """\
-{%- macro parts(content) -%}
-  {%- if content is string -%}{{- content -}}
-  {%- else -%}
-    {%- for part in content -%}
-      {{- '[IMG]' if part['type'] == 'image' else part['text'] -}}
-    {%- endfor -%}
-  {%- endif -%}
-{%- endmacro -%}
+CHAT_TEMPLATE = (
+    PARTS
+    + """\
 {{- bos_token -}}
 {%- for message in messages -%}
   {%- if message['role'] == 'system' -%}
@@ -33,6 +28,7 @@ CHAT_TEMPLATE = """\
   {%- endif -%}
 {%- endfor -%}
 """
+)
 
 
 class PatchMerger(nn.Module):

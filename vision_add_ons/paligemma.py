@@ -14,7 +14,7 @@ from PIL import Image
 
 from vision_add_ons.base import ExpandedPrompt, ImageSpan, Picture, VisionAddOn
 from vision_add_ons.cache_views import BidirectionalView, Range
-from vision_add_ons.configs import check_fields, check_siglip_sizes, positive, resolve_config
+from vision_add_ons.configs import check_fields, positive, resolve_config
 from vision_add_ons.errors import UnsupportedCheckpoint
 from vision_add_ons.mlx_vlm_modules import import_mlx_vlm
 from vision_add_ons.pixels import (
@@ -24,18 +24,8 @@ from vision_add_ons.pixels import (
     check_square,
     read_processor_config,
 )
-from vision_add_ons.weights import (
-    channels_last,
-    first_prefix,
-    load_module,
-    read_weights,
-    refuse_others,
-    with_prefix,
-)
-
-# As published and as mlx-vlm writes them, as transformers 5 saves them, and as it has them itself.
-TOWER = ("vision_tower.vision_model.", "vision_tower.", "model.vision_tower.")
-PROJECTOR = ("multi_modal_projector.", "model.multi_modal_projector.")
+from vision_add_ons.siglip import check_siglip, load_siglip
+from vision_add_ons.weights import read_weights
 
 IMAGE, BOS = "<image>", "<bos>"
 
@@ -77,14 +67,7 @@ class PaliGemmaAddOn(VisionAddOn):
         """
         whole = resolve_config(config)
         vision, text = whole["vision_config"], whole["text_config"]
-        check_fields(
-            vision,
-            "vision_config",
-            model_type=("siglip_vision_model",),
-            hidden_act=("gelu_pytorch_tanh",),
-            num_channels=(3,),
-        )
-        check_siglip_sizes(vision)
+        check_siglip(vision)
         positive(whole, "config", "image_token_index")
         self.side = vision["image_size"]
         self.rows = (self.side // vision["patch_size"]) ** 2
@@ -112,16 +95,13 @@ class PaliGemmaAddOn(VisionAddOn):
         self.tower.post_layernorm.eps = vision["layer_norm_eps"]  # mlx-vlm leaves its default
         self.projector = paligemma.PaliGemmaMultiModalProjector(sizes)
 
-        weights = read_weights(folder)
-        refuse_others(weights, (*TOWER, *PROJECTOR, *self.decoder_prefixes))
-        quantization = config.get("quantization")
-        where = first_prefix(weights, TOWER)
-        tower = with_prefix(weights, where)
-        tower = channels_last(tower, "embeddings.patch_embedding.weight", channels=3)
-        unused = ("head.", "embeddings.position_ids")
-        load_module(self.tower, tower, where, unused, quantization)
-        where = first_prefix(weights, PROJECTOR)
-        load_module(self.projector, with_prefix(weights, where), where, (), quantization)
+        load_siglip(
+            self.tower,
+            self.projector,
+            read_weights(folder),
+            tuple(self.decoder_prefixes),
+            config.get("quantization"),
+        )
 
     @classmethod
     def decoder_config(cls, config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -12,7 +12,8 @@ TOKENS = {
     "image_end_token": "[IMG_END]",
 }
 
-CHAT_TEMPLATE = """\
+# A message's text, with an image token for each of its pictures.
+PARTS = """\
 {%- macro parts(content) -%}
   {%- if content is string -%}{{- content -}}
   {%- else -%}
@@ -21,6 +22,11 @@ CHAT_TEMPLATE = """\
     {%- endfor -%}
   {%- endif -%}
 {%- endmacro -%}
+"""
+
+CHAT_TEMPLATE = (
+    PARTS
+    + """\
 {{- bos_token -}}
 {%- set turn = namespace(system='') -%}
 {%- for message in messages -%}
@@ -33,6 +39,7 @@ CHAT_TEMPLATE = """\
   {%- endif -%}
 {%- endfor -%}
 """
+)
 
 
 def token_ids(folder: Path, processor: dict[str, Any]) -> list[int]:
