@@ -24,8 +24,11 @@ class Budget:
     def add(self, item: Kept, drop: Callable[[], None]) -> None:
         """Count an item, and make room if there is too little: `drop` forgets what must go.
 
-        What is larger than the whole budget is dropped at once.
+        What is larger than the whole budget is dropped at once, and nothing else for it.
         """
+        if item.nbytes > self.max_bytes:
+            drop()
+            return
         self._kept[id(item)] = item, drop
         self.nbytes += item.nbytes
         if self.nbytes > self.max_bytes:

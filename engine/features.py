@@ -17,7 +17,7 @@ class _Rows:
 class FeatureCache:
     """Encodes pictures, each once as long as the budget lasts. For the engine's thread alone."""
 
-    def __init__(self, add_on: VisionAddOn, budget: Budget) -> None:
+    def __init__(self, add_on: VisionAddOn | None, budget: Budget) -> None:
         self._add_on = add_on
         self._budget = budget
         self._rows: dict[str, _Rows] = {}
@@ -35,11 +35,10 @@ class FeatureCache:
             self._budget.touch(known)
             self.reused += 1
             return known.array
+        assert self._add_on is not None
         rows = self._add_on.encode_image(picture)
         mx.eval(rows)
         self.encoded += 1
-        # A long conversation would otherwise hold all of its photographs decoded.
-        picture.release()
         digest = picture.digest
         kept = self._rows[digest] = _Rows(rows, rows.nbytes)
         self.nbytes += kept.nbytes

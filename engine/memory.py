@@ -16,18 +16,17 @@ class Memory:
     def __init__(self, kit: "ModelKit", max_bytes: int) -> None:
         self.budget = Budget(max_bytes)
         self.prompts = PromptCache(self.budget)
-        self.features = FeatureCache(kit.add_on, self.budget) if kit.add_on else None
+        self.features = FeatureCache(kit.add_on, self.budget)
 
 
 def stats(memory: Memory | None) -> dict[str, int]:
     """What is kept: how many of each kind, and bytes. Nothing, of an engine that is closed."""
-    prompts = memory.prompts if memory else None
-    features = memory.features if memory else None
-    return {
-        "conversations": len(prompts) if prompts is not None else 0,
-        "conversation_bytes": prompts.nbytes if prompts is not None else 0,
-        "images": len(features) if features is not None else 0,
-        "image_bytes": features.nbytes if features is not None else 0,
-        "bytes": memory.budget.nbytes if memory else 0,
-        "max_bytes": memory.budget.max_bytes if memory else 0,
+    figures = {
+        "conversations": lambda kept: len(kept.prompts),
+        "conversation_bytes": lambda kept: kept.prompts.nbytes,
+        "images": lambda kept: len(kept.features),
+        "image_bytes": lambda kept: kept.features.nbytes,
+        "bytes": lambda kept: kept.budget.nbytes,
+        "max_bytes": lambda kept: kept.budget.max_bytes,
     }
+    return {name: figure(memory) if memory else 0 for name, figure in figures.items()}

@@ -1,12 +1,12 @@
 """The KV caches of past requests, found again by the longest common prefix of their prompts."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_map
-from mlx_lm.models.cache import can_trim_prompt_cache, trim_prompt_cache
+from mlx_lm.models.cache import can_trim_prompt_cache
 
 from engine.budget import Budget
 from engine.prefix_tree import PrefixTree, common_prefix
@@ -82,14 +82,16 @@ class PromptCache:
         own = owner is not None and entry.owner is owner
         if not own and length < len(entry.key):
             self._budget.touch(entry)
-            return Start(branch(entry, length), length, owner, dict(_upto(entry, length)))
+            return Start(branch(entry, length), length, owner, _upto(entry, length))
         self._remove(entry)
-        snapshots = dict(_upto(entry, length))
+        kv, snapshots = entry.kv, _upto(entry, length)
         if length < len(entry.key):
-            _go_back(entry, length)
-        elif rotates(entry.kv):
-            snapshots[length] = snapshot(entry.kv)
-        return Start(entry.kv, length, entry.owner if owner is None else owner, snapshots)
+            kv = shortened(entry, length)
+        elif rotates(kv):
+            snapshots[length] = snapshot(kv)
+        if kv_length(kv) != length:  # some caches trim less than they are asked to
+            return Start(None, 0, owner)
+        return Start(kv, length, entry.owner if owner is None else owner, snapshots)
 
     def put(
         self,
@@ -164,8 +166,8 @@ def _quantized_from(entry: Entry) -> int:
     return 0
 
 
-def _upto(entry: Entry, length: int) -> list[tuple[int, Snapshot]]:
-    return [(n, snapshot) for n, snapshot in entry.snapshots.items() if n <= length]
+def _upto(entry: Entry, length: int) -> dict[int, Snapshot]:
+    return {n: snapshot for n, snapshot in entry.snapshots.items() if n <= length}
 
 
 def rotates(kv: Sequence[Any]) -> bool:
@@ -178,38 +180,42 @@ def snapshot(kv: Sequence[Any]) -> Snapshot:
     return [_alias(c.state) for c in kv if not _always_trims(c)]
 
 
-def _go_back(entry: Entry, length: int) -> None:
-    """Shorten an entry's caches in place."""
-    excess = len(entry.key) - length
-    if can_trim_prompt_cache(entry.kv):
-        trim_prompt_cache(entry.kv, excess)
-        return
-    states = iter(entry.snapshots[length])
-    for i, cache in enumerate(entry.kv):
-        if _always_trims(cache):
-            cache.trim(excess)
-        else:
-            entry.kv[i] = type(cache).from_state(_alias(next(states)))
+def shortened(entry: Entry, length: int) -> list[Any]:
+    """An entry's caches with their first `length` tokens alone; the entry is used up."""
+
+    def trimmed(cache: Any) -> Any:
+        cache.trim(len(entry.key) - length)
+        return cache
+
+    return _gone_back(entry, length, trimmed)
 
 
 def branch(entry: Entry, length: int) -> list[Any]:
     """A copy of the first `length` tokens of an entry's caches; the entry stays as it is."""
 
-    def shortened(x: Any) -> Any:
+    def start(x: Any) -> Any:
         return mx.contiguous(x[..., :length, :]) if isinstance(x, mx.array) else x
 
-    trims = can_trim_prompt_cache(entry.kv)
-    states = iter(() if trims else entry.snapshots[length])
-    copies = []
-    for cache in entry.kv:
-        if trims or _always_trims(cache):
-            copy = type(cache).from_state(tree_map(shortened, cache.state))
-            copy.trim(cache.offset - length)
-        else:
-            copy = type(cache).from_state(_alias(next(states)))
-        copies.append(copy)
+    def copied(cache: Any) -> Any:
+        copy = type(cache).from_state(tree_map(start, cache.state))
+        copy.trim(cache.offset - length)
+        return copy
+
+    copies = _gone_back(entry, length, copied)
     mx.eval([c.state for c in copies])
     return copies
+
+
+def _gone_back(entry: Entry, length: int, trim: Callable[[Any], Any]) -> list[Any]:
+    """Each cache by `trim`, or as the snapshot has it where trimming would not bring it back."""
+    all_trim = can_trim_prompt_cache(entry.kv)
+    states = iter(() if all_trim else entry.snapshots[length])
+    return [
+        trim(cache)
+        if all_trim or _always_trims(cache)
+        else type(cache).from_state(_alias(next(states)))
+        for cache in entry.kv
+    ]
 
 
 def _always_trims(cache: Any) -> bool:

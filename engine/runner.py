@@ -154,7 +154,6 @@ class _Answer:
             return None
         assert self.kit.add_on is not None
         assert self.kit.text_model is not None
-        assert self.features is not None
         before = self.features.encoded, self.features.reused
         embedded = self.kit.add_on.compute_embeddings(
             self.kit.text_model, mx.array(rest), spans, self._encode
@@ -167,8 +166,10 @@ class _Answer:
 
     def _encode(self, picture: Picture) -> mx.array:
         self._stop_if_cancelled()
-        assert self.features is not None
-        return self.features.encode(picture)
+        rows = self.features.encode(picture)
+        # A long conversation would otherwise hold all of its photographs decoded.
+        picture.release()
+        return rows
 
     def _max_tokens(self) -> int:
         limit = self.options.context_limit(self.kit.max_context)

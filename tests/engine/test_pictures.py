@@ -260,6 +260,20 @@ def test_a_tower_s_missing_weight_is_named(folder: Path, tmp_path: Path) -> None
         load(broken)
 
 
+def test_no_picture_stays_decoded(seeing: Engine, seed: int) -> None:
+    """Neither one that was encoded nor one whose rows were at hand."""
+    images = [Image.new("RGB", (20, 20), (seed % 256, i, 7)) for i in range(2)]
+
+    def shown(*which: int) -> tuple[int, int]:
+        pictures = [LoadedPicture(images[i], images[i].copy) for i in which]
+        end = seeing.generate("Look.", images=pictures, options=SHORT).result()
+        assert [picture._pixels for picture in pictures] == [None] * len(which)
+        return end.images_encoded, end.images_reused
+
+    assert shown(0) == (1, 0)
+    assert shown(1, 0) == (1, 1)
+
+
 def test_cancelling_waits_for_one_picture_at_most(seeing: Engine, seed: int) -> None:
     at_work, go_on = Event(), Event()
     decoded = []
