@@ -21,7 +21,7 @@ from model_kit.blas import preload_openblas  # noqa: E402
 preload_openblas()
 
 from engine_conversations import Simulation  # noqa: E402
-from parity.family_checks import write_tokenizer  # noqa: E402
+from parity.family_checks import written  # noqa: E402
 from test_conversations import BUDGET, FAMILIES  # noqa: E402
 
 
@@ -37,8 +37,7 @@ def main() -> int:
         reference = family(args.seed)
         with tempfile.TemporaryDirectory() as directory:
             folder = Path(directory)
-            reference.write(folder, reference.dialects[0])
-            write_tokenizer(folder)
+            written(reference, folder)
             started = time.perf_counter()
             with Simulation(folder, reference.image_token, args.seed, BUDGET) as simulation:
                 for _ in range(-(-args.steps // len(chosen))):

@@ -103,3 +103,19 @@ def extended_tokenizer(demo: Path, folder: Path, special: dict[str, str], **opti
     )
     tokenizer.save_pretrained(folder)
     return tokenizer
+
+
+def with_words(
+    folder: Path, target: Path, demo: Path, special: dict[str, str], **options: Any
+) -> Any:
+    """A copy of a checkpoint with `extended_tokenizer` and no chat template; that tokenizer.
+
+    Its ids mean nothing to the model.
+    """
+    shutil.copytree(folder, target)
+    (target / "tokenizer.json").unlink()
+    tokenizer = extended_tokenizer(demo, target, special, **options)
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(target)
+    (target / "chat_template.jinja").unlink(missing_ok=True)
+    return tokenizer

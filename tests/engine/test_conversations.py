@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("torch")
 
 from engine_conversations import Simulation
-from parity.family_checks import Reference, write_tokenizer
+from parity.family_checks import Reference, written
 from parity.gemma3_reference import Gemma3Reference
 from parity.mistral3_reference import Ministral3Reference, Mistral3Reference
 from parity.paligemma_reference import PaliGemma2Reference, PaliGemmaReference
@@ -34,8 +34,7 @@ def test_warm_answers_are_cold_answers(
     family: type[Reference], tmp_path: Path, seed: int, record_property
 ) -> None:
     reference = family(seed)
-    reference.write(tmp_path, reference.dialects[0])
-    write_tokenizer(tmp_path)
+    written(reference, tmp_path)
     with Simulation(tmp_path, reference.image_token, seed, BUDGET) as simulation:
         for _ in range(30):
             simulation.step()

@@ -116,6 +116,13 @@ def write_tokenizer(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
+def written(reference: Reference, folder: Path, dialect: str | None = None) -> Path:
+    """The whole checkpoint, with a tokenizer; in the reference's first dialect if none is told."""
+    reference.write(folder, dialect or reference.dialects[0])
+    write_tokenizer(folder)
+    return folder
+
+
 def relative_error(ours: np.ndarray, reference: np.ndarray) -> float:
     assert ours.shape == reference.shape
     a, b = ours.astype(np.float64), reference.astype(np.float64)
@@ -189,17 +196,12 @@ class FamilyChecks:
 
     @pytest.fixture(scope="class")
     def folder(self, reference: Reference, tmp_path_factory: Any) -> Path:
-        return self.written(reference, tmp_path_factory.mktemp("plain"))
+        return written(reference, tmp_path_factory.mktemp("plain"))
 
     @pytest.fixture(scope="class")
     def engine(self, folder: Path) -> Iterator[Engine]:
         with load(folder) as loaded:
             yield loaded
-
-    def written(self, reference: Reference, folder: Path, dialect: str | None = None) -> Path:
-        reference.write(folder, dialect or reference.dialects[0])
-        write_tokenizer(folder)
-        return folder
 
     # --- prompts and comparisons ---------------------------------------------------------------
 
@@ -322,7 +324,7 @@ class FamilyChecks:
     def test_dialects(self, reference: Reference, tmp_path: Path) -> None:
         prompt = [BOS, *self.words(3), self.photo(1), *self.words(5)]
         for dialect in reference.dialects:
-            folder = self.written(reference, tmp_path / dialect.replace(" ", "-"), dialect)
+            folder = written(reference, tmp_path / dialect.replace(" ", "-"), dialect)
             with load(folder) as engine:
                 self.compare(engine, reference, prompt)
 
@@ -331,7 +333,7 @@ class FamilyChecks:
         """By MLX, against the reference with the weights that quantization left."""
         reference = self.reference_class(class_seed + 1)
         kept = dequantized_weights(reference.model, towers)
-        folder = self.written(reference, tmp_path, reference.dialects[-1])
+        folder = written(reference, tmp_path, reference.dialects[-1])
         quantize_folder(folder, kept)
         names = load_file(folder / "model.safetensors")
         assert sum(name.endswith(".scales") for name in names) == len(kept) > 0

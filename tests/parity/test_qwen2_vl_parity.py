@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from parity.family_checks import BOS, FamilyChecks
+from parity.family_checks import BOS, FamilyChecks, written
 from parity.qwen2_vl_reference import SECTIONS, Qwen2VLReference
 
 from engine import load
@@ -36,5 +36,5 @@ class TestQwen2VL(FamilyChecks):
         """As the small models are, and as their makers set them up for long contexts."""
         reference = Qwen2VLReference(class_seed, **changes)
         prompt = [BOS, *self.words(3), self.photo(), *self.words(5), self.photo(1), *self.words(9)]
-        with load(self.written(reference, tmp_path, dialect)) as engine:
+        with load(written(reference, tmp_path, dialect)) as engine:
             self.compare(engine, reference, prompt, prefill_step_size=32)

@@ -1,7 +1,6 @@
 """Gemma 3's pixels and prompts against transformers' processors; what is refused, and how."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,12 +15,12 @@ from parity.family_checks import (
     ask,
     centred,
     relative_error,
-    write_tokenizer,
+    written,
 )
 from parity.gemma3_reference import ROW, Gemma3Reference
 from pictures import ODD_SIZES, PHOTOGRAPHS, picture_of
 from PIL import Image
-from tiny import edit_config, edit_weights, extended_tokenizer
+from tiny import edit_config, edit_weights, with_words
 from transformers import Gemma3Processor, PreTrainedTokenizerFast
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
@@ -50,26 +49,14 @@ SPECIAL = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("gemma3")
-    Gemma3Reference(1).write(folder, "transformers 5")
-    write_tokenizer(folder)
-    return folder
-
-
-@pytest.fixture
-def copy(folder: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(folder, tmp_path / "copy"))
+    return written(Gemma3Reference(1), tmp_path_factory.mktemp("gemma3"))
 
 
 @pytest.fixture(scope="module")
 def kit(folder: Path, demo: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelKit:
     """With a tokenizer that knows words and Gemma's special tokens; its ids mean nothing here."""
-    other = Path(shutil.copytree(folder, tmp_path_factory.mktemp("words") / "gemma3"))
-    (other / "tokenizer.json").unlink()
-    tokenizer = extended_tokenizer(demo, other, SPECIAL, bos_token="<|im_start|>")
-    tokenizer.chat_template = None
-    tokenizer.save_pretrained(other)
-    (other / "chat_template.jinja").unlink(missing_ok=True)
+    other = tmp_path_factory.mktemp("words") / "gemma3"
+    tokenizer = with_words(folder, other, demo, SPECIAL, bos_token="<|im_start|>")
     kit = load_model_kit(other)
     kit.add_on.image_token_id = kit.add_on.placeholder_id = tokenizer.image_token_id
     return kit

@@ -1,14 +1,13 @@
 """Mistral 3 where it differs from Pixtral: merged patches, and two decoders."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
-from parity.family_checks import TOLERANCE, WORDS, relative_error, write_tokenizer
+from parity.family_checks import TOLERANCE, WORDS, relative_error, written
 from parity.mistral3_reference import Ministral3Reference, Mistral3Reference
 from parity.moxin_checkpoint import Photo
 from parity.pixtral_reference import BREAK, END, IMG, kit_with_words, processor_of, write_flat
@@ -31,20 +30,9 @@ from vision_add_ons.mistral3 import Mistral3AddOn
 from vision_add_ons.registry import find_add_on
 
 
-def written(reference: Mistral3Reference, folder: Path) -> Path:
-    reference.write(folder, "transformers 5")
-    write_tokenizer(folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return written(Mistral3Reference(1), tmp_path_factory.mktemp("mistral3"))
-
-
-@pytest.fixture
-def copy(folder: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(folder, tmp_path / "copy"))
 
 
 def add_on_of(folder: Path) -> Mistral3AddOn:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from parity.family_checks import BOS, WORDS, ask, write_tokenizer
+from parity.family_checks import BOS, WORDS, ask, written
 from parity.paligemma_reference import IMAGE, ROWS, SIDE, PaliGemma2Reference, PaliGemmaReference
 from pictures import ODD_SIZES, PHOTOGRAPHS, picture_of
 from PIL import Image
-from tiny import edit_config, edit_weights, extended_tokenizer
+from tiny import edit_config, edit_weights, with_words
 from tokenizers.processors import TemplateProcessing
 from transformers import PaliGemmaProcessor, PreTrainedTokenizerFast
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
@@ -37,15 +37,7 @@ WORD = list(WORDS)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("paligemma")
-    PaliGemmaReference(1).write(folder, "transformers 5")
-    write_tokenizer(folder)
-    return folder
-
-
-@pytest.fixture
-def copy(folder: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(folder, tmp_path / "copy"))
+    return written(PaliGemmaReference(1), tmp_path_factory.mktemp("paligemma"))
 
 
 @pytest.fixture
@@ -57,12 +49,8 @@ def engine(folder: Path) -> Iterator[Engine]:
 @pytest.fixture(scope="module")
 def words(folder: Path, demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint whose tokenizer knows words and `<image>`; its ids mean nothing to the model."""
-    other = Path(shutil.copytree(folder, tmp_path_factory.mktemp("words") / "paligemma"))
-    (other / "tokenizer.json").unlink()
-    tokenizer = extended_tokenizer(demo, other, SPECIAL, bos_token="<bos>")
-    tokenizer.chat_template = None
-    tokenizer.save_pretrained(other)
-    (other / "chat_template.jinja").unlink(missing_ok=True)
+    other = tmp_path_factory.mktemp("words") / "paligemma"
+    with_words(folder, other, demo, SPECIAL, bos_token="<bos>")
     return other
 
 
@@ -233,8 +221,7 @@ def test_text_before_a_picture_is_not_reused(engine: Engine) -> None:
 def test_nothing_but_pictures(tmp_path: Path) -> None:
     """Also beyond Gemma 2's window, and asked twice."""
     reference = PaliGemma2Reference(1)
-    reference.write(tmp_path, "transformers 5")
-    write_tokenizer(tmp_path)
+    written(reference, tmp_path)
     pictures = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
     expected = reference.logits([IMAGE] * 2 * ROWS, pictures, [])[-1]
     expected -= expected.mean()

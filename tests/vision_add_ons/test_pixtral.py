@@ -1,13 +1,12 @@
 """Pixtral's pixels and prompts against transformers' processors; what is refused, and how."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from parity.family_checks import TOLERANCE, relative_error, write_tokenizer
+from parity.family_checks import TOLERANCE, relative_error, written
 from parity.moxin_checkpoint import Photo
 from parity.pixtral_reference import (
     BREAK,
@@ -44,15 +43,7 @@ from vision_add_ons.registry import find_add_on
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pixtral")
-    PixtralReference(1).write(folder, "transformers 5")
-    write_tokenizer(folder)
-    return folder
-
-
-@pytest.fixture
-def copy(folder: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(folder, tmp_path / "copy"))
+    return written(PixtralReference(1), tmp_path_factory.mktemp("pixtral"))
 
 
 def edit_json(file: Path, **changes: Any) -> None:
@@ -128,8 +119,7 @@ def test_saved_means_count(copy: Path) -> None:
 )
 def test_rows_with(changes: dict[str, Any], tmp_path: Path, seed: int) -> None:
     reference = PixtralReference(seed, **changes)
-    reference.write(tmp_path, "transformers 5")
-    write_tokenizer(tmp_path)
+    written(reference, tmp_path)
     photo = Photo(33, 47, seed)
     rows = np.array(add_on_of(tmp_path).encode_image(photo))
     error = relative_error(rows, reference.rows(photo.image))

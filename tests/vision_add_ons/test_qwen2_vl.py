@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import skimage.data
-from parity.family_checks import BOS, WORDS, ask, relative_error, write_tokenizer
+from parity.family_checks import BOS, WORDS, ask, relative_error, written
 from parity.qwen2_5_vl_reference import Qwen25VLReference
 from parity.qwen2_vl_reference import IMAGE, PATCH, VIDEO, Qwen2VLReference
 from PIL import Image
-from tiny import edit_config, edit_weights, extended_tokenizer
+from tiny import edit_config, edit_weights, with_words
 from transformers import PreTrainedTokenizerFast, Qwen2VLProcessor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
@@ -42,34 +42,19 @@ SPECIAL = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("qwen2_vl")
-    Qwen2VLReference(1).write(folder, "transformers 5")
-    write_tokenizer(folder)
-    return folder
+    return written(Qwen2VLReference(1), tmp_path_factory.mktemp("qwen2_vl"))
 
 
 @pytest.fixture(scope="module")
 def newer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("qwen2_5_vl")
-    Qwen25VLReference(1).write(folder, "transformers 5")
-    write_tokenizer(folder)
-    return folder
-
-
-@pytest.fixture
-def copy(folder: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(folder, tmp_path / "copy"))
+    return written(Qwen25VLReference(1), tmp_path_factory.mktemp("qwen2_5_vl"))
 
 
 @pytest.fixture(scope="module")
 def kit(folder: Path, demo: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelKit:
     """With a tokenizer that knows words and Qwen's special tokens; its ids mean nothing here."""
-    other = Path(shutil.copytree(folder, tmp_path_factory.mktemp("words") / "qwen2_vl"))
-    (other / "tokenizer.json").unlink()
-    tokenizer = extended_tokenizer(demo, other, SPECIAL)
-    tokenizer.chat_template = None
-    tokenizer.save_pretrained(other)
-    (other / "chat_template.jinja").unlink(missing_ok=True)
+    other = tmp_path_factory.mktemp("words") / "qwen2_vl"
+    tokenizer = with_words(folder, other, demo, SPECIAL)
     kit = load_model_kit(other)
     assert kit.add_on is not None
     kit.add_on.image_token_id = kit.add_on.placeholder_id = tokenizer.image_token_id
@@ -161,8 +146,7 @@ def test_quantized_kv_cache_keeps_the_positions(tmp_path: Path, seed: int) -> No
     wide = {"num_attention_heads": 2, "num_key_value_heads": 1}  # heads of 32, as groups are
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 6, 6]}
     reference = Qwen2VLReference(seed, **wide, rope_parameters=rope)
-    reference.write(tmp_path, "transformers 5")
-    write_tokenizer(tmp_path)
+    written(reference, tmp_path)
     photo = Image.fromarray(skimage.data.astronaut()).resize((40, 30))
     prompt: list[Any] = [BOS, *WORDS[:9], photo, *WORDS[20:30]]
     options = {"kv_bits": 8, "kv_group_size": 32, "quantized_kv_start": 0, "prefill_step_size": 11}
