@@ -21,10 +21,13 @@ def add_commands(commands: "argparse._SubParsersAction[Any]") -> None:
 def inspect(args: argparse.Namespace) -> int:
     out = sys.stdout
     with redirect_stdout(sys.stderr), closing(Bar()) as bar:
-        from model_kit import inspect_checkpoint
         from model_kit.hub import resolve
 
-        lines = inspect_checkpoint(resolve(args.model, bar)).lines()
+        folder = resolve(args.model, bar)
+        # Imports MLX, before which the demo loads OpenBLAS.
+        from model_kit import inspect_checkpoint
+
+        lines = inspect_checkpoint(folder).lines()
     print(printable("\n".join(lines), out))
     return 0
 

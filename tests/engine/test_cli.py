@@ -468,3 +468,9 @@ def test_ctrl_c_at_any_time(seconds: float, demo: Path) -> None:
         said = running.communicate(timeout=20)[1]
         assert said == b"" or said.endswith(b", finish reason cancelled\n")
         assert running.returncode == 130
+
+
+def test_inspect_has_nothing_to_complain_of(demo: Path) -> None:
+    """MLX must not be imported before OpenBLAS: the command would say so."""
+    ran = subprocess.run([*COMMAND, "inspect", "demo"], capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")
