@@ -1,7 +1,9 @@
 """A conversation: its messages, and one answer at a time."""
 
+import os
 import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from engine.events import Finished
@@ -28,7 +30,9 @@ class Chat:
         engine: "Engine",
         system: str | None = None,
         options: GenerationOptions | None = None,
+        messages: "Sequence[Message]" = (),
     ) -> None:
+        """`messages` are a history to go on with; it has its own system message."""
         self._engine = engine
         self._options = options or GenerationOptions()
         self._owner = object()
@@ -39,6 +43,7 @@ class Chat:
         self.last: Finished | None = None
         """How the latest answer ended, with its statistics; None before the first."""
         self.reset(system)
+        self._messages += messages
 
     @property
     def messages(self) -> "tuple[Message, ...]":
@@ -87,6 +92,16 @@ class Chat:
         if reset:
             generation.cancel()
         return generation
+
+    def save(self, path: str | os.PathLike[str]) -> "Future[int]":
+        """Write the conversation as it stands, to go on with by `Engine.chat(restore=path)`.
+
+        Its messages and pictures go to `path`, its KV cache to a file beside it, in the
+        background. The future has the number of bytes written, or `ConversationFileError` or
+        OSError; closing the engine waits for it. Each file is whole at every moment. Raises
+        `EngineClosed`.
+        """
+        return self._engine.save(path, self.messages, self._owner)
 
     def reset(self, system: str | None = None) -> None:
         """Forget the history; `system` begins the new one. An answer under way is cancelled."""

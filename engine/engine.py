@@ -4,6 +4,8 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.chat import Chat
@@ -17,16 +19,22 @@ from vision_add_ons.errors import (
     ContextExceeded,
     EngineClosed,
     OptionError,
+    PromptError,
     RequestError,
 )
 
 if TYPE_CHECKING:
+    from engine.memory import Memory
+    from engine.messages import Message
     from engine.prompt import PromptBuilder
     from model_kit.kit import ModelKit
     from model_kit.report import LoadReport
 
 CACHE_SHARE = 0.25
 """The share of the memory that the device recommends to use which the prompt cache may fill."""
+
+CACHE_DIR_BYTES = 8 * 2**30
+"""The most that a folder of KV caches takes, unless the caller says otherwise."""
 
 LoadProgress = Callable[[str, int, int], None]
 
@@ -52,9 +60,28 @@ class Engine:
         """What was loaded, and what had to be assumed."""
         self._finalizer = weakref.finalize(self, worker.close)
 
-    def chat(self, system: str | None = None, options: GenerationOptions | None = None) -> Chat:
-        """Start a conversation. `options` are the defaults of its answers."""
-        return Chat(self, system=system, options=options)
+    def chat(
+        self,
+        system: str | None = None,
+        options: GenerationOptions | None = None,
+        restore: str | os.PathLike[str] | None = None,
+    ) -> Chat:
+        """Start a conversation, or go on with the one that `Chat.save` wrote to `restore`.
+
+        `options` are the defaults of its answers. A restored conversation starts warm if its KV
+        cache lies beside it and this model wrote it; else the cache's file is removed, with one
+        warning. Raises `ConversationFileError`, or `PromptError` for a `system` besides `restore`.
+        """
+        if restore is None:
+            return Chat(self, system, options)
+        if system is not None:
+            raise PromptError("a restored conversation has its own system message; leave yours out")
+        from engine import conversation_file
+
+        path = _path(restore)
+        messages = conversation_file.read(path)
+        self._worker.call(lambda memory: memory.restore(path))
+        return Chat(self, options=options, messages=messages)
 
     def generate(
         self,
@@ -98,6 +125,16 @@ class Engine:
         generation.engine = self
         self._worker.submit(generation)
         return generation
+
+    def save(
+        self, path: str | os.PathLike[str], messages: "Sequence[Message]", owner: object
+    ) -> "Future[int]":
+        """`Chat.save` of the conversation of `owner`."""
+        file = _path(path)
+        future: Future[int] = Future()
+        kept = tuple(messages)
+        self._worker.call(lambda memory: memory.save(file, kept, owner, future))
+        return future
 
     def tokenize(self, text: str) -> list[int]:
         """The token ids of a text, with no special tokens added."""
@@ -150,6 +187,8 @@ def load(
     decoder_only: bool = False,
     vocab_only: bool = False,
     cache_bytes: int | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    cache_dir_bytes: int = CACHE_DIR_BYTES,
 ) -> Engine:
     """Load a model and return an engine that answers with it.
 
@@ -158,13 +197,18 @@ def load(
     `"org/name@revision"`; models are downloaded at their first use (see `model_kit.hub.resolve`).
     `decoder_only` loads a vision model's text half alone, `vocab_only` its tokenizer alone.
     `cache_bytes` is the prompt cache's budget; by default a quarter of the memory that the device
-    recommends to use. `progress(stage, done, total)` is called from the engine's thread; what it
-    raises ends the load. Raises a subclass of `CheckpointError`.
+    recommends to use. `cache_dir` is a folder in which conversations' KV caches outlive the engine,
+    those of all models together within `cache_dir_bytes`. `progress(stage, done, total)` is called
+    from the engine's thread; what it raises ends the load. Raises a subclass of `CheckpointError`,
+    or `OptionError`.
     """
     if not isinstance(model, str | os.PathLike):
         raise CheckpointNotFound(f"a model is a name or a folder, not {type(model).__name__}")
     if cache_bytes is not None and (not isinstance(cache_bytes, int) or cache_bytes < 0):
         raise OptionError(f"cache_bytes must be a number of bytes, not {cache_bytes!r}")
+    if type(cache_dir_bytes) is not int or cache_dir_bytes < 0:
+        raise OptionError(f"cache_dir_bytes must be a number of bytes, not {cache_dir_bytes!r}")
+    kept_in = None if cache_dir is None else _cache_folder(cache_dir)
 
     def load_kit(check_open: Callable[[], None]) -> "ModelKit":
         def report(stage: str, done: int, total: int) -> None:
@@ -183,14 +227,38 @@ def load(
             folder, decoder_only=decoder_only, vocab_only=vocab_only, progress=report
         )
 
-    def budget() -> int:
+    def remember(kit: "ModelKit") -> "Memory":
+        from engine.memory import Memory
         from model_kit.report import memory_there
 
-        return int((memory_there() or 0) * CACHE_SHARE) if cache_bytes is None else cache_bytes
+        share = int((memory_there() or 0) * CACHE_SHARE) if cache_bytes is None else cache_bytes
+        return Memory(kit, share, kept_in, cache_dir_bytes)
 
-    worker = Worker(load_kit, budget)
+    worker = Worker(load_kit, remember)
     try:
         return Engine(worker, worker.wait_until_loaded())
     except BaseException:
         worker.close()
         raise
+
+
+def _path(path: str | os.PathLike[str]) -> Path:
+    if not isinstance(path, str | os.PathLike):
+        raise PromptError(f"a file is named by a path, not {type(path).__name__}")
+    return Path(path).expanduser().absolute()
+
+
+def _cache_folder(cache_dir: str | os.PathLike[str]) -> Path:
+    """The folder, made if there is none. Raises `OptionError` for one that cannot be written."""
+    if not isinstance(cache_dir, str | os.PathLike):
+        raise OptionError(f"cache_dir is a folder, not {type(cache_dir).__name__}")
+    folder = Path(cache_dir).expanduser().absolute()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(
+            f"cache_dir {folder} cannot be made: {error.strerror}; give another folder"
+        ) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OptionError(f"cache_dir {folder} cannot be written to; give another folder")
+    return folder

@@ -46,6 +46,8 @@ class Finished:
     prompt_tokens: int
     cached_tokens: int
     """How many of the prompt's tokens needed no work, being in the prompt cache."""
+    disk_tokens: int
+    """Of those, how many were read from a file."""
     images_encoded: int
     images_reused: int
     """Pictures whose rows were at hand from an earlier request; those in cached tokens count in

@@ -73,15 +73,22 @@ class LoadedPicture:
     """One decoded picture. Equal pictures, by size and pixels, are equal; safe between threads."""
 
     def __init__(
-        self, pixels: Image.Image, decode: Callable[[], Image.Image] | None = None
+        self,
+        pixels: Image.Image,
+        decode: Callable[[], Image.Image] | None = None,
+        encoded: bytes | None = None,
     ) -> None:
-        """`pixels` is in mode RGB; `decode` makes it again, or is None if nothing can."""
+        """`pixels` is in mode RGB; `decode` makes it again, or is None if nothing can.
+
+        `encoded` is the file that it was decoded from, if there was one.
+        """
         self.size = pixels.size
         content = hashlib.sha256(b"%d %d\n" % pixels.size)
         content.update(pixels.tobytes())
         self.digest = content.hexdigest()
         self._pixels: Image.Image | None = pixels
         self._decode = decode
+        self._encoded = encoded
         self._within: dict[int, LoadedPicture] = {}
 
     def pixels(self) -> Image.Image:
@@ -96,6 +103,15 @@ class LoadedPicture:
         """Drop the decoded pixels, if there is something to decode them from again."""
         if self._decode is not None:
             self._pixels = None
+
+    def encoded(self) -> bytes:
+        """A file that holds the picture: the one it came from, else a PNG."""
+        if self._encoded is not None:
+            return self._encoded
+        png = BytesIO()
+        self.pixels().save(png, "PNG")
+        self.release()
+        return png.getvalue()
 
     def within(self, longest: int | None) -> "LoadedPicture":
         """The picture with its longer side at most `longest` pixels; itself if it is already.
@@ -159,7 +175,7 @@ def load_picture(
             return LoadedPicture(_upright_rgb(source, "the PIL image", limits))
         name, encoded = _encoded(source, limits)
         decode = partial(_decode, encoded, name, limits)
-        return LoadedPicture(decode(), decode)
+        return LoadedPicture(decode(), decode, encoded)
 
 
 def _encoded(source: ImageSource, limits: ImageLimits) -> tuple[str, bytes]:

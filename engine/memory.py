@@ -1,22 +1,76 @@
-"""What an engine keeps between requests, within one budget of bytes."""
+"""What an engine keeps between requests: in memory, within one budget of bytes, and on disk."""
 
+import logging
+from collections.abc import Sequence
+from concurrent.futures import Future
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine import conversation_file
 from engine.budget import Budget
+from engine.disk_cache import DiskCache
 from engine.features import FeatureCache
+from engine.kv_file import SUFFIX
 from engine.prompt_cache import PromptCache
 
 if TYPE_CHECKING:
+    from engine.messages import Message
     from model_kit.kit import ModelKit
+
+log = logging.getLogger("sightline")
 
 
 class Memory:
     """The KV caches of past requests, and the rows of pictures. For the engine's thread alone."""
 
-    def __init__(self, kit: "ModelKit", max_bytes: int) -> None:
+    def __init__(
+        self, kit: "ModelKit", max_bytes: int, cache_dir: Path | None, max_disk_bytes: int
+    ) -> None:
         self.budget = Budget(max_bytes)
-        self.prompts = PromptCache(self.budget)
+        layers = 0 if kit.text_model is None else len(kit.make_cache())
+        self.disk = DiskCache(cache_dir, max_disk_bytes, kit.fingerprint, layers)
+        self.prompts = PromptCache(self.budget, self.disk)
         self.features = FeatureCache(kit.add_on, self.budget)
+
+    def save(
+        self, path: Path, messages: "Sequence[Message]", owner: object, future: "Future[int]"
+    ) -> None:
+        """Have a conversation written to `path`, and its KV cache beside it."""
+        try:
+            entry = self.prompts.of(owner)
+            write = self.disk.write(kv_path(path), entry) if entry is not None else None
+        except BaseException as error:
+            future.set_exception(error)
+            return
+
+        def both() -> int:
+            # The words first: a KV cache that is older than they are serves as far as it goes.
+            written = conversation_file.write(path, messages)
+            return written + (write() if write is not None else 0)
+
+        self.disk.submit(both, future)
+
+    def restore(self, path: Path) -> None:
+        """Know the KV cache of a conversation that was saved to `path`."""
+        self.disk.add(kv_path(path))
+
+    def keep_grown(self) -> None:
+        """Write to the disk what has grown much: when there is nothing else to do."""
+        try:
+            self.prompts.keep_grown()
+        except Exception:
+            # Answers do not depend on it, and the engine's thread must outlive it.
+            log.exception("conversations could not be written to the disk")
+
+    def close(self) -> None:
+        """Write what is to outlive the engine."""
+        self.prompts.keep_all()
+        self.disk.close()
+
+
+def kv_path(path: Path) -> Path:
+    """Where the KV cache of a conversation saved to `path` lies."""
+    return path.with_name(path.name + SUFFIX)
 
 
 def stats(memory: Memory | None) -> dict[str, int]:
@@ -28,5 +82,9 @@ def stats(memory: Memory | None) -> dict[str, int]:
         "image_bytes": lambda kept: kept.features.nbytes,
         "bytes": lambda kept: kept.budget.nbytes,
         "max_bytes": lambda kept: kept.budget.max_bytes,
+        "disk_conversations": lambda kept: len(kept.disk),
+        "disk_bytes": lambda kept: kept.disk.nbytes,
+        "disk_max_bytes": lambda kept: kept.disk.max_bytes,
+        "disk_bytes_written": lambda kept: kept.disk.bytes_written,
     }
     return {name: figure(memory) if memory else 0 for name, figure in figures.items()}

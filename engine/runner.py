@@ -11,9 +11,10 @@ from mlx_lm import stream_generate
 
 from engine.events import Finished, FinishReason, Progress, TextDelta
 from engine.generation import Generation
+from engine.kv_state import kv_length, rotates, snapshot
 from engine.memory import Memory
 from engine.prefill import run_ahead
-from engine.prompt_cache import Snapshot, kv_length, rotates, snapshot
+from engine.prompt_cache import Start
 from engine.sampling import logits_processors, sampler, top_logprobs
 from engine.stop_strings import StopStrings
 from vision_add_ons.base import Picture
@@ -58,13 +59,11 @@ class _Answer:
         self.started = time.perf_counter()
         self.first_token: float | None = None
         self.last_token: float | None = None
-        self.cached = 0
+        self.start = Start(None, 0, generation.owner)
         self.ahead = 0
         """Prompt tokens run before mlx-lm's loop took over."""
         self.images_encoded = self.images_reused = 0
         self.kv: list[Any] | None = None
-        self.snapshots: dict[int, Snapshot] = {}
-        self.owner = generation.owner
         self.fed: list[int] = []
         """Every token generated, the one that ended the text included."""
         self.tokens: list[int] = []
@@ -94,9 +93,8 @@ class _Answer:
     def _generate(self) -> FinishReason:
         prompt, options = self.prompt, self.options
         self._stop_if_cancelled()
-        start = self.cache.take(prompt, options.kv_variant, self.owner)
-        self.kv, self.cached, self.owner = start.kv, start.length, start.owner
-        self.snapshots = start.snapshots
+        self.start = self.cache.take(prompt, options.kv_variant, self.start.owner)
+        self.kv, self.start.kv = self.start.kv, None
         if self.kv is None:
             self.kv = self.kit.make_cache()
         rest, extra = self._run_ahead(prompt.tokens[self.cached :])
@@ -171,6 +169,10 @@ class _Answer:
         picture.release()
         return rows
 
+    @property
+    def cached(self) -> int:
+        return self.start.length
+
     def _max_tokens(self) -> int:
         limit = self.options.context_limit(self.kit.max_context)
         if limit is None:
@@ -186,7 +188,7 @@ class _Answer:
         if processed == total - 1 and self.kv and rotates(plain_caches(self.kv)):
             # The border of a turn: from here another answer can be tried.
             caches = plain_caches(self.kv)
-            self.snapshots[self.cached + processed] = snapshot(caches)
+            self.start.snapshots[self.cached + processed] = snapshot(caches)
         self.generation.emit(Progress(processed, total, self.cached))
         if processed < total:
             self._stop_if_cancelled()
@@ -260,7 +262,7 @@ class _Answer:
         key = [*self.prompt.key, *self.fed][:length]
         if len(key) == length:  # else it holds a token that nobody was told
             kv = plain_caches(self.kv or [])
-            self.cache.put(key, kv, self.options.kv_variant, self.owner, self.snapshots)
+            self.cache.put(key, kv, self.options.kv_variant, self.start)
 
     def _finished(self, reason: FinishReason, error: BaseException | None) -> Finished:
         submitted, started, first = self.generation.submitted, self.started, self.first_token
@@ -273,6 +275,7 @@ class _Answer:
             tokens=tuple(self.tokens),
             prompt_tokens=len(self.prompt.tokens),
             cached_tokens=self.cached,
+            disk_tokens=self.cached if self.start.from_disk else 0,
             images_encoded=self.images_encoded,
             images_reused=self.images_reused,
             queue_seconds=started - submitted,

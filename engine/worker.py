@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from model_kit.kit import ModelKit
 
 
+Task = Callable[["Memory"], None]
+"""Something other than an answer that the engine's thread has to do."""
+
+
 class Worker:
     """Loads a model on a thread of its own, then answers requests there, first come first served.
 
@@ -26,12 +30,17 @@ class Worker:
     """
 
     def __init__(
-        self, load: Callable[[Callable[[], None]], "ModelKit"], cache_bytes: Callable[[], int]
+        self,
+        load: Callable[[Callable[[], None]], "ModelKit"],
+        remember: Callable[["ModelKit"], "Memory"],
     ) -> None:
-        """`load` is given a function to call now and then: it raises once `close` was called."""
+        """`load` is given a function to call now and then: it raises once `close` was called.
+
+        `remember` makes what is kept between requests.
+        """
         self._load = load
-        self._cache_bytes = cache_bytes
-        self._waiting: deque[Generation] = deque()
+        self._remember = remember
+        self._waiting: deque[Generation | Task] = deque()
         self._current: Generation | None = None
         self._changed = threading.Condition()
         self._closed = False
@@ -65,12 +74,26 @@ class Worker:
             self._waiting.append(generation)
             self._changed.notify()
 
+    def call(self, task: Task) -> None:
+        """Have `task` done on the engine's thread, in its turn; it must not raise.
+
+        Raises `EngineClosed`. What was queued before is done even if the engine is closed.
+        """
+        with self._changed:
+            if self._closed:
+                raise EngineClosed("this engine is closed; load the model again")
+            self._waiting.append(task)
+            self._changed.notify()
+
     def close(self) -> None:
-        """Cancel everything and end the thread. Safe to call twice, and from any thread."""
+        """Cancel all answers, keep what is to be kept, and end the thread.
+
+        Safe to call twice, and from any thread.
+        """
         with self._changed:
             self._closed = True
-            waiting = list(self._waiting)
-            self._waiting.clear()
+            waiting = [job for job in self._waiting if isinstance(job, Generation)]
+            self._waiting = deque(j for j in self._waiting if not isinstance(j, Generation))
             if self._current is not None:
                 self._current.cancel()
             self._changed.notify()
@@ -97,24 +120,30 @@ class Worker:
     def _serve(self) -> None:
         try:
             self.kit = self._load(self._check_open)
-            from engine.memory import Memory
             from engine.runner import Runner
 
-            self.memory = Memory(self.kit, self._cache_bytes())
+            self.memory = self._remember(self.kit)
             runner = Runner(self.kit, self.memory)
         except BaseException as error:
             self._failure = error
             return
         self._loaded.set()
-        while self._answer_next(runner):
-            pass
+        try:
+            while self._do_next(runner, self.memory):
+                if not self._waiting:
+                    self.memory.keep_grown()
+        finally:
+            self.memory.close()
 
-    def _answer_next(self, runner: "Runner") -> bool:
+    def _do_next(self, runner: "Runner", memory: "Memory") -> bool:
         # A frame of its own: while it waits, the thread must not hold the previous generation and
         # its pictures.
         generation = self._next()
         if generation is None:
             return False
+        if not isinstance(generation, Generation):
+            generation(memory)
+            return True
         if generation.cancelled:
             generation.finish(_never_started(generation))
             return True
@@ -125,15 +154,16 @@ class Worker:
             generation.finish(_never_started(generation, error))
         return True
 
-    def _next(self) -> Generation | None:
+    def _next(self) -> "Generation | Task | None":
         with self._changed:
             self._current = None
             while not self._waiting and not self._closed:
                 self._changed.wait()
-            if self._closed:
+            if not self._waiting:
                 return None
-            self._current = self._waiting.popleft()
-            return self._current
+            job = self._waiting.popleft()
+            self._current = job if isinstance(job, Generation) else None
+            return job
 
     def _withdraw(self, generation: Generation) -> None:
         """End a cancelled generation that has not started, without waiting for its turn."""
@@ -152,6 +182,7 @@ def _never_started(generation: Generation, error: BaseException | None = None) -
         tokens=(),
         prompt_tokens=len(generation.prompt.tokens),
         cached_tokens=0,
+        disk_tokens=0,
         images_encoded=0,
         images_reused=0,
         queue_seconds=time.perf_counter() - generation.submitted,

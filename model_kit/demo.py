@@ -20,6 +20,7 @@ from pathlib import Path
 
 import platformdirs
 
+from model_kit.files import sync
 from vision_add_ons.errors import ModelUnavailable
 
 Progress = Callable[[str, int, int], None]
@@ -148,9 +149,9 @@ def _set_up(folder: Path, dtype: str, report: Progress) -> None:
             lambda done, all_: report("convert demo model", done, all_),
         )
         for path in (*made.iterdir(), made):
-            _sync(path)
+            sync(path)
         os.rename(made, folder)
-        _sync(cache_dir)
+        sync(cache_dir)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -242,11 +243,3 @@ def _last_error(output: str) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip()] or ["pip was ended"]
     errors = [line for line in lines if line.startswith("ERROR:")] or lines
     return errors[-1].removeprefix("ERROR:").strip()[:200]
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -10,6 +10,7 @@ import mlx.nn as nn
 
 from model_kit.config import CheckpointConfig, read_config
 from model_kit.decoder import Progress, build_decoder, context_limit, read_into_memory
+from model_kit.fingerprint import fingerprint
 from model_kit.report import LoadReport, make_report
 from model_kit.tokenizer import cover_vocabulary, load_tokenizer
 from vision_add_ons.base import VisionAddOn
@@ -40,6 +41,8 @@ class ModelKit:
     max_context: int | None
     """Positions that this model serves; None for no known limit."""
     report: LoadReport
+    fingerprint: str
+    """What tells this model from others; see `model_kit.fingerprint`."""
 
     @property
     def vocab_size(self) -> int:
@@ -100,6 +103,7 @@ def inspect_checkpoint(folder: str | Path) -> LoadReport:
 def _build(folder: Path, *, decoder_only: bool = False, vocab_only: bool = False) -> ModelKit:
     """Everything but reading the weights: MLX reads an array when it is first evaluated."""
     text_model = add_on = None
+    identity = ""
     with _following(folder, CheckpointNotFound, "no such folder"):
         folder = folder.expanduser()
         folder.is_dir()
@@ -108,6 +112,7 @@ def _build(folder: Path, *, decoder_only: bool = False, vocab_only: bool = False
         weights = {} if vocab_only else read_weights(folder)
         report = make_report(folder, config, weights, decoder_only)
         if not vocab_only:
+            identity = fingerprint(folder, config.add_on)
             text_model = build_decoder(folder, config, weights)
             limit = context_limit(text_model, config)
             if limit != config.max_context:
@@ -126,7 +131,9 @@ def _build(folder: Path, *, decoder_only: bool = False, vocab_only: bool = False
         tokenizer = load_tokenizer(folder, config)
         tokenizer.encode("Some files only fail when they are used.")
         cover_vocabulary(tokenizer, int(config.decoder.get("vocab_size") or 0))
-    return ModelKit(folder, config, tokenizer, text_model, add_on, config.max_context, report)
+    return ModelKit(
+        folder, config, tokenizer, text_model, add_on, config.max_context, report, identity
+    )
 
 
 @contextmanager

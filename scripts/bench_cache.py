@@ -10,8 +10,9 @@ from typing import Any
 
 from engine import Engine, GenerationOptions, TextDelta, load
 from engine.budget import Budget
+from engine.disk_cache import DiskCache
 from engine.prompt import Prompt
-from engine.prompt_cache import PromptCache
+from engine.prompt_cache import PromptCache, Start
 
 HISTORY = 2000
 SHORT = GenerationOptions(max_tokens=4)
@@ -66,9 +67,9 @@ def lookups(rounds: int) -> tuple[list[float], list[float]]:
     found: tuple[list[float], list[float]] = ([], [])
     caches = []
     for stored in (keys[:1], keys):
-        cache = PromptCache(Budget(1))
+        cache = PromptCache(Budget(1), DiskCache(None, 0, "", 0))
         for key in stored:
-            cache.put(key, [], None, None)
+            cache.put(key, [], None, Start(None, 0, None))
         caches.append(cache)
     prompt = Prompt([*keys[0][:-1], 1, 2, 3])
     _ = prompt.key

@@ -99,5 +99,9 @@ class ChatBusy(RequestError):
     """The conversation is still waiting for its previous answer."""
 
 
+class ConversationFileError(SightlineError):
+    """A saved conversation cannot be read or written; nothing on disk has changed."""
+
+
 class EngineClosed(SightlineError):
     """The engine has been closed."""

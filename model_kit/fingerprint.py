@@ -1,0 +1,65 @@
+"""What tells one model from another: a KV cache of one is worth nothing to any other."""
+
+import hashlib
+import inspect
+import json
+import os
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from vision_add_ons.base import VisionAddOn
+
+PACKAGES = ("sightline", "mlx", "mlx-lm", "mlx-vlm", "transformers")
+"""Another version may compute something else."""
+
+SAMPLE = 256
+"""Bytes read at each of three places of a tensor."""
+
+
+def fingerprint(folder: Path, add_on: type[VisionAddOn] | None) -> str:
+    """A digest of a checkpoint and of the code that runs it, without reading the weights whole.
+
+    Covered are the JSON files; of every safetensors file its size, the time of its last change,
+    its header, and three samples of each tensor; the source of the add-on; the versions of the
+    packages. Raises OSError or ValueError for a file that is not what it was when it was loaded.
+    """
+    digest = hashlib.sha256()
+
+    def add(*parts: object) -> None:
+        for part in parts:
+            raw = part if isinstance(part, bytes) else str(part).encode()
+            digest.update(b"%d:" % len(raw) + raw)
+
+    for package in PACKAGES:
+        add(package, _version(package))
+    source = inspect.getsourcefile(add_on) if add_on is not None else None
+    if source is not None:
+        add(add_on, Path(source).read_bytes())
+    for file in sorted(folder.glob("*.json")):
+        add(file.name, file.read_bytes())
+    for file in sorted(folder.glob("*.safetensors")):
+        status = file.stat()
+        add(file.name, status.st_size, status.st_mtime_ns, *_samples(file))
+    return digest.hexdigest()
+
+
+def _samples(file: Path) -> list[bytes]:
+    """A safetensors file's header, and the beginning, middle and end of each tensor."""
+    with file.open("rb") as opened:
+        size = int.from_bytes(opened.read(8), "little")
+        header = opened.read(size)
+        samples = [header]
+        for name, tensor in json.loads(header).items():
+            if name != "__metadata__":
+                start, end = tensor["data_offsets"]
+                for place in (start, (start + end) // 2, max(start, end - SAMPLE)):
+                    count = min(SAMPLE, end - place)
+                    samples.append(os.pread(opened.fileno(), count, 8 + size + place))
+    return samples
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from a folder, not installed
+        return ""
