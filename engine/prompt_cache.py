@@ -172,6 +172,8 @@ class PromptCache:
     def _evict(self, entry: Entry) -> None:
         self._forget(entry)
         self._keep(entry)
+        if entry.file is not None:
+            entry.file.replaceable = True  # whoever goes on with the conversation takes it over
 
     def _remove(self, entry: Entry) -> None:
         self._budget.remove(entry)
