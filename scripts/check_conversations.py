@@ -44,6 +44,7 @@ def main() -> int:
                     simulation.step()
         print(
             f"{family.name:24}{simulation.steps} steps, {simulation.cached} tokens cached, "
+            f"{simulation.from_disk} of them from disk after {simulation.restarts} restarts, "
             f"{simulation.reused} images reused, worst error {simulation.worst:.1e}, "
             f"{time.perf_counter() - started:.0f} s",
             flush=True,

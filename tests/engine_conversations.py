@@ -1,12 +1,14 @@
 """Random conversations on tiny checkpoints, each answer held against one that was made cold.
 
 Some have pictures out of a pool of look-alikes; they go on, go back to an earlier turn, try an
-answer again, branch, alternate, and lose what was kept of them.
+answer again, branch, alternate, lose what was kept of them, and outlive their engine in files, of
+which some are damaged.
 """
 
 import random
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -44,10 +46,29 @@ class Simulation:
         self.talks: list[Turns] = []
         self.stack = ExitStack()
         self.cache_bytes = cache_bytes
+        self.cache_dir = Path(self.stack.enter_context(TemporaryDirectory()))
         self.cold: Engine = self.stack.enter_context(load(folder, cache_bytes=0))
-        self.warm: Engine = self.stack.enter_context(load(folder, cache_bytes=cache_bytes))
-        self.steps = self.cached = self.reused = 0
+        self.warm = self._load()
+        self.stack.callback(lambda: self.warm.close())
+        self.steps = self.cached = self.reused = self.from_disk = self.restarts = 0
         self.worst = 0.0
+
+    def _load(self) -> Engine:
+        sizes = {"cache_bytes": self.cache_bytes, "cache_dir_bytes": 4 * self.cache_bytes}
+        return load(self.folder, cache_dir=self.cache_dir, **sizes)
+
+    def restart(self) -> None:
+        """The end of the engine that keeps what it can, and a new one; sometimes with damage."""
+        self.warm.close()
+        files = sorted(self.cache_dir.rglob("*.safetensors"))
+        assert sum(f.stat().st_size for f in files) <= 4 * self.cache_bytes
+        if files and self.chance.random() < 0.3:
+            file = self.chance.choice(files)
+            damaged = bytearray(file.read_bytes())
+            damaged[self.chance.randrange(len(damaged))] ^= 1 << self.chance.randrange(8)
+            file.write_bytes(damaged[: self.chance.choice((None, len(damaged) // 2))])
+        self.warm = self._load()
+        self.restarts += 1
 
     def __enter__(self) -> "Simulation":
         return self
@@ -57,6 +78,8 @@ class Simulation:
 
     def step(self) -> None:
         """One question in one of the conversations, and its two answers."""
+        if self.chance.random() < 0.04:
+            self.restart()
         talk = self._choose_talk()
         talk.append(self._question())
         if sum(1 if isinstance(part, int) else 40 for turn in talk for part in turn) > 400:
@@ -128,6 +151,7 @@ class Simulation:
         (ours, warm, end), (theirs, cold, nothing) = answers
         assert nothing.cached_tokens == nothing.images_reused == 0
         self.cached += end.cached_tokens
+        self.from_disk += end.disk_tokens
         self.reused += end.images_reused
         error = relative_error(warm, cold)
         self.worst = max(self.worst, error)

@@ -63,8 +63,9 @@ def _show_prefill(bar: Bar, event: Event, started: float) -> None:
 def summary(end: Finished) -> str:
     """An answer's figures in one line."""
     first = end.time_to_first_token
+    disk = f", {end.disk_tokens} of them from disk" if end.disk_tokens else ""
     return (
-        f"{end.prompt_tokens} prompt tokens ({end.cached_tokens} cached), "
+        f"{end.prompt_tokens} prompt tokens ({end.cached_tokens} cached{disk}), "
         f"{end.images_encoded} images encoded and {end.images_reused} reused, "
         + (f"first token after {first:.2f} s, " if first is not None else "no token, ")
         + f"{end.completion_tokens} tokens at {end.tokens_per_second:.1f} tokens/s, "

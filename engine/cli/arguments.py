@@ -52,6 +52,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--model", default="demo", metavar="MODEL", help=f"{MODEL} (default demo)")
     add("--decoder-only", action="store_true", help="load a vision model's text half alone")
     add("--cache-bytes", type=int, metavar="N", help="the most that the prompt cache may take")
+    add("--cache-dir", metavar="DIR", help="keep conversations' KV caches in this folder")
 
     add = parser.add_argument_group("generation").add_argument
     defaults = {field.name: field.default for field in fields(GenerationOptions)}

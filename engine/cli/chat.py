@@ -34,6 +34,8 @@ def add_command(commands: "argparse._SubParsersAction[Any]") -> None:
         epilog=f"In the conversation:\n\n{HELP}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    resume = "go on with the conversation in FILE, if it is there, and keep it there at the end"
+    parser.add_argument("--resume", metavar="FILE", help=resume)
     add_options(parser)
     parser.set_defaults(run=run)
 
@@ -42,9 +44,13 @@ def run(args: argparse.Namespace) -> int:
     options = generation_options(args)
     pictures = read_pictures(args.image)
     with open_engine(args) as engine:
-        conversation = Conversation(engine, args.model, args.system, options)
+        resume = None if args.resume is None else Path(args.resume).expanduser()
+        conversation = Conversation(engine, args.model, args.system, options, resume)
         conversation.attach(pictures)
-        conversation.run()
+        try:
+            conversation.run()
+        finally:
+            conversation.keep()
     return 0
 
 
@@ -52,16 +58,25 @@ class Conversation:
     """Reads lines to the end: answers messages, obeys commands."""
 
     def __init__(
-        self, engine: Engine, model: str, system: str | None, options: GenerationOptions
+        self,
+        engine: Engine,
+        model: str,
+        system: str | None,
+        options: GenerationOptions,
+        resume: Path | None = None,
     ) -> None:
         self._engine = engine
         self._model = Path(model).expanduser().resolve().name
         self._system = system
-        self._chat = engine.chat(system, options)
+        self._resume = resume
+        restore = resume if resume is not None and resume.exists() else None
+        self._chat = engine.chat(system, options, restore)
         self._images: list[LoadedPicture] = []
         """Attached to the next message."""
         self._names: dict[str, str] = {}
         """Every picture's description, by its digest."""
+        for message in self._chat.messages:
+            self._names |= {p.digest: f"{p.size[0]}x{p.size[1]}" for p in message.pictures}
         self._at_terminal = sys.stdin.isatty()
         self._commands = {
             "/help": lambda _: self._say(HELP),
@@ -76,6 +91,14 @@ class Conversation:
         for path, picture in pictures:
             self._images.append(picture)
             self._names[picture.digest] = f"{path.name}, {picture.size[0]}x{picture.size[1]}"
+
+    def keep(self) -> None:
+        """Save the conversation where it is to be resumed."""
+        if self._resume is not None and self._chat.messages:
+            try:
+                self._chat.save(self._resume).result()
+            except (SightlineError, OSError) as error:
+                complain(error)
 
     def run(self) -> None:
         if self._at_terminal:
@@ -151,7 +174,7 @@ class Conversation:
 
     def _stats(self) -> None:
         last, cache = self._chat.last, self._engine.cache_stats()
-        sizes = {name: size / 2**20 for name, size in cache.items() if name.endswith("bytes")}
+        sizes = {name: size / 2**20 for name, size in cache.items() if "bytes" in name}
         self._say("no answer yet" if last is None else summary(last))
         self._say(
             f"prompt cache: {cache['conversations']} conversations "
@@ -159,6 +182,12 @@ class Conversation:
             f"({sizes['image_bytes']:.1f} MiB), {sizes['bytes']:.1f} of "
             f"{sizes['max_bytes']:.1f} MiB"
         )
+        if any(figure for name, figure in cache.items() if name.startswith("disk_")):
+            self._say(
+                f"on disk: {cache['disk_conversations']} conversations, "
+                f"{sizes['disk_bytes']:.1f} of {sizes['disk_max_bytes']:.1f} MiB, "
+                f"{sizes['disk_bytes_written']:.1f} MiB written since the start"
+            )
 
     def _save(self, file: str) -> None:
         path = read_path(file)

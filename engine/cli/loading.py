@@ -34,6 +34,7 @@ def open_engine(args: argparse.Namespace) -> Engine:
                 progress=progress,
                 decoder_only=args.decoder_only,
                 cache_bytes=args.cache_bytes,
+                cache_dir=args.cache_dir,
             )
         except KeyboardInterrupt:
             stopped.set()

@@ -36,7 +36,9 @@ def test_warm_answers_are_cold_answers(
     reference = family(seed)
     written(reference, tmp_path)
     with Simulation(tmp_path, reference.image_token, seed, BUDGET) as simulation:
-        for _ in range(30):
+        for i in range(30):
+            if i == 20:
+                simulation.restart()
             simulation.step()
         assert simulation.cached > 0
         assert simulation.reused > 0

@@ -155,7 +155,7 @@ def test_one_conversation_is_one_file(folder: Path, tmp_path: Path) -> None:
     with load(folder, cache_dir=tmp_path) as engine:  # two go on from one file
         for word in (10, 11):
             end = engine.submit(Request([*history, word], (), SHORT, object())).result()
-            assert end.disk_tokens > 50
+            assert end.cached_tokens > 50
     assert len(files(tmp_path)) == 2
 
 

@@ -1,0 +1,22 @@
+"""Processes that are killed while they save; `scripts/check_kills.py` does it more often."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+
+SCRIPTS = Path(__file__).resolve().parent.parent.parent / "scripts"
+
+
+def test_killed_while_saving(
+    demo: Path, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    monkeypatch.setattr(sys, "path", sys.path)
+    from check_kills import run
+
+    folder = tiny.save(tiny.text_model(seed), tmp_path / "model", demo)
+    saves, warm = run(folder, 3, seed)
+    assert saves > 0
+    assert warm == 3
