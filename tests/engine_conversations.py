@@ -6,6 +6,7 @@ which some are damaged.
 """
 
 import random
+import shutil
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +17,18 @@ from parity.family_checks import BOS, TOLERANCE, VOCAB, WORDS, Part, relative_er
 from PIL import Image
 
 from engine import Engine, GenerationOptions, Request, TextDelta, load
+
+MOVES = {
+    "go on": 43,
+    "go back": 15,
+    "new": 10,
+    "branch": 10,
+    "again": 10,
+    "forget": 5,
+    "shorten": 5,
+    "restart": 2,
+}
+"""What a step may do, and how often one in a hundred does."""
 
 Turns = list[list[Part]]
 """A conversation's questions and answers in turns, each a list of tokens and pictures."""
@@ -76,11 +89,16 @@ class Simulation:
     def __exit__(self, *_: object) -> None:
         self.stack.close()
 
-    def step(self) -> None:
-        """One question in one of the conversations, and its two answers."""
-        if self.chance.random() < 0.04:
+    def step(self, move: str | None = None, seed: int | None = None) -> None:
+        """One question in one of the conversations, and its two answers; random if not given."""
+        if seed is not None:
+            self.chance = random.Random(seed)
+        move = move or self.chance.choices(list(MOVES), list(MOVES.values()))[0]
+        if move == "restart":
             self.restart()
-        talk = self._choose_talk()
+        elif move == "forget":
+            self._forget()
+        talk = self._choose_talk(move)
         talk.append(self._question())
         if sum(1 if isinstance(part, int) else 40 for turn in talk for part in turn) > 400:
             del talk[:]
@@ -88,29 +106,33 @@ class Simulation:
         talk.append(self._ask(talk))
         self.steps += 1
 
-    def _choose_talk(self) -> Turns:
+    def _choose_talk(self, move: str) -> Turns:
         """A conversation where it stands, or as it stood; or a branch of one, or a new one."""
-        kind = self.chance.random()
-        if not self.talks or (kind < 0.1 and len(self.talks) < 5):
+        if not self.talks or (move == "new" and len(self.talks) < 5):
             self.talks.append([])
             return self.talks[-1]
         talk = self.chance.choice(self.talks)
-        if kind < 0.25 and talk:  # back to before some question, which is asked in another way
+        if move == "go back" and talk:  # to before some question, which is asked in another way
             del talk[2 * self.chance.randrange(len(talk) // 2) :]
-        elif kind < 0.35:
+        elif move == "branch":
             copy = [list(turn) for turn in talk]
             self.talks[self.chance.randrange(len(self.talks))] = copy
             return copy
-        elif kind < 0.45 and talk:  # the same question again
+        elif move == "again" and talk:  # the same question
             question = talk[-2]
             del talk[-2:]
             talk.append(question)
             talk.append(self._ask(talk))
-        elif kind < 0.5:
-            self._forget()
-        elif kind < 0.55 and len(talk) > 1:  # an answer that was shortened by whoever keeps it
+        elif move == "shorten" and len(talk) > 1:  # an answer, by whoever keeps it
             talk[-1] = talk[-1][: self.chance.randrange(len(talk[-1]) + 1)]
         return talk
+
+    def forget_all(self) -> None:
+        """As if nothing had been asked: no conversations, nothing kept in memory or in files."""
+        self.talks = []
+        self.warm.close()
+        shutil.rmtree(self.cache_dir)
+        self.warm = self._load()
 
     def _forget(self) -> None:
         budget = self.warm._worker.memory.budget  # type: ignore[union-attr]

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 pytest.importorskip("torch")
 
-from engine_conversations import Simulation
+from engine_conversations import MOVES, Simulation
 from parity.family_checks import Reference, written
 from parity.gemma3_reference import Gemma3Reference
 from parity.mistral3_reference import Ministral3Reference, Mistral3Reference
@@ -29,6 +31,13 @@ BUDGET = 3 * 2**20
 """Bytes: some conversations have to go."""
 
 
+Step = tuple[str, int]
+STEPS = st.lists(
+    st.tuples(st.sampled_from(list(MOVES)), st.integers(0, 2**16)), min_size=20, max_size=30
+)
+"""What each step does, and the seed of what is random about it: the shorter, the clearer."""
+
+
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_warm_answers_are_cold_answers(
     family: type[Reference], tmp_path: Path, seed: int, record_property
@@ -36,10 +45,16 @@ def test_warm_answers_are_cold_answers(
     reference = family(seed)
     written(reference, tmp_path)
     with Simulation(tmp_path, reference.image_token, seed, BUDGET) as simulation:
-        for i in range(30):
-            if i == 20:
-                simulation.restart()
-            simulation.step()
+
+        @settings(max_examples=2, deadline=None, database=None)
+        @given(steps=STEPS)
+        def check(steps: list[Step]) -> None:
+            simulation.forget_all()
+            for move, chosen in steps:
+                simulation.step(move, chosen)
+
+        check()
+        simulation.step("new")
+        simulation.step("restart")
         assert simulation.cached > 0
-        assert simulation.reused > 0
     record_property("parity", (family.name, "warm against cold", simulation.worst))
