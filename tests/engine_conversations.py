@@ -19,13 +19,14 @@ from PIL import Image
 from engine import Engine, GenerationOptions, Request, TextDelta, load
 
 MOVES = {
-    "go on": 43,
+    "go on": 33,
     "go back": 15,
     "new": 10,
     "branch": 10,
     "again": 10,
     "forget": 5,
     "shorten": 5,
+    "look alike": 10,
     "restart": 2,
 }
 """What a step may do, and how often one in a hundred does."""
@@ -123,9 +124,19 @@ class Simulation:
             del talk[-2:]
             talk.append(question)
             talk.append(self._ask(talk))
+        elif move == "look alike":  # another picture of the same size in place of one
+            self._exchange_picture(talk)
         elif move == "shorten" and len(talk) > 1:  # an answer, by whoever keeps it
             talk[-1] = talk[-1][: self.chance.randrange(len(talk[-1]) + 1)]
         return talk
+
+    def _exchange_picture(self, talk: Turns) -> None:
+        places = [(turn, i) for turn in talk for i, p in enumerate(turn) if not isinstance(p, int)]
+        if places:
+            turn, i = self.chance.choice(places)
+            old = turn[i]
+            others = [p for p in self.pool if p is not old and p.size == old.size]  # type: ignore
+            turn[i] = self.chance.choice(others)
 
     def forget_all(self) -> None:
         """As if nothing had been asked: no conversations, nothing kept in memory or in files."""
