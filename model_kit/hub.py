@@ -6,10 +6,7 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-import platformdirs
-
-from model_kit import demo
-from model_kit.demo import Progress, demo_folder
+from model_kit.demo import Progress, demo_folder, is_set_up
 from model_kit.download import CHECKPOINT_FILES, download
 from model_kit.models import KNOWN_MODELS, KnownModel
 from vision_add_ons.errors import BrokenConfig, CheckpointNotFound
@@ -21,7 +18,7 @@ _REVISION = re.compile(r"\w[\w./-]*", re.ASCII)
 def resolve(model: str | os.PathLike[str], progress: Progress | None = None) -> Path:
     """The checkpoint folder that `model` names.
 
-    A str is `"demo"`, a folder, a short name of `model_kit.models`, or an id of the Hugging Face
+    A str is a folder, a short name of `model_kit.models`, or an id of the Hugging Face
     hub, `org/name` or `org/name@revision`; any other path is a folder. What the hub's local cache
     holds complete is used as it is, without asking the hub for a newer version (`hf download
     org/name` fetches that); else it is downloaded into that cache.
@@ -32,8 +29,8 @@ def resolve(model: str | os.PathLike[str], progress: Progress | None = None) -> 
 
     Raises `CheckpointNotFound` for what names nothing, `ModelUnavailable` for what cannot be had.
     """
-    if model == "demo":
-        return demo_folder(progress)
+    if model in ("demo", "smollm2"):
+        return demo_folder(progress, eyes=model == "demo")
     typed = os.fsdecode(model)
     path = os.path.expanduser(typed)
     if os.path.isdir(path):
@@ -88,8 +85,7 @@ def is_downloaded(known: KnownModel) -> bool:
     """Whether a model of the registry can be loaded without a network."""
     if known.checkpoint is not None:
         return cached_folder(known.checkpoint) is not None
-    cache = Path(platformdirs.user_cache_dir("sightline"))
-    return (cache / f"{demo._FOLDER}-{demo._guess_dtype()}").is_dir()
+    return is_set_up(eyes=known.name == "demo")
 
 
 def _no_report(stage: str, done: int, total: int) -> None: ...

@@ -11,15 +11,25 @@ class KnownModel:
 
     name: str
     checkpoint: str | None
-    """Its id on the Hugging Face hub; None for `demo`, which `model_kit.demo` sets up."""
+    """Its id on the Hugging Face hub; None for those that `model_kit.demo` sets up."""
     about: str
     """What it is, in a few words."""
     prompt: str | None = DESCRIBE
     """What to ask about a picture, where the user asks nothing; None if it cannot see."""
+    greeting: str | None = None
+    """One sentence for whoever begins to talk with it."""
 
 
 _ALL = (
-    KnownModel("demo", None, "SmolLM2 135M, text only", None),
+    KnownModel(
+        "demo",
+        None,
+        "SmolLM2 135M with small eyes",
+        "describe the picture.",
+        "A small demo model: it chats a little, and in drawn pictures (/image FILE) it names "
+        "emoji, coloured shapes, printed words and digits, counts and places them; photographs "
+        "are beyond it.",
+    ),
     KnownModel("gemma3-4b", "mlx-community/gemma-3-4b-it-qat-4bit", "Gemma 3 4B, 4 bit"),
     KnownModel("gemma3-12b", "mlx-community/gemma-3-12b-it-qat-4bit", "Gemma 3 12B, 4 bit"),
     KnownModel("gemma3-27b", "mlx-community/gemma-3-27b-it-qat-4bit", "Gemma 3 27B, 4 bit"),
@@ -43,6 +53,7 @@ _ALL = (
         "caption en",
     ),
     KnownModel("pixtral-12b", "mlx-community/pixtral-12b-4bit", "Pixtral 12B, 4 bit"),
+    KnownModel("smollm2", None, "SmolLM2 135M, text only", None),
     KnownModel("qwen2-vl-2b", "mlx-community/Qwen2-VL-2B-Instruct-4bit", "Qwen2-VL 2B, 4 bit"),
     KnownModel("qwen2-vl-7b", "mlx-community/Qwen2-VL-7B-Instruct-4bit", "Qwen2-VL 7B, 4 bit"),
     KnownModel(

@@ -30,11 +30,16 @@ _CONTROL = 3  # the token type of GGUF for special tokens
 
 
 def convert(
-    gguf: Path, folder: Path, dtype: str, progress: Callable[[int, int], None] | None = None
+    gguf: Path,
+    folder: Path,
+    dtype: str,
+    progress: Callable[[int, int], None] | None = None,
+    change: Callable[[dict[str, Any], dict[str, Any]], tuple[Any, Any]] | None = None,
 ) -> None:
     """Write the model in `gguf` into the existing `folder`: config, weights and tokenizer.
 
     `dtype` is "float32" or "bfloat16"; `progress` is called with (tensors written, all tensors).
+    `change` is given the config and the tensors, float32 and not yet computed, and returns others.
     """
     preload_openblas()
     import mlx.core as mx
@@ -47,15 +52,15 @@ def convert(
             if isinstance(value, mx.array):
                 facts[key] = value.tolist()
         config = _config(facts, dtype)
-        _write_json(folder / "config.json", config)
         _write_json(folder / "generation_config.json", {k: config[k] for k in _TOKEN_IDS})
         _write_tokenizer(folder, facts)
         weights = {_hf_name(name): name for name in arrays if name.endswith(".weight")}
-        tensors = {
-            name: _tensor(arrays, weights[name], config).astype(getattr(mx, dtype))
-            for name in sorted(weights)
-        }
+        tensors = {name: _tensor(arrays, weights[name], config) for name in sorted(weights)}
         del arrays, loaded
+        if change is not None:
+            config, tensors = change(config, tensors)
+        _write_json(folder / "config.json", config)
+        tensors = {name: tensor.astype(getattr(mx, dtype)) for name, tensor in tensors.items()}
         _write_safetensors(folder / "model.safetensors", tensors, progress)
 
 

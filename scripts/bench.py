@@ -296,7 +296,7 @@ PARTS = {
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
-    parser.add_argument("--model", default="demo", help="a checkpoint folder (default: demo)")
+    parser.add_argument("--model", default="smollm2", help="a checkpoint folder (default: smollm2)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the figures here too")
     args = parser.parse_args()
@@ -304,7 +304,7 @@ def main() -> int:
     if unknown or args.rounds < 1:
         parser.error(f"unknown part {', '.join(unknown)}" if unknown else "--rounds must be > 0")
     folder = Path(args.model)
-    if args.model == "demo":
+    if args.model == "smollm2":
         from model_kit.demo import demo_folder
 
         folder = demo_folder()

@@ -29,10 +29,18 @@ def seed(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture(scope="session")
 def demo() -> Path:
-    """The folder of the default model, fetched at its first use."""
+    """The folder of the default model without its eyes, fetched at its first use."""
     from model_kit.demo import demo_folder
 
     return demo_folder()
+
+
+@pytest.fixture(scope="session")
+def seeing_demo() -> Path:
+    """The folder of the default model."""
+    from model_kit.demo import demo_folder
+
+    return demo_folder(eyes=True)
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +55,7 @@ def seeing_folder(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def engine(demo: Path) -> "Iterator[Engine]":
-    """One engine with the default model, for tests that leave no trace in it."""
+    """One engine with the default model's text half, for tests that leave no trace in it."""
     from engine import load
 
     with load(demo) as loaded:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from engine.cli import chat, generate, inspect, models
+from engine.cli import chat, demo, generate, inspect, models
 from engine.cli.terminal import complain, warnings_in_one_line
 from vision_add_ons.errors import OptionError, SightlineError
 
@@ -81,8 +81,11 @@ def _run(argv: Sequence[str] | None) -> int:
     parser.add_argument("--version", action="store_true", help="print the version and leave")
     parser.set_defaults(run=None)
     commands = parser.add_subparsers(metavar="COMMAND")
-    for add in (chat.add_command, generate.add_command, inspect.add_commands, models.add_command):
-        add(commands)
+    chat.add_command(commands)
+    generate.add_command(commands)
+    demo.add_command(commands)
+    inspect.add_commands(commands)
+    models.add_command(commands)
     args = parser.parse_args(argv)
     if args.version:
         from importlib.metadata import version

@@ -12,6 +12,7 @@ from engine.cli.loading import open_engine
 from engine.cli.terminal import complain, printable
 from engine.engine import Engine
 from engine.options import GenerationOptions
+from model_kit.models import known_model
 from vision_add_ons.errors import SightlineError
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Conversation:
         resume: Path | None = None,
     ) -> None:
         self._engine = engine
+        self._asked_for = model
         self._model = Path(model).expanduser().resolve().name
         self._system = system
         self._resume = resume
@@ -104,6 +106,9 @@ class Conversation:
         if self._at_terminal:
             with suppress(ImportError):
                 import readline  # noqa: F401 - from here on, input() edits lines
+            known = known_model(self._asked_for)
+            if known is not None and known.greeting is not None:
+                self._say(known.greeting)
             commands = " ".join([*self._commands, "/quit"])
             self._say(f"{self._model} ({self._engine.report.model_type}). Commands: {commands}")
         while True:

@@ -60,7 +60,7 @@ def photo(tmp_path: Path) -> Path:
 
 
 def finished(reason: str = "stop", answer: str = "", error: Exception | None = None) -> Finished:
-    return Finished(reason, answer, (), 5, 0, 0, 0, 0.0, 0.0, None, 0.0, 1, error=error)
+    return Finished(reason, answer, (), 5, 0, 0, 0, 0, 0.0, 0.0, None, 0.0, 1, error=error)
 
 
 def answer_of(*events: Progress | TextDelta, end: Finished | None = None) -> Generation:
@@ -405,7 +405,7 @@ def test_the_log_is_one_line(
 def test_inspect_and_add_ons(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from model_kit import inspect_checkpoint
 
-    assert main(["inspect", "demo"]) == 0
+    assert main(["inspect", "smollm2"]) == 0
     assert capsys.readouterr().out.splitlines() == inspect_checkpoint(demo).lines()
     assert main(["add-ons"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]

@@ -40,7 +40,7 @@ def put_in_cache(cache: Path, name: str, folder: Path) -> None:
 
 
 def test_the_list(
-    hub: TinyHub, cache: Path, demo: Path, capsys: pytest.CaptureFixture[str]
+    hub: TinyHub, cache: Path, demo: Path, seeing_demo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     put_in_cache(cache, NAME, demo)
     assert main(["models"]) == 0
@@ -48,7 +48,7 @@ def test_the_list(
     assert head.startswith("name ")
     assert [line.split()[0] for line in lines] == list(KNOWN_MODELS)
     there = {line.split()[0] for line in lines if line.split()[1] == "yes"}
-    assert there == {"demo", NAME}
+    assert there == {"demo", "smollm2", NAME}
     for line, known in zip(lines, KNOWN_MODELS.values(), strict=True):
         assert line[head.index("what it is") :].startswith(known.about)
         assert line[head.index("default prompt") :].startswith(known.prompt or "")
@@ -57,11 +57,11 @@ def test_the_list(
 
 
 def test_the_list_as_json(
-    hub: TinyHub, cache: Path, demo: Path, capsys: pytest.CaptureFixture[str]
+    hub: TinyHub, cache: Path, demo: Path, seeing_demo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["models", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert [entry["name"] for entry in told if entry["downloaded"]] == ["demo"]
+    assert [entry["name"] for entry in told if entry["downloaded"]] == ["demo", "smollm2"]
     assert told[-1] == {**vars(list(KNOWN_MODELS.values())[-1]), "downloaded": False}
 
 
@@ -96,7 +96,7 @@ def test_what_is_asked_about_a_picture_if_nothing_is(
     "asked",
     [
         ["--model", NAME],  # and no picture
-        ["--model", "demo", "--image"],
+        ["--model", "smollm2", "--image"],
         ["--model", "some/other", "--image"],
         ["--model", "/a/folder", "--image"],
     ],

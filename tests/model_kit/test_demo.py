@@ -346,7 +346,7 @@ demo.demo_folder(lambda stage, done, total: str(done) == moment and die(), cache
     left = names(cache)
     [work] = [name for name in left if name.startswith(demo._WORK)]
     finished = left - {work}
-    assert finished == ({f"{demo._FOLDER}-bfloat16"} if moment == "after" else set())
+    assert finished == ({f"{demo._TEXT}-bfloat16"} if moment == "after" else set())
     for name in finished:
         assert {p.name for p in (cache / name).iterdir()} == FILES
     if moment == "100":

@@ -84,8 +84,10 @@ def test_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve("qwen2-vl-2b") == Path("qwen2-vl-2b")
 
 
-def test_demo(demo: Path) -> None:
-    assert resolve("demo") == demo
+def test_demo(demo: Path, seeing_demo: Path) -> None:
+    assert resolve("smollm2") == demo
+    assert resolve("demo") == seeing_demo
+    assert is_downloaded(KNOWN_MODELS["smollm2"])
     assert is_downloaded(KNOWN_MODELS["demo"])
 
 

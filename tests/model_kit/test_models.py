@@ -7,13 +7,13 @@ from model_kit.models import KNOWN_MODELS, known_model
 
 def test_names_and_ids() -> None:
     ids = [known.checkpoint for known in KNOWN_MODELS.values() if known.checkpoint]
-    assert len(set(ids)) == len(ids) == len(KNOWN_MODELS) - 1
+    assert len(set(ids)) == len(ids) == len(KNOWN_MODELS) - 2
     for name, known in KNOWN_MODELS.items():
         assert known.name == name
         assert re.fullmatch(r"[a-z0-9][a-z0-9.-]+", name)  # no path, and no name of the hub
         assert known.checkpoint is None or re.fullmatch(r"[\w-]+/[\w.-]+", known.checkpoint)
         assert known.about
-        assert known.prompt or name == "demo"
+        assert known.prompt or name == "smollm2"
 
 
 def test_prompts_of_the_swift_package() -> None:
