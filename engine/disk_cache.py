@@ -135,6 +135,7 @@ class DiskCache:
 
         def bounded() -> int:
             try:
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # may be tidied away
                 return write() if self._make_room(path, size) else 0
             except OSError as error:
                 log.warning("a conversation is not kept: %s", error)

@@ -322,6 +322,7 @@ def test_files_that_vanish(folder: Path, tmp_path: Path) -> None:
         shutil.rmtree(tmp_path)  # by another process, or by hand
         assert talk(engine, turns=1).last.cached_tokens == 0
         assert engine.cache_stats()["disk_bytes"] == 0
+    assert len(files(tmp_path)) == 1
 
 
 @pytest.mark.parametrize(
