@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.images import load_picture
 from engine.messages import ROLES, Message
-from model_kit.files import private_file, publish
+from model_kit.files import replacing
 from vision_add_ons.errors import ConversationFileError, ImageError
 
 FORMAT = "sightline-conversation-1"
@@ -34,15 +34,13 @@ def write(path: Path, messages: Sequence[Message]) -> int:
         "pictures": {d: base64.b64encode(p.encoded()).decode() for d, p in pictures.items()},
     }
     raw = json.dumps(content).encode()
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        private_file(temporary)
-        temporary.write_bytes(raw)
-        publish(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_bytes(raw)
+    except (OSError, ValueError) as error:  # names can be impossible
         raise ConversationFileError(
-            f"{path} cannot be written: {error.strerror or error}; what it held is as it was"
+            f"{path} cannot be written: {getattr(error, 'strerror', None) or error}; what it held "
+            "is as it was"
         ) from error
     return len(raw)
 
@@ -50,7 +48,14 @@ def write(path: Path, messages: Sequence[Message]) -> int:
 def read(path: Path) -> list[Message]:
     """The messages of a file that `write` made. Raises `ConversationFileError`."""
     try:
-        content = json.loads(path.read_bytes())
+        raw = path.read_bytes()
+    except (OSError, ValueError) as error:  # names can be impossible
+        raise ConversationFileError(
+            f"{path} cannot be read: {getattr(error, 'strerror', None) or error}; give the file "
+            "that a chat was saved to"
+        ) from error
+    try:
+        content = json.loads(raw)
         if content["format"] != FORMAT:
             raise ValueError("it has a form of another version")
         pictures = {
@@ -58,11 +63,6 @@ def read(path: Path) -> list[Message]:
             for digest, encoded in content["pictures"].items()
         }
         return [_message(m, pictures) for m in content["messages"]]
-    except OSError as error:
-        raise ConversationFileError(
-            f"{path} cannot be read: {error.strerror or error}; give the file that a chat was "
-            "saved to"
-        ) from error
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, ImageError) as error:
         why = " ".join(str(error).split())[:200]
         raise ConversationFileError(

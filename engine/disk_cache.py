@@ -2,7 +2,7 @@
 
 import logging
 import os
-import time
+import re
 import uuid
 from collections.abc import Hashable
 from concurrent.futures import Future
@@ -17,14 +17,17 @@ from engine.kv_file import SUFFIX, Contents, UnusableFile
 from engine.kv_state import Snapshot, as_caches, frozen
 from engine.prompt import Prompt
 from engine.prompt_index import PromptIndex, Stored
+from model_kit.files import UNFINISHED, remove_leftovers
+from vision_add_ons.errors import OptionError
 
 log = logging.getLogger("sightline")
 
 MAX_WAITING = 2
 """Conversations that wait to be written while others go on; more are let go unwritten."""
 
-LEFTOVER_SECONDS = 3600
-"""The age from which on an unfinished file belongs to no process that still writes it."""
+# Nothing else in the user's folder is ours, to count or to remove.
+_FOLDER = re.compile("[0-9a-f]{32}")
+_FILE = re.compile("[0-9a-f]{32}" + re.escape(SUFFIX))
 
 
 class Writable(Stored, Protocol):
@@ -41,16 +44,40 @@ class StoredFile:
     """A KV cache in a file; see `engine.prompt_index.Stored`."""
 
     path: Path
-    key: list[Hashable]
-    variant: Hashable
-    borders: tuple[int, ...]
-    trims: bool
-    least: int
+    contents: Contents
     replaceable: bool
     """Whether the next state of its conversation takes its place: not a user's file, nor one that
     a conversation has taken already."""
     written: "Future[int] | None" = field(default=None, repr=False)
-    """There while it may still be under way."""
+    """The write that makes it, if it was made since the engine was loaded."""
+
+    @property
+    def key(self) -> list[Hashable]:
+        return self.contents.key
+
+    @property
+    def variant(self) -> Hashable:
+        return self.contents.variant
+
+    @property
+    def borders(self) -> tuple[int, ...]:
+        return self.contents.borders
+
+    @property
+    def trims(self) -> bool:
+        return self.contents.trims
+
+    @property
+    def least(self) -> int:
+        return self.contents.least
+
+    @property
+    def failed(self) -> bool:
+        """Whether it was to be written, and was not."""
+        done = self.written
+        if done is None or not done.done():
+            return False
+        return done.exception() is not None or not done.result()
 
 
 class DiskCache:
@@ -60,31 +87,43 @@ class DiskCache:
     """
 
     def __init__(self, folder: Path | None, max_bytes: int, fingerprint: str, layers: int) -> None:
-        """Find what `folder` has for this model; None keeps only what is saved by name."""
-        self._root = folder
-        self._folder = None if folder is None else folder / fingerprint[:32]
+        """Find what `folder` has for this model; None keeps only what is saved by name.
+
+        Raises `OptionError` for a folder that cannot be used.
+        """
         self.max_bytes = max_bytes if folder is not None else 0
+        self._root = folder
+        self._folder: Path | None = None
         self._fingerprint = fingerprint
         self._layers = layers
         self._index: PromptIndex[StoredFile] = PromptIndex()
+        self._named: dict[Path, StoredFile] = {}
+        """Files of the user's."""
         self._writer = DiskWriter()
-        if self._folder is not None:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._sweep()
-            for path in sorted(self._folder.glob(f"[!.]*{SUFFIX}")):
-                self.add(path, replaceable=True)
-
-    def add(self, path: Path, replaceable: bool = False) -> None:
-        """Know a file, if there is one. What cannot be used is removed, with a warning."""
+        if folder is None or not layers:
+            return
+        self._folder = folder / fingerprint[:32]
         try:
-            told = kv_file.describe(path, self._fingerprint)
-        except FileNotFoundError:
-            return
-        except (UnusableFile, OSError) as error:
-            _discard(path, error)
-            return
-        found = (told.key, told.variant, told.borders, told.trims, told.least)
-        self._index.add(StoredFile(path, *found, replaceable))
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            remove_leftovers(self._folder)
+            found = sorted(path for path in self._folder.iterdir() if _FILE.fullmatch(path.name))
+        except OSError as error:
+            raise OptionError(f"cache_dir {folder} cannot be used: {error}") from error
+        for path in found:
+            stored = self._describe(path, replaceable=True)
+            if stored is not None:
+                self._index.add(stored)
+        self._writer.start()
+
+    def add(self, path: Path) -> None:
+        """Know a file of the user's, if there is one; one that cannot be used is removed."""
+        known = self._named.pop(path, None)
+        if known is not None:
+            self.forget(known)
+        stored = self._describe(path, replaceable=False) if self._layers else None
+        if stored is not None:
+            self._named[path] = stored
+            self._index.add(stored)
 
     def longest(
         self, prompt: Prompt, variant: Hashable, beyond: int
@@ -101,37 +140,33 @@ class DiskCache:
             stored.written.exception()  # wait for it
         try:
             told, kv, snapshots = kv_file.read(stored.path, self._fingerprint, self._layers)
-            if told.key == stored.key and told.variant == stored.variant:
+            if told == stored.contents:
                 with suppress(OSError):
                     os.utime(stored.path)  # the most recently used
                 return kv, snapshots
-        except FileNotFoundError:
-            pass
         except (UnusableFile, OSError) as error:
-            _discard(stored.path, error)
-        self._index.remove(stored)
+            _complain(stored.path, error)
+        self.forget(stored)
         return None
 
     def keep(self, entry: Writable, at_leisure: bool = True) -> None:
         """Have the folder hold a conversation as it is now, in place of what it held of it.
 
-        `at_leisure`, what the disk cannot keep up with is let go.
+        `at_leisure`, what the disk cannot keep up with is let go; else the write is waited for.
         """
         before = entry.file
-        if self._folder is None or (before is not None and before.key == entry.key):
+        if self._folder is None or not kv_file.serves(entry.kv):
+            return
+        if before is not None and before.key == entry.key and not before.failed:
             return
         if at_leisure and self._writer.waiting >= MAX_WAITING:
             return
-        if before is None:
-            path = self._folder / f"{uuid.uuid4().hex}{SUFFIX}"
-        else:
+        path = self._folder / f"{uuid.uuid4().hex}{SUFFIX}"
+        if before is not None:
             path = before.path
-            with suppress(KeyError, ValueError):  # found damaged meanwhile
-                self._index.remove(before)
-        borders = _borders(entry)
-        now = (entry.key, entry.variant, borders, entry.trims, entry.least)
-        stored = StoredFile(path, *now, replaceable=False)
-        write, size = self.write(path, entry), entry.nbytes
+            self.forget(before)
+        contents, write = self.prepare(path, entry)
+        size = entry.nbytes
 
         def bounded() -> int:
             try:
@@ -141,12 +176,26 @@ class DiskCache:
                 log.warning("a conversation is not kept: %s", error)
                 raise
 
+        stored = entry.file = StoredFile(path, contents, replaceable=False)
         stored.written = self._writer.submit(bounded)
         self._index.add(stored)
-        entry.file = stored
+        if not at_leisure:
+            stored.written.exception()
+
+    def prepare(self, path: Path, entry: Writable) -> tuple[Contents, Write]:
+        """What a file of a conversation says, and what writes it as it is now, on any thread."""
+        # The latest border alone goes with a file: each takes all sliding windows once more.
+        borders = () if entry.trims else tuple(sorted(entry.borders)[-1:])
+        contents = Contents(
+            self._fingerprint, entry.key, entry.variant, borders, entry.trims, entry.least
+        )
+        caches = frozen(entry.kv)
+        for border in borders:
+            caches += as_caches(entry.kv, entry.snapshots[border])
+        return contents, lambda: kv_file.write(path, contents, caches)
 
     def submit(self, write: Write, future: "Future[int]") -> None:
-        """Have the writer's thread do something; `future` gets its result or its error."""
+        """Have the writer's thread do something in its turn."""
         self._writer.submit(write, future)
 
     def close(self) -> None:
@@ -154,8 +203,9 @@ class DiskCache:
         self._writer.close()
 
     def __len__(self) -> int:
-        """Conversations of this model that lie in files."""
-        return len(self._index)
+        """Conversations of this model in the folder."""
+        paths = (path for *_, path in self._files() if path.parent == self._folder)
+        return sum(1 for path in paths if _FILE.fullmatch(path.name))
 
     @property
     def nbytes(self) -> int:
@@ -167,15 +217,18 @@ class DiskCache:
         """Bytes written since the engine was loaded."""
         return self._writer.bytes_written
 
-    def write(self, path: Path, entry: Writable) -> Write:
-        """What has the caches written to `path`, as they are now, wherever it is called."""
-        borders = _borders(entry)
-        now = (entry.key, entry.variant, borders, entry.trims, entry.least)
-        contents = Contents(self._fingerprint, *now)
-        caches = frozen(entry.kv)
-        for border in borders:
-            caches += as_caches(entry.kv, entry.snapshots[border])
-        return lambda: kv_file.write(path, contents, caches)
+    def _describe(self, path: Path, replaceable: bool) -> StoredFile | None:
+        try:
+            contents = kv_file.describe(path, self._fingerprint)
+        except (UnusableFile, OSError) as error:
+            _complain(path, error)
+            return None
+        return StoredFile(path, contents, replaceable)
+
+    def forget(self, stored: StoredFile) -> None:
+        """Look for a file no longer."""
+        with suppress(KeyError, ValueError):  # forgotten already
+            self._index.remove(stored)
 
     def _make_room(self, path: Path, nbytes: int) -> bool:
         """Remove the least recently used until `nbytes` fit; on the writer's thread.
@@ -183,10 +236,10 @@ class DiskCache:
         Files of other models and processes count, and go, like our own. Whoever still knows one
         finds it gone.
         """
-        others = sorted(file for file in self._files() if file[2] != path)
-        total = sum(size for _, size, _ in others)
         if nbytes > self.max_bytes:
             return False
+        others = sorted(file for file in self._files() if file[2] != path)
+        total = sum(size for _, size, _ in others)
         for _, size, other in others:
             if total + nbytes <= self.max_bytes:
                 break
@@ -195,27 +248,28 @@ class DiskCache:
         return True
 
     def _files(self) -> list[tuple[float, int, Path]]:
-        """Time of last use, size and path of every file in the folder, unfinished ones too."""
+        """Time of last use, size and path of every file of ours in the folder, whole or not."""
         found = []
-        for path in self._root.glob("*/*.safetensors") if self._root is not None else ():
-            with suppress(FileNotFoundError):
-                status = path.stat()
-                found.append((status.st_mtime, status.st_size, path))
+        with suppress(OSError):
+            folders = list(self._root.iterdir()) if self._root is not None else []
+            for folder in folders:
+                if not _FOLDER.fullmatch(folder.name):
+                    continue
+                for path in folder.iterdir():
+                    if _FILE.fullmatch(path.name) or UNFINISHED.fullmatch(path.name):
+                        with suppress(OSError):
+                            status = path.stat()
+                            found.append((status.st_mtime, status.st_size, path))
         return found
 
-    def _sweep(self) -> None:
-        """Remove what killed processes left unfinished."""
-        for changed, _, path in self._files():
-            if path.name.startswith(".") and changed < time.time() - LEFTOVER_SECONDS:
-                path.unlink(missing_ok=True)
 
-
-def _borders(entry: Stored) -> tuple[int, ...]:
-    """The latest alone goes with a file: each takes all sliding windows once more."""
-    return () if entry.trims else tuple(sorted(entry.borders)[-1:])
-
-
-def _discard(path: Path, error: Exception) -> None:
-    log.warning("the prompt cache in %s is not used: %s; it is removed", path, error)
-    with suppress(OSError):
-        path.unlink(missing_ok=True)
+def _complain(path: Path, error: Exception) -> None:
+    """Warn, and remove the file if the fault is its own; say nothing of one that is not there."""
+    if isinstance(error, FileNotFoundError):
+        return
+    if isinstance(error, UnusableFile):
+        log.warning("the prompt cache in %s is not used: %s; it is removed", path, error)
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+    else:
+        log.warning("the prompt cache in %s cannot be read now: %s", path, error)

@@ -1,15 +1,18 @@
 """The thread that writes files, so that nobody waits for a disk."""
 
-import logging
 import queue
 import threading
+import traceback
 from collections.abc import Callable
-from concurrent.futures import Future
-
-log = logging.getLogger("sightline")
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 
 Write = Callable[[], int]
 """Writes something and returns how many bytes."""
+
+
+class WriterThread(threading.Thread):
+    """A class of its own, by which others know that they must not wait on it for its engine."""
 
 
 class DiskWriter:
@@ -17,18 +20,22 @@ class DiskWriter:
 
     def __init__(self) -> None:
         self._jobs: queue.SimpleQueue[tuple[Write, Future[int]] | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._thread: WriterThread | None = None
+        self._counting = threading.Lock()
         self.bytes_written = 0
         self.waiting = 0
-        """Writes that are not done yet; the engine's thread alone adds to them."""
-        self._counting = threading.Lock()
+        """Writes that are not done yet."""
+
+    def start(self) -> None:
+        """Start the thread; not every version of Python can when the process is ending."""
+        if self._thread is None:
+            self._thread = WriterThread(target=self._main, name="sightline-disk", daemon=True)
+            self._thread.start()
 
     def submit(self, write: Write, future: "Future[int] | None" = None) -> "Future[int]":
         """Queue a write; the future, ours or the one given, has its result or its error."""
         future = Future() if future is None else future
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._main, name="sightline-disk", daemon=True)
-            self._thread.start()
+        self.start()
         with self._counting:
             self.waiting += 1
         self._jobs.put((write, future))
@@ -43,13 +50,20 @@ class DiskWriter:
 
     def _main(self) -> None:
         while (job := self._jobs.get()) is not None:
-            write, future = job
+            self._do(*job)
+            del job  # it holds KV caches
+            with self._counting:
+                self.waiting -= 1
+
+    def _do(self, write: Write, future: "Future[int]") -> None:
+        with suppress(InvalidStateError):  # whoever holds the future ended it: nothing ends us
             try:
                 written = write()
                 self.bytes_written += written
-                future.set_result(written)
             except BaseException as error:
+                # The frames hold KV caches, and whoever keeps the error would keep them.
+                traceback.clear_frames(error.__traceback__)
+                error.__traceback__ = None
                 future.set_exception(error)
-            with self._counting:
-                self.waiting -= 1
-            del job, write, future  # they hold KV caches
+            else:
+                future.set_result(written)

@@ -17,6 +17,7 @@ from engine.worker import Worker
 from vision_add_ons.errors import (
     CheckpointNotFound,
     ContextExceeded,
+    ConversationFileError,
     EngineClosed,
     OptionError,
     PromptError,
@@ -132,6 +133,7 @@ class Engine:
         """`Chat.save` of the conversation of `owner`."""
         file = _path(path)
         future: Future[int] = Future()
+        future.set_running_or_notify_cancel()  # it cannot be called off any more
         kept = tuple(messages)
         self._worker.call(lambda memory: memory.save(file, kept, owner, future))
         return future
@@ -243,21 +245,24 @@ def load(
 
 
 def _path(path: str | os.PathLike[str]) -> Path:
-    if not isinstance(path, str | os.PathLike):
-        raise PromptError(f"a file is named by a path, not {type(path).__name__}")
-    return Path(path).expanduser().absolute()
+    """Where a conversation lies; what a link points to, so that saving keeps the link."""
+    try:
+        whole = Path(path).expanduser().resolve()
+    except (TypeError, ValueError, RuntimeError, OSError) as error:
+        raise ConversationFileError(f"{path!r:.80} is no path of a file: {error}") from error
+    if not whole.name:
+        raise ConversationFileError(f"{whole} is no path of a file")
+    return whole
 
 
 def _cache_folder(cache_dir: str | os.PathLike[str]) -> Path:
     """The folder, made if there is none. Raises `OptionError` for one that cannot be written."""
-    if not isinstance(cache_dir, str | os.PathLike):
-        raise OptionError(f"cache_dir is a folder, not {type(cache_dir).__name__}")
-    folder = Path(cache_dir).expanduser().absolute()
     try:
+        folder = Path(cache_dir).expanduser().absolute()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
+    except (OSError, TypeError, ValueError, RuntimeError) as error:
         raise OptionError(
-            f"cache_dir {folder} cannot be made: {error.strerror}; give another folder"
+            f"cache_dir {cache_dir!r:.200} is no folder that can be made: {error}"
         ) from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OptionError(f"cache_dir {folder} cannot be written to; give another folder")

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -16,14 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import load_prompt_cache, save_prompt_cache
+from mlx_lm.models.cache import (
+    can_trim_prompt_cache,
+    load_prompt_cache,
+    save_prompt_cache,
+)
 from safetensors import SafetensorError, safe_open
 
 from engine.kv_state import Snapshot, kv_length, snapshot
-from model_kit.files import private_file, publish
+from model_kit.files import replacing
 
 FORMAT = "sightline-kv-1"
 SUFFIX = ".kv.safetensors"
+MAX_TOKENS = 2**24
+"""More than any model has positions: a file that claims more is no file of ours."""
 
 _BLANK = "0" * 64
 # The metadata's names are mlx-lm's, for entries of the dictionary that it is given.
@@ -53,21 +60,19 @@ def write(path: Path, contents: Contents, caches: Sequence[Any]) -> int:
     Any thread may do it, with caches that nobody changes (`engine.kv_state.frozen`). `path` holds
     what it held before or all of this, at every moment. Raises OSError.
     """
-    temporary = path.with_name(f".{path.name}.tmp.safetensors")
-    private_file(temporary)
-    try:
+    with replacing(path, ".safetensors") as temporary:
         note = {**vars(contents), "format": FORMAT, "key": _packed(contents.key)}
         try:
             entries = {"digest": _BLANK, "note": json.dumps(note)}
             save_prompt_cache(str(temporary), list(caches), entries)
         except RuntimeError as error:
             raise OSError(f"{path} cannot be written: {error}") from error
-        size = _sign(temporary)
-        publish(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return size
+        return _sign(temporary)
+
+
+def serves(kv: Sequence[Any]) -> bool:
+    """Whether caches are of kinds that can be written and read again."""
+    return {type(cache).__name__ for cache in kv} <= _TRUSTED_CLASSES
 
 
 def describe(path: Path, fingerprint: str) -> Contents:
@@ -97,11 +102,14 @@ def read(
     try:
         caches, again = load_prompt_cache(str(path), return_metadata=True)
         mx.eval([c.state for c in caches])
+    except (RuntimeError, MemoryError) as error:  # no memory for it: no fault of the file's
+        raise OSError(f"{path} cannot be read: {error}") from error
     except Exception as error:  # mlx-lm trips over a wrong structure in many ways
         raise UnusableFile(f"its caches cannot be read ({error})") from error
     kv, rest = caches[:layers], caches[layers:]
     each = len(snapshot(kv))
     whole = len(kv) == layers and len(rest) == each * len(contents.borders)
+    whole = whole and contents.trims == can_trim_prompt_cache(kv)
     if not whole or again.get("digest") != told or kv_length(kv) != len(contents.key):
         raise UnusableFile("it does not hold what it says")
     states = [c.state for c in rest]
@@ -149,7 +157,8 @@ def _place_of_digest(file: Any) -> re.Match[bytes]:
 
 def _metadata(path: Path) -> dict[str, str]:
     """The metadata of a file whose header fits its size. Raises `UnusableFile` or OSError."""
-    path.stat()  # safetensors has an error of its own for what is not there
+    if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would wait for somebody to write
+        raise OSError(f"{path} is no file")
     try:
         with safe_open(path, "np") as file:
             return file.metadata() or {}
@@ -162,17 +171,21 @@ def _contents(metadata: dict[str, str], fingerprint: str) -> Contents:
         note = json.loads(metadata["0.note"])
         if note.pop("format") != FORMAT:
             raise UnusableFile("it has a form of another version")
-        key = [part for packed in note.pop("key") for part in _unpacked(packed)]
-        variant = note.pop("variant")
+        packed, variant, borders = (note.pop(name) for name in ("key", "variant", "borders"))
+        if sum(1 if type(part) is int else part[1] for part in packed) > MAX_TOKENS:
+            raise ValueError("too many tokens")
+        key = [token for part in packed for token in _unpacked(part)]
         contents = Contents(
             key=key,
-            variant=None if variant is None else tuple(int(n) for n in variant),
-            borders=tuple(int(n) for n in note.pop("borders")),
+            variant=None if variant is None else tuple(variant),
+            borders=tuple(borders),
             **note,
         )
-        valid = len(key) > 0 and all(0 < n < len(key) for n in contents.borders)
-        valid &= type(contents.least) is int and type(contents.trims) is bool
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        numbers = (*(variant or ()), *borders, contents.least)
+        valid = len(key) > 0 and all(type(n) is int for n in numbers)
+        valid = valid and all(0 < n < len(key) for n in borders)
+        valid = valid and type(contents.trims) is bool
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UnusableFile("it does not say what it holds") from error
     if not valid:
         raise UnusableFile("it does not say what it holds")
@@ -194,6 +207,6 @@ def _unpacked(part: Any) -> list[Hashable]:
     if type(part) is int:
         return [part]
     digest, count = part
-    if not isinstance(digest, str) or type(count) is not int or not 0 < count < 2**24:
+    if not isinstance(digest, str) or type(count) is not int or not count > 0:
         raise ValueError
     return [digest] * count

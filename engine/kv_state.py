@@ -56,8 +56,8 @@ def branch(kv: Sequence[Any], snapshots: Mapping[int, Snapshot], length: int) ->
 def frozen(kv: Sequence[Any]) -> list[Any]:
     """Caches that stay as `kv` is now, for another thread to write: nothing is left to compute.
 
-    Their arrays are those of `kv` where little of them is unused: MLX copies them only if the
-    conversation goes on meanwhile.
+    Arrays whose room is used up are shared, and MLX copies them only if the conversation goes on
+    meanwhile; of others, what is used is copied.
     """
 
     def kept(cache: Any) -> Callable[[Any], Any]:

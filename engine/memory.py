@@ -1,12 +1,11 @@
 """What an engine keeps between requests: in memory, within one budget of bytes, and on disk."""
 
-import logging
 from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine import conversation_file
+from engine import conversation_file, kv_file
 from engine.budget import Budget
 from engine.disk_cache import DiskCache
 from engine.features import FeatureCache
@@ -16,8 +15,6 @@ from engine.prompt_cache import PromptCache
 if TYPE_CHECKING:
     from engine.messages import Message
     from model_kit.kit import ModelKit
-
-log = logging.getLogger("sightline")
 
 
 class Memory:
@@ -37,8 +34,9 @@ class Memory:
     ) -> None:
         """Have a conversation written to `path`, and its KV cache beside it."""
         try:
-            entry = self.prompts.of(owner)
-            write = self.disk.write(kv_path(path), entry) if entry is not None else None
+            entry, write = self.prompts.of(owner), None
+            if entry is not None and kv_file.serves(entry.kv):
+                _, write = self.disk.prepare(kv_path(path), entry)
         except BaseException as error:
             future.set_exception(error)
             return
@@ -56,16 +54,14 @@ class Memory:
 
     def keep_grown(self) -> None:
         """Write to the disk what has grown much: when there is nothing else to do."""
-        try:
-            self.prompts.keep_grown()
-        except Exception:
-            # Answers do not depend on it, and the engine's thread must outlive it.
-            log.exception("conversations could not be written to the disk")
+        self.prompts.keep_grown()
 
     def close(self) -> None:
         """Write what is to outlive the engine."""
-        self.prompts.keep_all()
-        self.disk.close()
+        try:
+            self.prompts.keep_all()
+        finally:
+            self.disk.close()
 
 
 def kv_path(path: Path) -> Path:

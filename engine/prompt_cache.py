@@ -1,5 +1,6 @@
 """The KV caches of past requests, found again by the longest common prefix of their prompts."""
 
+import logging
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,8 @@ from engine.kv_state import Snapshot, kv_length
 from engine.prefix_tree import common_prefix
 from engine.prompt import Prompt
 from engine.prompt_index import PromptIndex, usable
+
+log = logging.getLogger("sightline")
 
 MAX_SNAPSHOTS = 4
 """The turn borders of one conversation that it can go back to, where its caches rotate: two turns.
@@ -104,7 +107,10 @@ class PromptCache:
                 break
             loaded = self._disk.load(stored)
             if loaded is not None:
-                return _from_file(stored, *loaded, on_disk, owner)
+                start = _from_file(stored, *loaded, on_disk, owner)
+                if start is not None:
+                    return start
+                self._disk.forget(stored)
         if entry is None:
             return Start(None, 0, owner)
         own = owner is not None and entry.owner is owner
@@ -156,8 +162,13 @@ class PromptCache:
 
     def _keep(self, entry: Entry, at_leisure: bool = True) -> None:
         # A request that nobody goes on with is not worth the wear.
-        if entry.owner is not None or entry.turns > 1:
+        if entry.owner is None and entry.turns < 2:
+            return
+        try:
             self._disk.keep(entry, at_leisure)
+        except Exception:
+            # Answers do not depend on it, and the engine's thread must outlive it.
+            log.exception("a conversation could not be written to the disk")
 
     def _find(self, prompt: Prompt, variant: Hashable, owner: object) -> tuple[Entry | None, int]:
         """The entry that serves most, and how much; among equals the owner's: it is not copied."""
@@ -193,9 +204,12 @@ def _from_file(
     snapshots: dict[int, Snapshot],
     length: int,
     owner: object,
-) -> Start:
+) -> Start | None:
+    """A start from what was read; None if the caches do not trim as they should."""
     kept = _upto(snapshots, length)
     kv = _ready(kv, snapshots, length, len(stored.key), kept)
+    if kv_length(kv) != length:
+        return None
     file = None
     if length == len(stored.key) and stored.replaceable:
         # The conversation goes on, not a branch of it, and takes its file over.

@@ -1,6 +1,7 @@
 """The one thread on which all MLX work of an engine happens."""
 
 import atexit
+import logging
 import sys
 import threading
 import time
@@ -8,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from engine.disk_writer import WriterThread
 from engine.events import Finished
 from engine.generation import Generation
 from vision_add_ons.errors import EngineClosed
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from engine.runner import Runner
     from model_kit.kit import ModelKit
 
+
+log = logging.getLogger("sightline")
 
 Task = Callable[["Memory"], None]
 """Something other than an answer that the engine's thread has to do."""
@@ -99,9 +103,10 @@ class Worker:
             self._changed.notify()
         for generation in waiting:
             generation.finish(_never_started(generation))
-        if threading.current_thread() is not self.thread:
+        current = threading.current_thread()
+        if current is not self.thread and not isinstance(current, WriterThread):
             self.thread.join()
-        atexit.unregister(self.close)
+            atexit.unregister(self.close)
 
     def _main(self) -> None:
         try:
@@ -142,7 +147,10 @@ class Worker:
         if generation is None:
             return False
         if not isinstance(generation, Generation):
-            generation(memory)
+            try:
+                generation(memory)
+            except Exception:
+                log.exception("something went wrong between two answers")
             return True
         if generation.cancelled:
             generation.finish(_never_started(generation))

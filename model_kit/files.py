@@ -1,7 +1,18 @@
 """Files that are there whole or not at all, whenever the machine or the process stops."""
 
 import os
+import re
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.unfinished(\.\w+)?")
+"""How files under way are called."""
+
+LEFTOVER_SECONDS = 3600
+"""The age from which on an unfinished file belongs to no process that still writes it."""
 
 
 def sync(path: Path) -> None:
@@ -13,14 +24,31 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def private_file(path: Path) -> None:
-    """Make `path` an empty file that only this user can read."""
-    path.unlink(missing_ok=True)
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+@contextmanager
+def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
+    """An empty file for this user alone, whose content takes the place of `path` in the end.
 
-
-def publish(temporary: Path, path: Path) -> None:
-    """Let a finished file take the place of `path`, in the same folder."""
-    sync(temporary)
-    os.replace(temporary, path)
+    If the block raises, it is removed, and `path` stays as it is. What killed processes left
+    beside `path` is removed too. Every writer has a file of its own. Raises OSError.
+    """
+    remove_leftovers(path.parent)
+    temporary = path.with_name(f".{uuid.uuid4().hex}.unfinished{suffix}")
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    try:
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
     sync(path.parent)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left unfinished in a folder."""
+    for path in folder.iterdir():
+        if UNFINISHED.fullmatch(path.name):
+            with suppress(OSError):
+                if path.stat().st_mtime < time.time() - LEFTOVER_SECONDS:
+                    path.unlink()

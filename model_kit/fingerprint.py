@@ -8,9 +8,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from vision_add_ons.base import VisionAddOn
+from vision_add_ons.weights import weight_files
 
 PACKAGES = ("sightline", "mlx", "mlx-lm", "mlx-vlm", "transformers")
 """Another version may compute something else."""
+
+CONFIGS = ("config.json", "preprocessor_config.json", "processor_config.json")
 
 SAMPLE = 256
 """Bytes read at each of three places of a tensor."""
@@ -19,9 +22,9 @@ SAMPLE = 256
 def fingerprint(folder: Path, add_on: type[VisionAddOn] | None) -> str:
     """A digest of a checkpoint and of the code that runs it, without reading the weights whole.
 
-    Covered are the JSON files; of every safetensors file its size, the time of its last change,
-    its header, and three samples of each tensor; the source of the add-on; the versions of the
-    packages. Raises OSError or ValueError for a file that is not what it was when it was loaded.
+    Covered are the configs; of every file of weights its size, the time of its last change, its
+    header, and three samples of each tensor; the source of the add-on; the versions of the
+    packages. Raises a `CheckpointError`, or OSError.
     """
     digest = hashlib.sha256()
 
@@ -35,9 +38,10 @@ def fingerprint(folder: Path, add_on: type[VisionAddOn] | None) -> str:
     source = inspect.getsourcefile(add_on) if add_on is not None else None
     if source is not None:
         add(add_on, Path(source).read_bytes())
-    for file in sorted(folder.glob("*.json")):
-        add(file.name, file.read_bytes())
-    for file in sorted(folder.glob("*.safetensors")):
+    for name in CONFIGS:
+        if (folder / name).is_file():
+            add(name, (folder / name).read_bytes())
+    for file in weight_files(folder):
         status = file.stat()
         add(file.name, status.st_size, status.st_mtime_ns, *_samples(file))
     return digest.hexdigest()

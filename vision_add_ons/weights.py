@@ -51,6 +51,13 @@ def _weight_map(index: Path) -> dict[str, str]:
     return weight_map
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a checkpoint's tensors. Raises `WeightsNotFound` or `BrokenIndex`."""
+    index = folder / INDEX
+    home = _weight_map(index) if index.exists() else {}
+    return [folder / name for name in sorted(set(home.values()))] or _files_without_index(folder)
+
+
 def read_weights(folder: Path) -> dict[str, mx.array]:
     """All tensors of a checkpoint by name. Lazy: only the files' headers are read here.
 
@@ -62,8 +69,7 @@ def read_weights(folder: Path) -> dict[str, mx.array]:
     index = folder / INDEX
     home = _weight_map(index) if index.exists() else {}
     weights: dict[str, mx.array] = {}
-    indexed = [folder / name for name in sorted(set(home.values()))]
-    for file in indexed or _files_without_index(folder):
+    for file in weight_files(folder):
         try:
             tensors = mx.load(str(file), format="safetensors")
         except (RuntimeError, ValueError, OSError) as error:

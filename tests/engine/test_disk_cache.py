@@ -3,12 +3,15 @@
 import json
 import logging
 import os
+import resource
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import pytest
 import tiny
 from PIL import Image
@@ -202,14 +205,17 @@ def test_the_folder_stays_within_its_bound(folder: Path, tmp_path: Path) -> None
         talk(engine)
     (first,) = files(tmp_path)
     size = first.stat().st_size
-    foreign = tmp_path / "another-model" / first.name
-    foreign.parent.mkdir()
-    shutil.copy(first, foreign)
-    os.utime(foreign, (1, 1))  # used least recently
+    foreign = tmp_path / ("0" * 32) / first.name
+    theirs = tmp_path / "a-model" / "model.safetensors"
+    for copy in (foreign, theirs):
+        copy.parent.mkdir()
+        shutil.copy(first, copy)
+        os.utime(copy, (1, 1))  # used least recently
     with load(folder, cache_dir=tmp_path, cache_dir_bytes=int(2.5 * size)) as engine:
         talk(engine, turns=3)
         engine.chat(options=SHORT).send("Something else entirely").result()
     assert not foreign.exists()
+    theirs.unlink()  # what is not ours is neither counted nor removed
     assert sum(f.stat().st_size for f in files(tmp_path)) <= 2.5 * size
     with load(folder, cache_dir=tmp_path / "none", cache_dir_bytes=size // 2) as engine:
         talk(engine)
@@ -306,7 +312,7 @@ def test_leftovers_of_killed_processes(folder: Path, tmp_path: Path) -> None:
     with load(folder, cache_dir=tmp_path) as engine:
         talk(engine)
     (file,) = files(tmp_path)
-    old, new = (file.with_name(f".{i}.kv.safetensors.tmp.safetensors") for i in range(2))
+    old, new = (file.with_name(f".{i:032x}.unfinished.safetensors") for i in range(2))
     for leftover in (old, new):
         leftover.write_bytes(b"half")
     os.utime(old, (time.time() - 7200,) * 2)
@@ -356,16 +362,23 @@ def test_bad_requests(engine: Engine, tmp_path: Path) -> None:
         engine.chat(restore=tmp_path / "none")
     with pytest.raises(ConversationFileError, match="cannot be read"):
         engine.chat(restore=tmp_path)
+    os.mkfifo(kv_path(tmp_path / "talk"))  # reading it would wait for somebody to write
     (tmp_path / "talk").write_text("x")
     with pytest.raises(PromptError, match="system"):
         engine.chat(system="You are new.", restore=tmp_path / "talk")
     chat = engine.chat()
-    with pytest.raises(PromptError):
-        chat.save(5)  # type: ignore[arg-type]
+    for wrong in (5, "/", "~nobody-of-this-name/talk", "a\0b"):
+        with pytest.raises(ConversationFileError):
+            chat.save(wrong)  # type: ignore[arg-type]
+        with pytest.raises(ConversationFileError):
+            engine.chat(restore=wrong)  # type: ignore[arg-type]
+    for nowhere in ("x" * 300, tmp_path / "talk" / "below"):
+        with pytest.raises(ConversationFileError, match="cannot be written"):
+            chat.save(nowhere).result(60)
     with pytest.raises(ConversationFileError, match="cannot be written"):
         chat.save(tmp_path / "no such folder" / "talk").result(60)
     (tmp_path / "file").write_text("x")
-    for wrong in (5, tmp_path / "file", tmp_path / "file" / "below"):
+    for wrong in (5, "a\0b", tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(OptionError, match="cache_dir"):
             load(tmp_path, cache_dir=wrong)  # type: ignore[arg-type]
     for number in (-1, 1.5, True):
@@ -400,3 +413,107 @@ def test_pictures_are_saved_as_they_came(engine: Engine, tmp_path: Path) -> None
     with pytest.raises(ConversationFileError) as raised:
         engine.chat(restore=tmp_path / "talk")
     assert isinstance(raised.value.__cause__, ImageError)
+
+
+def test_a_link_stays_one(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "talk")
+    with load(folder) as engine:
+        talk(engine).save(tmp_path / "link").result(60)
+        assert engine.chat(restore=tmp_path / "link").messages
+    assert (tmp_path / "link").is_symlink()
+    assert kv_path(tmp_path / "talk").exists()
+
+
+def test_whoever_waits_for_a_save(folder: Path, tmp_path: Path) -> None:
+    """Nothing that is done with the future holds up the threads that write and answer."""
+    with load(folder) as engine:
+        chat = talk(engine)
+        future = chat.save(tmp_path / "talk")
+        assert not future.cancel()
+        future.result(60)
+        chat.save(tmp_path / "talk").result(60)
+        closed = threading.Event()
+
+        def close(_: object) -> None:
+            engine.close()
+            closed.set()
+
+        chat.save(tmp_path / "talk").add_done_callback(close)
+        assert closed.wait(60)
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        {"borders": [float("inf")]},
+        {"borders": [1.5]},
+        {"key": [["a", 2**40]]},
+        {"key": [["a", 2**23]] * 200},
+        {"key": [[]]},
+        {"variant": [4, "a", 0]},
+        {"least": float("nan")},
+        {"unknown": 1},
+    ],
+    ids=lambda note: str(note)[:40],
+)
+def test_a_crafted_file_stops_nothing(
+    folder: Path, tmp_path: Path, note: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "talk"
+    with load(folder) as engine:
+        talk(engine).save(path).result(60)
+        tensors, metadata = mx.load(str(kv_path(path)), return_metadata=True)
+        metadata["0.note"] = json.dumps({**json.loads(metadata["0.note"]), **note})
+        mx.save_safetensors(str(kv_path(path)), tensors, metadata)
+        chat = engine.chat(options=SHORT, restore=path)
+        assert chat.send("Why?").result(60).finish_reason
+        assert not kv_path(path).exists()
+
+
+def test_a_file_that_cannot_be_read_now_stays(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "talk"
+    with load(folder) as engine:
+        talk(engine).save(path).result(60)
+
+    def busy(*_: object) -> Any:
+        raise OSError(24, "Too many open files")
+
+    with load(folder) as engine:
+        chat = engine.chat(options=SHORT, restore=path)
+        monkeypatch.setattr(kv_file, "_digests", busy)
+        assert chat.send("Why?").result().disk_tokens == 0
+    assert kv_path(path).exists()
+
+
+def test_the_vocabulary_alone_touches_no_file(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "talk"
+    with load(folder) as engine:
+        talk(engine).save(path).result(60)
+    with load(folder, vocab_only=True, cache_dir=tmp_path) as engine:
+        assert engine.chat(restore=path).messages
+    assert kv_path(path).exists()
+
+
+def test_a_write_that_failed_is_made_up_for(folder: Path, tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with load(folder, cache_dir=tmp_path) as engine:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        try:
+            talk(engine, turns=1)
+            time.sleep(1)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert files(tmp_path) == []
+    assert len(files(tmp_path)) == 1
+
+
+def test_restored_again_and_again(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "talk"
+    with load(folder) as engine:
+        talk(engine).save(path).result(60)
+        for _ in range(5):
+            chat = engine.chat(options=SHORT, restore=path)
+        chat.send("Why?").result()
+        assert len(engine._worker.memory.disk._named) == 1  # type: ignore[union-attr]
