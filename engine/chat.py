@@ -96,10 +96,10 @@ class Chat:
     def save(self, path: str | os.PathLike[str]) -> "Future[int]":
         """Write the conversation as it stands, to go on with by `Engine.chat(restore=path)`.
 
-        Its messages and pictures go to `path`, its KV cache to a file beside it, in the
-        background. The future has the number of bytes written, or `ConversationFileError` or
-        OSError; closing the engine waits for it. Each file is whole at every moment. Raises
-        `EngineClosed`.
+        Its messages and pictures go to `path`, its KV cache, if memory still holds it, to a file
+        beside it, in the background. The future has the number of bytes written, or
+        `ConversationFileError` or OSError; closing the engine waits for it. Each file is whole at
+        every moment. Raises `EngineClosed`, or `ConversationFileError` for what is no path.
         """
         return self._engine.save(path, self.messages, self._owner)
 
