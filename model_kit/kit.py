@@ -17,6 +17,7 @@ from vision_add_ons.base import VisionAddOn
 from vision_add_ons.errors import (
     BrokenConfig,
     BrokenTokenizer,
+    BrokenWeights,
     CheckpointError,
     CheckpointNotFound,
     SightlineError,
@@ -41,8 +42,8 @@ class ModelKit:
     max_context: int | None
     """Positions that this model serves; None for no known limit."""
     report: LoadReport
-    fingerprint: str
-    """What tells this model from others; see `model_kit.fingerprint`."""
+    fingerprint: str = ""
+    """What tells this model from others; see `model_kit.fingerprint`. Of a loaded decoder only."""
 
     @property
     def vocab_size(self) -> int:
@@ -84,6 +85,8 @@ def load_model_kit(
     """
     kit = _build(Path(folder), decoder_only=decoder_only, vocab_only=vocab_only)
     if kit.text_model is not None:
+        with _following(kit.folder, BrokenWeights, "the weights cannot be read"):
+            kit.fingerprint = fingerprint(kit.folder, kit.config.add_on)
         read_into_memory(kit.text_model, "load decoder", progress)
     if kit.add_on is not None:
         for name, part in vars(kit.add_on).items():
@@ -103,7 +106,6 @@ def inspect_checkpoint(folder: str | Path) -> LoadReport:
 def _build(folder: Path, *, decoder_only: bool = False, vocab_only: bool = False) -> ModelKit:
     """Everything but reading the weights: MLX reads an array when it is first evaluated."""
     text_model = add_on = None
-    identity = ""
     with _following(folder, CheckpointNotFound, "no such folder"):
         folder = folder.expanduser()
         folder.is_dir()
@@ -112,7 +114,6 @@ def _build(folder: Path, *, decoder_only: bool = False, vocab_only: bool = False
         weights = {} if vocab_only else read_weights(folder)
         report = make_report(folder, config, weights, decoder_only)
         if not vocab_only:
-            identity = fingerprint(folder, config.add_on)
             text_model = build_decoder(folder, config, weights)
             limit = context_limit(text_model, config)
             if limit != config.max_context:
@@ -131,9 +132,7 @@ def _build(folder: Path, *, decoder_only: bool = False, vocab_only: bool = False
         tokenizer = load_tokenizer(folder, config)
         tokenizer.encode("Some files only fail when they are used.")
         cover_vocabulary(tokenizer, int(config.decoder.get("vocab_size") or 0))
-    return ModelKit(
-        folder, config, tokenizer, text_model, add_on, config.max_context, report, identity
-    )
+    return ModelKit(folder, config, tokenizer, text_model, add_on, config.max_context, report)
 
 
 @contextmanager

@@ -25,7 +25,6 @@ from vision_add_ons.pixels import (
     read_processor_config,
 )
 from vision_add_ons.siglip import check_siglip, load_siglip
-from vision_add_ons.weights import read_weights
 
 BEGIN, ROW, END = "<start_of_image>", "<image_soft_token>", "<end_of_image>"
 
@@ -91,18 +90,12 @@ class Gemma3AddOn(VisionAddOn):
             "gemma3",
         )
         self.tower = gemma3.VisionModel(sizes.vision_config).vision_model
-        self.tower.post_layernorm.eps = vision["layer_norm_eps"]  # mlx-vlm leaves its default
         self.projector = import_mlx_vlm("gemma3.gemma3").Gemma3MultiModalProjector(sizes)
         # The decoder scales all its input by this, rounded to bfloat16 whatever it computes in.
         self.scale = mx.array(math.sqrt(text["hidden_size"]), mx.bfloat16).astype(mx.float32)
 
-        load_siglip(
-            self.tower,
-            self.projector,
-            read_weights(folder),
-            tuple(self.decoder_prefixes),
-            config.get("quantization"),
-        )
+        eps, quantization = vision["layer_norm_eps"], config.get("quantization")
+        load_siglip(self.tower, self.projector, eps, folder, self.decoder_prefixes, quantization)
 
     @classmethod
     def default_chat_template(cls, config: dict[str, Any], folder: Path) -> str:

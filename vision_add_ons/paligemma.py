@@ -25,7 +25,6 @@ from vision_add_ons.pixels import (
     read_processor_config,
 )
 from vision_add_ons.siglip import check_siglip, load_siglip
-from vision_add_ons.weights import read_weights
 
 IMAGE, BOS = "<image>", "<bos>"
 
@@ -92,16 +91,10 @@ class PaliGemmaAddOn(VisionAddOn):
         vision["projection_dim"] = text["hidden_size"]
         sizes = paligemma.ModelConfig.from_dict({"vision_config": vision})
         self.tower = paligemma.VisionModel(sizes.vision_config).vision_model
-        self.tower.post_layernorm.eps = vision["layer_norm_eps"]  # mlx-vlm leaves its default
         self.projector = paligemma.PaliGemmaMultiModalProjector(sizes)
 
-        load_siglip(
-            self.tower,
-            self.projector,
-            read_weights(folder),
-            tuple(self.decoder_prefixes),
-            config.get("quantization"),
-        )
+        eps, quantization = vision["layer_norm_eps"], config.get("quantization")
+        load_siglip(self.tower, self.projector, eps, folder, self.decoder_prefixes, quantization)
 
     @classmethod
     def decoder_config(cls, config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -1,8 +1,9 @@
 """What the families with a SigLIP tower of mlx-vlm's share: its config, and its weights' names."""
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import mlx.nn as nn
 
 from vision_add_ons.configs import check_fields, positive
@@ -11,6 +12,7 @@ from vision_add_ons.weights import (
     channels_last,
     first_prefix,
     load_module,
+    read_weights,
     refuse_others,
     with_prefix,
 )
@@ -44,14 +46,18 @@ def check_siglip(vision: dict[str, Any]) -> None:
 def load_siglip(
     tower: nn.Module,
     projector: nn.Module,
-    weights: dict[str, mx.array],
-    decoder_prefixes: tuple[str, ...],
+    eps: float,
+    folder: Path,
+    decoder_prefixes: Iterable[str],
     quantization: dict[str, Any] | None,
 ) -> None:
     """Load mlx-vlm's `SigLipVisionModel` and a family's projector from a checkpoint's weights.
 
-    Raises `MissingWeight`, `UnexpectedWeight` or `UnexpectedShape` naming the tensor.
+    `eps` is the config's `layer_norm_eps`. Raises `MissingWeight`, `UnexpectedWeight` or
+    `UnexpectedShape` naming the tensor.
     """
+    tower.post_layernorm.eps = eps  # mlx-vlm leaves its default there
+    weights = read_weights(folder)
     refuse_others(weights, (*TOWER, *PROJECTOR, *decoder_prefixes))
     where = first_prefix(weights, TOWER)
     named = with_prefix(weights, where)

@@ -53,8 +53,16 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 def weight_files(folder: Path) -> list[Path]:
     """The files that hold a checkpoint's tensors. Raises `WeightsNotFound` or `BrokenIndex`."""
+    return _files(folder, _home(folder))
+
+
+def _home(folder: Path) -> dict[str, str]:
+    """The file of each tensor by the index; nothing where there is none. Raises `BrokenIndex`."""
     index = folder / INDEX
-    home = _weight_map(index) if index.exists() else {}
+    return _weight_map(index) if index.exists() else {}
+
+
+def _files(folder: Path, home: dict[str, str]) -> list[Path]:
     return [folder / name for name in sorted(set(home.values()))] or _files_without_index(folder)
 
 
@@ -66,10 +74,9 @@ def read_weights(folder: Path) -> dict[str, mx.array]:
 
     Raises `WeightsNotFound`, `BrokenIndex` or `BrokenWeights`.
     """
-    index = folder / INDEX
-    home = _weight_map(index) if index.exists() else {}
+    home = _home(folder)
     weights: dict[str, mx.array] = {}
-    for file in weight_files(folder):
+    for file in _files(folder, home):
         try:
             tensors = mx.load(str(file), format="safetensors")
         except (RuntimeError, ValueError, OSError) as error:
@@ -85,6 +92,7 @@ def read_weights(folder: Path) -> dict[str, mx.array]:
         weights.update(tensors)
     absent = sorted(set(home) - set(weights))
     if absent:
+        index = folder / INDEX
         raise BrokenIndex(f"{index} lists {absent[0]}, which is not in {home[absent[0]]}")
     return weights
 
