@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from engine.images import load_picture
-from engine.messages import ROLES, Message
+from engine.messages import Message, read_messages
 from model_kit.files import replacing
-from vision_add_ons.errors import ConversationFileError, ImageError
+from vision_add_ons.errors import ConversationFileError, ImageError, PromptError
 
 FORMAT = "sightline-conversation-1"
+# What reading can raise where the file is not as `write` left it.
+_DAMAGE = (KeyError, TypeError, ValueError, AttributeError, RecursionError, ImageError, PromptError)
 
 
 def write(path: Path, messages: Sequence[Message]) -> int:
@@ -62,8 +64,9 @@ def read(path: Path) -> list[Message]:
             digest: load_picture(base64.b64decode(encoded, validate=True))
             for digest, encoded in content["pictures"].items()
         }
-        return [_message(m, pictures) for m in content["messages"]]
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, ImageError) as error:
+        messages = [_message(m, pictures) for m in content["messages"]]
+        return read_messages(messages) if messages else []
+    except _DAMAGE as error:
         why = " ".join(str(error).split())[:200]
         raise ConversationFileError(
             f"{path} is no conversation that was saved here, or it is damaged "
@@ -72,9 +75,7 @@ def read(path: Path) -> list[Message]:
 
 
 def _message(saved: Any, pictures: dict[str, Any]) -> Message:
-    role, text, tokens = saved["role"], saved["text"], saved["tokens"]
-    if role not in ROLES or not isinstance(text, str):
-        raise ValueError("a message has no role or no text")
-    if not all(type(t) is int and 0 <= t < 2**31 for t in tokens):
-        raise ValueError("a message's tokens are no token ids")
-    return Message(role, text, tuple(pictures[d] for d in saved["pictures"]), tuple(tokens))
+    if not isinstance(saved["text"], str):
+        raise ValueError("a message has no text")
+    shown = tuple(pictures[d] for d in saved["pictures"])
+    return Message(saved["role"], saved["text"], shown, tuple(saved["tokens"]))

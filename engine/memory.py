@@ -52,10 +52,6 @@ class Memory:
         """Know the KV cache of a conversation that was saved to `path`."""
         self.disk.add(kv_path(path))
 
-    def keep_grown(self) -> None:
-        """Write to the disk what has grown much: when there is nothing else to do."""
-        self.prompts.keep_grown()
-
     def close(self) -> None:
         """Write what is to outlive the engine."""
         try:

@@ -71,22 +71,22 @@ class Worker:
             raise EngineClosed("the engine was closed while its model was loading")
 
     def submit(self, generation: Generation) -> None:
-        with self._changed:
-            if self._closed:
-                raise EngineClosed("this engine is closed; load the model again")
-            generation.on_cancel = self._withdraw
-            self._waiting.append(generation)
-            self._changed.notify()
+        """Have a request answered in its turn. Raises `EngineClosed`."""
+        generation.on_cancel = self._withdraw
+        self._put(generation)
 
     def call(self, task: Task) -> None:
-        """Have `task` done on the engine's thread, in its turn; it must not raise.
+        """Have `task` done on the engine's thread, in its turn; what it raises is only logged.
 
         Raises `EngineClosed`. What was queued before is done even if the engine is closed.
         """
+        self._put(task)
+
+    def _put(self, job: Generation | Task) -> None:
         with self._changed:
             if self._closed:
                 raise EngineClosed("this engine is closed; load the model again")
-            self._waiting.append(task)
+            self._waiting.append(job)
             self._changed.notify()
 
     def close(self) -> None:
@@ -136,30 +136,29 @@ class Worker:
         try:
             while self._do_next(runner, self.memory):
                 if not self._waiting:
-                    self.memory.keep_grown()
+                    self.memory.prompts.keep_grown()
         finally:
             self.memory.close()
 
     def _do_next(self, runner: "Runner", memory: "Memory") -> bool:
         # A frame of its own: while it waits, the thread must not hold the previous generation and
         # its pictures.
-        generation = self._next()
-        if generation is None:
+        job = self._next()
+        if job is None:
             return False
-        if not isinstance(generation, Generation):
+        if not isinstance(job, Generation):
             try:
-                generation(memory)
+                job(memory)
             except Exception:
                 log.exception("something went wrong between two answers")
-            return True
-        if generation.cancelled:
-            generation.finish(_never_started(generation))
-            return True
-        try:
-            runner.run(generation)
-        except BaseException as error:
-            # The thread must outlive whatever went wrong, and the generation must end.
-            generation.finish(_never_started(generation, error))
+        elif job.cancelled:
+            job.finish(_never_started(job))
+        else:
+            try:
+                runner.run(job)
+            except BaseException as error:
+                # The thread must outlive whatever went wrong, and the generation must end.
+                job.finish(_never_started(job, error))
         return True
 
     def _next(self) -> "Generation | Task | None":

@@ -71,12 +71,11 @@ def demo_folder(
     if cache_dir is None:
         cache_dir = Path(platformdirs.user_cache_dir("sightline"))
     cache_dir = cache_dir.absolute()
-    name = _SEEING if eyes else _TEXT
-    folder = cache_dir / f"{name}-{_guess_dtype()}"
+    folder = cache_dir / _name(eyes, _guess_dtype())
     if folder.is_dir():
         return folder
     dtype = _dtype()
-    folder = cache_dir / f"{name}-{dtype}"
+    folder = cache_dir / _name(eyes, dtype)
     report: Progress = progress or (lambda stage, done, total: None)
     try:
         with _only_process(cache_dir, report):
@@ -94,7 +93,11 @@ def demo_folder(
 def is_set_up(eyes: bool) -> bool:
     """Whether `demo_folder` has nothing left to do."""
     cache_dir = Path(platformdirs.user_cache_dir("sightline"))
-    return (cache_dir / f"{_SEEING if eyes else _TEXT}-{_guess_dtype()}").is_dir()
+    return (cache_dir / _name(eyes, _guess_dtype())).is_dir()
+
+
+def _name(eyes: bool, dtype: str) -> str:
+    return f"{_SEEING if eyes else _TEXT}-{dtype}"
 
 
 def _guess_dtype() -> str:
