@@ -11,19 +11,21 @@ from typing import Any
 PARTS = Path(__file__).with_name("demo_parts")
 
 
-def give(config: dict[str, Any], tensors: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A Moxin checkpoint's config and tensors, made of SmolLM2's and of what ships.
+def give(
+    config: dict[str, Any], tensors: dict[str, Any], parts: Path = PARTS
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A Moxin checkpoint's config and tensors, made of SmolLM2's and of what ships in `parts`.
 
     `tensors` are MLX arrays in float32 by mlx-lm's names. The adapter is added to them, as mlx-lm's
     `LoRALinear.fuse` does: W + scale * (A B)^T. Nothing is computed yet.
     """
     import mlx.core as mx
 
-    seeing = json.loads((PARTS / "config.json").read_text(encoding="utf-8"))
-    adapter: Any = mx.load(str(PARTS / "adapters.safetensors"))
-    settings = json.loads((PARTS / "adapter_config.json").read_text(encoding="utf-8"))
+    seeing = json.loads((parts / "config.json").read_text(encoding="utf-8"))
+    adapter: Any = mx.load(str(parts / "adapters.safetensors"))
+    settings = json.loads((parts / "adapter_config.json").read_text(encoding="utf-8"))
     scale = settings["lora_parameters"]["scale"]
-    changed: Any = mx.load(str(PARTS / "vision.safetensors"))
+    changed: Any = mx.load(str(parts / "vision.safetensors"))
     changed = {name: tensor.astype(mx.float32) for name, tensor in changed.items()}
     for name, tensor in tensors.items():
         layer = name.removesuffix(".weight")

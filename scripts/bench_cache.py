@@ -52,8 +52,7 @@ def seeing_follow_ups(demo: Path, rounds: int) -> Iterator[dict[str, float]]:
 def _first_token(engine: Engine, tokens: list[int], images: list[Any]) -> tuple[float, int]:
     started = time.perf_counter()
     generation = engine.generate(tokens, images=images, options=SHORT)
-    seconds = next(time.perf_counter() - started for e in generation if isinstance(e, TextDelta))
-    return seconds, generation.result().images_encoded
+    return _seconds(started, generation), generation.result().images_encoded
 
 
 def restored(demo: Path, rounds: int) -> Iterator[dict[str, float]]:

@@ -54,6 +54,14 @@ def seeing_folder(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> Path:
+    """A text model of small random weights."""
+    import tiny
+
+    return tiny.save(tiny.text_model(7), tmp_path_factory.mktemp("tiny") / "model", demo)
+
+
+@pytest.fixture(scope="session")
 def engine(demo: Path) -> "Iterator[Engine]":
     """One engine with the default model's text half, for tests that leave no trace in it."""
     from engine import load

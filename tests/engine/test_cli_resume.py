@@ -4,15 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-import tiny
-
 COMMAND = [sys.executable, "-m", "engine", "chat", "--max-tokens", "6", "--seed", "1"]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> Path:
-    return tiny.save(tiny.text_model(7), tmp_path_factory.mktemp("tiny") / "model", demo)
 
 
 def chat(*options: object, lines: str) -> tuple[list[str], str, int]:
@@ -22,9 +14,9 @@ def chat(*options: object, lines: str) -> tuple[list[str], str, int]:
     return ran.stdout.splitlines(), ran.stderr, ran.returncode
 
 
-def test_resume(folder: Path, tmp_path: Path) -> None:
+def test_resume(tiny_folder: Path, tmp_path: Path) -> None:
     talk, script = tmp_path / "my talk", tmp_path / "talk.md"
-    model = ("--model", folder, "--resume", talk)
+    model = ("--model", tiny_folder, "--resume", talk)
     assert chat(*model, "--system", "Be brief.", lines="Hello?\n")[2] == 0
     assert talk.exists()
     told, _, code = chat(*model, lines=f"And then?\n/stats\n/save {script}\n")
@@ -42,20 +34,20 @@ def test_resume(folder: Path, tmp_path: Path) -> None:
     assert talk.read_text() == "my thesis"
 
 
-def test_cache_dir(folder: Path, tmp_path: Path) -> None:
-    model = ("--model", folder, "--cache-dir", tmp_path / "cache")
+def test_cache_dir(tiny_folder: Path, tmp_path: Path) -> None:
+    model = ("--model", tiny_folder, "--cache-dir", tmp_path / "cache")
     told = chat(*model, lines="Hello?\n/stats\n")[0]
     assert told[-1].startswith("on disk: ")
     told = chat(*model, lines="Hello?\n/stats\n")[0]
     assert " of them from disk)" in told[-3]
-    told, complaints, code = chat("--cache-dir", folder / "config.json", lines="Hello?\n")
+    told, complaints, code = chat("--cache-dir", tiny_folder / "config.json", lines="Hello?\n")
     assert (told, code) == ([], 2)
     assert complaints.startswith("sightline: cache_dir ")
 
 
-def test_nowhere_to_keep_it(folder: Path, tmp_path: Path) -> None:
+def test_nowhere_to_keep_it(tiny_folder: Path, tmp_path: Path) -> None:
     nowhere = tmp_path / "no" / "talk"
-    told, complaints, code = chat("--model", folder, "--resume", nowhere, lines="Hello?\n")
+    told, complaints, code = chat("--model", tiny_folder, "--resume", nowhere, lines="Hello?\n")
     assert code == 0
     assert told
     assert f"sightline: {nowhere} cannot be written: " in complaints

@@ -1,0 +1,244 @@
+"""Conversations saved by name, and gone on with by another engine."""
+
+import json
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from PIL import Image
+from short_chats import SHORT, talk
+
+from engine import (
+    ConversationFileError,
+    Engine,
+    EngineClosed,
+    GenerationOptions,
+    OptionError,
+    PromptError,
+    kv_file,
+    load,
+)
+from engine.memory import kv_path
+from vision_add_ons.errors import ImageError
+
+
+def test_a_saved_conversation_goes_on(tiny_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "talk"
+    with load(tiny_folder) as engine:
+        chat = talk(engine)
+        written = chat.save(path).result(60)
+        assert written == path.stat().st_size + kv_path(path).stat().st_size
+        assert engine.cache_stats()["disk_bytes_written"] == written
+        messages = chat.messages
+        expected = chat.send("And then?").result()
+    with load(tiny_folder) as engine:
+        chat = engine.chat(options=SHORT, restore=path)
+        assert chat.messages == messages
+        end = chat.send("And then?").result()
+        assert end.tokens == expected.tokens
+        assert end.cached_tokens == end.disk_tokens == expected.cached_tokens > 40
+        after = chat.send("Why?").result()
+        assert (after.disk_tokens, after.cached_tokens > end.cached_tokens) == (0, True)
+
+
+def test_with_a_picture(seeing_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "talk"
+    photo = Image.effect_noise((60, 40), 80).convert("RGB")
+    with load(seeing_folder) as engine:
+        chat = engine.chat(options=SHORT)
+        chat.send("What is this?", images=[photo]).result()
+        chat.save(path).result(60)
+        expected = chat.send("And then?").result()
+    with load(seeing_folder) as engine:
+        chat = engine.chat(options=SHORT, restore=path)
+        assert chat.messages[0].pictures[0].pixels().tobytes() == photo.tobytes()
+        end = chat.send("And then?").result()
+        assert end.tokens == expected.tokens
+        assert end.images_encoded == end.images_reused == 0
+        assert end.disk_tokens == expected.cached_tokens
+
+
+def test_closing_waits_for_what_is_being_saved(tiny_folder: Path, tmp_path: Path) -> None:
+    with load(tiny_folder) as engine:
+        chat = talk(engine)
+        under_way = engine.generate("Once", options=GenerationOptions(max_tokens=400))
+        future = chat.save(tmp_path / "talk")
+    assert under_way.result().finish_reason in ("cancelled", "length")
+    assert future.result(0) > 0
+    assert kv_path(tmp_path / "talk").exists()
+    with pytest.raises(EngineClosed):
+        chat.save(tmp_path / "talk")
+
+
+def test_saving_while_it_answers(tiny_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "talk"
+    with load(tiny_folder) as engine:
+        chat = talk(engine)
+        messages = chat.messages
+        generation = chat.send("Go on.", options=GenerationOptions(max_tokens=100))
+        chat.save(path).result(60)
+        generation.result()
+        fresh = engine.chat(options=SHORT, restore=path)
+        assert fresh.messages == messages
+        cold = engine.generate(
+            [*messages, {"role": "user", "content": "Why?"}], options=SHORT
+        ).result()
+        assert fresh.send("Why?").result().tokens == cold.tokens
+
+
+def test_another_model_s_cache_beside_a_conversation(
+    tiny_folder: Path, tmp_path: Path, demo: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The words are anybody's, the KV cache is not."""
+    path = tmp_path / "talk"
+    with load(tiny_folder) as engine:
+        chat = talk(engine)
+        chat.save(path).result(60)
+    other = tiny.save(tiny.text_model(10), tmp_path / "other", demo)
+    with load(other) as engine:
+        restored = engine.chat(options=SHORT, restore=path)
+        assert restored.messages == chat.messages
+        assert restored.send("Why?").result().cached_tokens == 0
+    assert not kv_path(path).exists()
+    assert sum("another model" in r.getMessage() for r in caplog.records) == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        "not JSON",
+        '{"format": "sightline-conversation-9"}',
+        '{"format": "sightline-conversation-1", "messages": [1], "pictures": {}}',
+        '{"format": "sightline-conversation-1", "messages": [{"role": "user", "text": "x",'
+        ' "tokens": [-1], "pictures": []}], "pictures": {}}',
+        '{"format": "sightline-conversation-1", "messages": [{"role": "user", "text": "x",'
+        ' "tokens": [], "pictures": ["gone"]}], "pictures": {}}',
+        '{"format": "sightline-conversation-1", "messages": [], "pictures": {"a": "%%"}}',
+        '{"format": "sightline-conversation-1", "messages": [], "pictures": {"a": "AAAA"}}',
+        "[" * 100_000,
+    ],
+)
+def test_what_is_no_conversation(engine: Engine, tmp_path: Path, content: str) -> None:
+    path = tmp_path / "talk"
+    path.write_text(content)
+    with pytest.raises(ConversationFileError, match="left as it is"):
+        engine.chat(restore=path)
+    assert path.read_text() == content
+
+
+def test_bad_requests(engine: Engine, tmp_path: Path) -> None:
+    with pytest.raises(ConversationFileError, match="cannot be read"):
+        engine.chat(restore=tmp_path / "none")
+    with pytest.raises(ConversationFileError, match="cannot be read"):
+        engine.chat(restore=tmp_path)
+    os.mkfifo(kv_path(tmp_path / "talk"))  # reading it would wait for somebody to write
+    (tmp_path / "talk").write_text("x")
+    with pytest.raises(PromptError, match="system"):
+        engine.chat(system="You are new.", restore=tmp_path / "talk")
+    chat = engine.chat()
+    for wrong in (5, "/", "~nobody-of-this-name/talk", "a\0b"):
+        with pytest.raises(ConversationFileError):
+            chat.save(wrong)  # type: ignore[arg-type]
+        with pytest.raises(ConversationFileError):
+            engine.chat(restore=wrong)  # type: ignore[arg-type]
+    for nowhere in ("x" * 300, tmp_path / "talk" / "below"):
+        with pytest.raises(ConversationFileError, match="cannot be written"):
+            chat.save(nowhere).result(60)
+    with pytest.raises(ConversationFileError, match="cannot be written"):
+        chat.save(tmp_path / "no such folder" / "talk").result(60)
+    (tmp_path / "file").write_text("x")
+    for wrong in (5, "a\0b", tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(OptionError, match="cache_dir"):
+            load(tmp_path, cache_dir=wrong)  # type: ignore[arg-type]
+    for number in (-1, 1.5, True):
+        with pytest.raises(OptionError, match="cache_dir_bytes"):
+            load(tmp_path, cache_dir_bytes=number)  # type: ignore[arg-type]
+
+
+def test_an_empty_conversation(engine: Engine, tmp_path: Path) -> None:
+    path = tmp_path / "talk"
+    engine.chat(system="You are brief.").save(path).result(60)
+    assert [m.text for m in engine.chat(restore=path).messages] == ["You are brief."]
+    assert json.loads(path.read_text())["messages"][0]["role"] == "system"
+    assert path.stat().st_mode & 0o077 == 0
+    assert not kv_path(path).exists()
+
+
+def test_pictures_are_saved_as_they_came(engine: Engine, tmp_path: Path) -> None:
+    from engine import conversation_file
+    from engine.messages import Message, load_pictures
+
+    jpeg = tmp_path / "photo.jpg"
+    Image.effect_noise((64, 48), 60).convert("RGB").save(jpeg, quality=50)
+    drawn = Image.effect_noise((20, 30), 60).convert("RGB")
+    pictures = load_pictures([jpeg, drawn])
+    conversation_file.write(tmp_path / "talk", [Message("user", "Look", pictures)])
+    (read,) = conversation_file.read(tmp_path / "talk")
+    assert read.pictures == pictures
+    assert read.pictures[0].encoded() == jpeg.read_bytes()
+    damaged = json.loads((tmp_path / "talk").read_text())
+    damaged["pictures"][pictures[0].digest] = damaged["pictures"][pictures[0].digest][:400]
+    (tmp_path / "talk").write_text(json.dumps(damaged))
+    with pytest.raises(ConversationFileError) as raised:
+        engine.chat(restore=tmp_path / "talk")
+    assert isinstance(raised.value.__cause__, ImageError)
+
+
+def test_a_link_stays_one(tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "talk")
+    with load(tiny_folder) as engine:
+        talk(engine).save(tmp_path / "link").result(60)
+        assert engine.chat(restore=tmp_path / "link").messages
+    assert (tmp_path / "link").is_symlink()
+    assert kv_path(tmp_path / "talk").exists()
+
+
+def test_whoever_waits_for_a_save(tiny_folder: Path, tmp_path: Path) -> None:
+    """Nothing that is done with the future holds up the threads that write and answer."""
+    with load(tiny_folder) as engine:
+        chat = talk(engine)
+        future = chat.save(tmp_path / "talk")
+        assert not future.cancel()
+        future.result(60)
+        chat.save(tmp_path / "talk").result(60)
+        closed = threading.Event()
+
+        def close(_: object) -> None:
+            engine.close()
+            closed.set()
+
+        chat.save(tmp_path / "talk").add_done_callback(close)
+        assert closed.wait(60)
+
+
+def test_a_file_that_cannot_be_read_now_stays(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "talk"
+    with load(tiny_folder) as engine:
+        talk(engine).save(path).result(60)
+
+    def busy(*_: object) -> Any:
+        raise OSError(24, "Too many open files")
+
+    with load(tiny_folder) as engine:
+        chat = engine.chat(options=SHORT, restore=path)
+        monkeypatch.setattr(kv_file, "_digests", busy)
+        assert chat.send("Why?").result().disk_tokens == 0
+    assert kv_path(path).exists()
+
+
+def test_restored_again_and_again(tiny_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "talk"
+    with load(tiny_folder) as engine:
+        talk(engine).save(path).result(60)
+        for _ in range(5):
+            chat = engine.chat(options=SHORT, restore=path)
+        chat.send("Why?").result()
+        assert len(engine._worker.memory.disk._named) == 1  # type: ignore[union-attr]
