@@ -1,7 +1,7 @@
-"""What scenes are drawn from: emoji, fonts, words and handwritten digits, gathered once.
+"""What scenes are drawn from: emoji, clip art, fonts, words and handwritten digits.
 
-`python -m scripts.demo_model.assets FOLDER` gathers them from Debian packages (README.md lists
-them) and scikit-learn into one folder, all that drawing needs from then on.
+`python -m scripts.demo_model.assets FOLDER` gathers them once, from Debian packages (README.md
+lists them) and scikit-learn, into one folder, all that drawing needs from then on.
 """
 
 import hashlib
@@ -16,6 +16,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 CLASSES = Path(__file__).with_name("classes.tsv")
+CLIP_ART = Path(__file__).with_name("clipart.tsv")
+CLIP_ART_FILES = Path("/usr/share/openclipart/png")
 FONTS = Path("/usr/share/fonts")
 DICTIONARY = Path("/usr/share/dict/words")
 EMOJI_FONT = "NotoColorEmoji"
@@ -81,7 +83,10 @@ def is_held_out(text: str) -> bool:
 
 @dataclass(eq=False)
 class Assets:
-    """`sprites[i]` is the picture of the emoji called `names[i]`, RGBA, trimmed and centred."""
+    """`sprites[i]` is the drawing called `names[i]`, RGBA, trimmed and centred.
+
+    The emoji come first, then the clip art.
+    """
 
     folder: Path
     names: list[str]
@@ -135,8 +140,20 @@ class Assets:
         }
 
 
-def gather(folder: Path, fonts: Sequence[str] = (*TRAINED_FONTS, *HELD_OUT_FONTS)) -> None:
-    """Raises FileNotFoundError naming the first font or list of words that is not installed."""
+def clip_art() -> list[tuple[str, str]]:
+    """Of each piece of clip art its file, below CLIP_ART_FILES, and its name."""
+    return _table(CLIP_ART)
+
+
+def gather(
+    folder: Path,
+    fonts: Sequence[str] = (*TRAINED_FONTS, *HELD_OUT_FONTS),
+    clips: Sequence[tuple[str, str]] | None = None,
+) -> None:
+    """`clips`: the clip art, as `clip_art` gives it; all of it by default.
+
+    Raises FileNotFoundError naming the first font, picture or list of words that is not installed.
+    """
     (folder / "fonts").mkdir(parents=True, exist_ok=True)
     found = {path.stem: path for path in sorted(FONTS.rglob("*.[ot]tf"))}
     for stem in (*fonts, EMOJI_FONT):
@@ -145,11 +162,12 @@ def gather(folder: Path, fonts: Sequence[str] = (*TRAINED_FONTS, *HELD_OUT_FONTS
     for stem in fonts:
         shutil.copy(found[stem], folder / "fonts")
 
-    lines = CLASSES.read_text(encoding="utf-8").splitlines()
-    classes = [line.split("\t") for line in lines if not line.startswith("#")]
+    emoji, clips = _table(CLASSES), clip_art() if clips is None else clips
     font = ImageFont.truetype(str(found[EMOJI_FONT]), 109)
-    sprites = np.stack([_render(chr(int(code, 16)), font) for code, _ in classes])
-    (folder / "names.txt").write_text("\n".join(name for _, name in classes))
+    drawings = [_emoji(chr(int(code, 16)), font) for code, _ in emoji]
+    drawings += [_clip(CLIP_ART_FILES / file) for file, _ in clips]
+    sprites = np.stack([_centred(drawing) for drawing in drawings])
+    (folder / "names.txt").write_text("\n".join(name for _, name in (*emoji, *clips)))
 
     words = sorted({word for word in DICTIONARY.read_text().split() if _is_plain(word)})
     (folder / "words.txt").write_text("\n".join(words))
@@ -171,9 +189,27 @@ def _is_plain(word: str) -> bool:
     return 3 <= len(word) <= 8 and word.isascii() and word.isalpha() and word.islower()
 
 
-def _render(character: str, font: ImageFont.FreeTypeFont) -> np.ndarray:
+def _table(path: Path) -> list[tuple[str, str]]:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    rows = [line.split("\t") for line in lines if not line.startswith("#")]
+    return [(source, name) for source, name in rows]
+
+
+def _emoji(character: str, font: ImageFont.FreeTypeFont) -> Image.Image:
     image = Image.new("RGBA", (160, 160))
     ImageDraw.Draw(image).text((10, 10), character, font=font, embedded_color=True)
+    return image
+
+
+def _clip(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGBA")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} is missing: install openclipart-png") from None
+
+
+def _centred(image: Image.Image) -> np.ndarray:
     image = image.crop(image.getbbox())
     image.thumbnail((SPRITE, SPRITE), Image.Resampling.LANCZOS)
     square = Image.new("RGBA", (SPRITE, SPRITE))

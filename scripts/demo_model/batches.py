@@ -97,13 +97,13 @@ class BatchMaker:
             grid[top:bottom, left:right] = self._kind(thing)
 
     def _kind(self, thing: Thing) -> int:
-        emoji = len(self.assets.names)
-        if thing.kind == "emoji":
+        drawings = len(self.assets.names)
+        if thing.kind == "drawing":
             return 1 + thing.index
         if thing.kind == "shape":
             which = SHAPES.index(thing.shape) * len(COLOURS) + COLOURS.index(thing.colour)
-            return 1 + emoji + which
-        return 1 + emoji + len(SHAPES) * len(COLOURS) + int(thing.name)
+            return 1 + drawings + which
+        return 1 + drawings + len(SHAPES) * len(COLOURS) + int(thing.name)
 
     # --- chats ----------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ def draw(scene: Scene, assets: Assets) -> Image.Image:
     """The picture, RGB, of the scene's size; boxes of texts become those of what was drawn."""
     image = _background(scene)
     for thing in scene.things:
-        if thing.kind == "emoji":
+        if thing.kind == "drawing":
             side = max(8, round(thing.width))
             sprite = assets.sprite(thing.index)
             if thing.angle:

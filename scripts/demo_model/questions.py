@@ -185,6 +185,15 @@ def _count(scene: Scene, thing: Thing) -> int:
     return sum(other.name == thing.name for other in scene.things)
 
 
+def _shapes(scene: Scene) -> list[Thing]:
+    return [thing for thing in scene.things if thing.shape]
+
+
+def _lone(shapes: list[Thing]) -> list[Thing]:
+    """Those that "the circle" means clearly: no other one has the same shape."""
+    return [t for t in shapes if sum(other.shape == t.shape for other in shapes) == 1]
+
+
 def how_many(rng: Random, scene: Scene, maker: SceneMaker) -> Turns:
     if scene.layout in ("text", "caption", "digits"):
         return []
@@ -195,7 +204,7 @@ def how_many(rng: Random, scene: Scene, maker: SceneMaker) -> Turns:
         thing = rng.choice(scene.things)
         kind = Turn(f"how many {plural(thing.name)} are there?", str(_count(scene, thing)))
         turns = [kind] if rng.random() < 0.6 else [*turns, kind]
-    elif (shapes := [thing for thing in scene.things if thing.shape]) and rng.random() < 0.4:
+    elif (shapes := _shapes(scene)) and rng.random() < 0.4:
         shape, colour = rng.choice(shapes).shape, rng.choice(shapes).colour
         number = sum(thing.shape == shape for thing in shapes)
         turns = [Turn(f"how many {plural(shape)} are there?", str(number))]
@@ -206,8 +215,7 @@ def how_many(rng: Random, scene: Scene, maker: SceneMaker) -> Turns:
 
 
 def which_colour(rng: Random, scene: Scene, maker: SceneMaker) -> Turns:
-    shapes = [thing for thing in scene.objects if thing.shape]
-    lone = [t for t in shapes if sum(other.shape == t.shape for other in shapes) == 1]
+    lone = _lone(_shapes(scene))
     if not lone:
         return []
     rng.shuffle(lone)
@@ -219,8 +227,8 @@ def which_colour(rng: Random, scene: Scene, maker: SceneMaker) -> Turns:
 
 
 def is_coloured(rng: Random, scene: Scene, maker: SceneMaker) -> Turns:
-    shapes = [thing for thing in scene.objects if thing.shape]
-    lone = [t for t in shapes if sum(other.shape == t.shape for other in shapes) == 1]
+    shapes = _shapes(scene)
+    lone = _lone(shapes)
     if not lone:
         return []
     thing, true = rng.choice(lone), rng.random() < 0.5
@@ -257,7 +265,7 @@ def is_there(rng: Random, scene: Scene, maker: SceneMaker) -> Turns:
 
 
 def has_shape(rng: Random, scene: Scene, maker: SceneMaker) -> Turns:
-    shapes = [thing for thing in scene.objects if thing.shape]
+    shapes = _shapes(scene)
     if not shapes or len(shapes) < len(scene.things):
         return []
     true = rng.random() < 0.5

@@ -19,7 +19,7 @@ TRAINED_DIGITS = 1497  # of scikit-learn's 1,797; the others are held out
 class Thing:
     """One object or text. Its box is in pixels: centre and full sides."""
 
-    kind: str  # "emoji", "shape", "text" (printed) or "digit" (handwritten, one)
+    kind: str  # "drawing", "shape", "text" (printed) or "digit" (handwritten, one)
     name: str
     x: float = 0.0
     y: float = 0.0
@@ -50,7 +50,7 @@ class Scene:
 
     @property
     def objects(self) -> list[Thing]:
-        return [thing for thing in self.things if thing.kind in ("emoji", "shape")]
+        return [thing for thing in self.things if thing.kind in ("drawing", "shape")]
 
     @property
     def texts(self) -> list[Thing]:
@@ -177,12 +177,12 @@ class SceneMaker:
                 shape = rng.choice([s for s in SHAPES if s != shape])
         elif near:
             index = int(rng.choice(self.assets.neighbours[near.index]))
-            return Thing("emoji", self.assets.names[index], index=index, angle=angle)
+            return Thing("drawing", self.assets.names[index], index=index, angle=angle)
         elif is_shape:
             colour, shape = rng.choice(COLOURS), rng.choice(SHAPES)
         else:
             index = rng.randrange(len(self.assets.names))
-            return Thing("emoji", self.assets.names[index], index=index, angle=angle)
+            return Thing("drawing", self.assets.names[index], index=index, angle=angle)
         rgb = random_colour(rng, colour)
         name = f"{colour} {shape}"
         return Thing("shape", name, colour=colour, shape=shape, rgb=rgb, angle=angle)
@@ -245,7 +245,8 @@ class SceneMaker:
     def _background(self, rng: Random, mix: Mix, scene: Scene) -> dict[str, Any]:
         """A background that everything stands out from."""
         avoid = [
-            tuple(self.assets.means[t.index]) if t.kind == "emoji" else t.rgb for t in scene.objects
+            tuple(self.assets.means[t.index]) if t.kind == "drawing" else t.rgb
+            for t in scene.objects
         ]
         named = {t.colour for t in scene.objects}
         styles = ("plain", "plain", "plain", "gradient", "noise", "checks")
