@@ -17,6 +17,7 @@ from engine.generation import Generation
 from engine.options import GenerationOptions
 from engine.request import Request
 from vision_add_ons.errors import (
+    AdapterError,
     BrokenConfig,
     BrokenIndex,
     BrokenTokenizer,
@@ -34,6 +35,7 @@ from vision_add_ons.errors import (
     OptionError,
     PromptError,
     RequestError,
+    SaveError,
     SightlineError,
     UnexpectedDtype,
     UnexpectedShape,
@@ -44,6 +46,7 @@ from vision_add_ons.errors import (
 )
 
 __all__ = [
+    "AdapterError",
     "BrokenConfig",
     "BrokenIndex",
     "BrokenTokenizer",
@@ -70,6 +73,7 @@ __all__ = [
     "PromptError",
     "Request",
     "RequestError",
+    "SaveError",
     "SightlineError",
     "TextDelta",
     "UnexpectedDtype",

@@ -1,6 +1,7 @@
 """The engine that an application holds: load a model, ask it, close it."""
 
 import os
+import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -138,6 +139,37 @@ class Engine:
         self._worker.call(lambda memory: memory.save(file, kept, owner, future))
         return future
 
+    def load_adapter(self, folder: str | os.PathLike[str]) -> None:
+        """Answer with a low-rank adapter from now on, in place of one that there may be.
+
+        `folder` is what mlx-lm's training writes. Waits for the requests before it. Conversations
+        go on; what was computed without the adapter is not reused with it, nor the other way
+        round. Raises `AdapterError` if it does not fit the decoder, which is then as it was.
+        """
+        self._use_adapter(Path(folder))
+
+    def unload_adapter(self) -> None:
+        """Answer without an adapter from now on; waits for the requests before it."""
+        self._use_adapter(None)
+
+    def _use_adapter(self, folder: Path | None) -> None:
+        worker = self._worker
+        if threading.current_thread() is worker.thread:
+            raise RequestError("an adapter cannot be changed from the engine's own thread")
+        done: Future[None] = Future()
+
+        def change(memory: "Memory") -> None:
+            try:
+                assert worker.kit is not None
+                worker.kit.use_adapter(folder)
+                memory.serve(worker.kit.fingerprint)
+                done.set_result(None)
+            except BaseException as error:
+                done.set_exception(error)
+
+        worker.call(change)
+        done.result()
+
     def tokenize(self, text: str) -> list[int]:
         """The token ids of a text, with no special tokens added."""
         return self._builder().encode(text)
@@ -191,6 +223,7 @@ def load(
     cache_bytes: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     cache_dir_bytes: int = CACHE_DIR_BYTES,
+    adapter: str | os.PathLike[str] | None = None,
 ) -> Engine:
     """Load a model and return an engine that answers with it.
 
@@ -200,7 +233,8 @@ def load(
     `decoder_only` loads a vision model's text half alone, `vocab_only` its tokenizer alone.
     `cache_bytes` is the prompt cache's budget; by default a quarter of the memory that the device
     recommends to use. `cache_dir` is a folder in which conversations' KV caches outlive the engine,
-    those of all models together within `cache_dir_bytes`. `progress(stage, done, total)` is called
+    those of all models together within `cache_dir_bytes`. `adapter` is the folder of a low-rank
+    adapter in mlx-lm's format, see `Engine.load_adapter`. `progress(stage, done, total)` is called
     from the engine's thread; what it raises ends the load. Raises a subclass of `CheckpointError`,
     or `OptionError`.
     """
@@ -225,9 +259,12 @@ def load(
         from model_kit.kit import load_model_kit
 
         folder = resolve(model, report)
-        return load_model_kit(
+        kit = load_model_kit(
             folder, decoder_only=decoder_only, vocab_only=vocab_only, progress=report
         )
+        if adapter is not None:
+            kit.use_adapter(Path(adapter))
+        return kit
 
     def remember(kit: "ModelKit") -> "Memory":
         from engine.memory import Memory

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,10 +25,22 @@ class Memory:
         self, kit: "ModelKit", max_bytes: int, cache_dir: Path | None, max_disk_bytes: int
     ) -> None:
         self.budget = Budget(max_bytes)
-        layers = 0 if kit.text_model is None else len(kit.make_cache())
-        self.disk = DiskCache(cache_dir, max_disk_bytes, kit.fingerprint, layers)
-        self.prompts = PromptCache(self.budget, self.disk)
         self.features = FeatureCache(kit.add_on, self.budget)
+        self._layers = 0 if kit.text_model is None else len(kit.make_cache())
+        self._cache_dir, self._max_disk_bytes = cache_dir, max_disk_bytes
+        self._of_models: dict[str, tuple[PromptCache, DiskCache]] = {}
+        self.serve(kit.fingerprint)
+
+    def serve(self, fingerprint: str) -> None:
+        """From now on, keep and find KV caches of this model: the same one, differently adapted.
+
+        Those of the others are kept for their return. Raises `OptionError` for a folder that
+        cannot be used.
+        """
+        if fingerprint not in self._of_models:
+            disk = DiskCache(self._cache_dir, self._max_disk_bytes, fingerprint, self._layers)
+            self._of_models[fingerprint] = PromptCache(self.budget, disk), disk
+        self.prompts, self.disk = self._of_models[fingerprint]
 
     def save(
         self, path: Path, messages: "Sequence[Message]", owner: object, future: "Future[int]"
@@ -54,10 +67,10 @@ class Memory:
 
     def close(self) -> None:
         """Write what is to outlive the engine."""
-        try:
-            self.prompts.keep_all()
-        finally:
-            self.disk.close()
+        with ExitStack() as stack:
+            for prompts, disk in self._of_models.values():
+                stack.callback(disk.close)
+                stack.callback(prompts.keep_all)
 
 
 def kv_path(path: Path) -> Path:

@@ -40,6 +40,19 @@ BUILT_IN_ACTIVATIONS = {
 LEFT_OUT = ("final_logit_softcapping", "attn_logit_softcapping", "use_bidirectional_attention")
 # Model types whose mlx-lm class is not exact, and the module with ours, built on it.
 OWN_DECODERS = {"gemma": "model_kit.gemma", "gemma2": "model_kit.gemma2"}
+# What numbers can be, by their names. Classes make their layers before anything is compared with
+# the weights, so a count that is only wrong would fill the memory.
+SANE = {
+    ".*(layers?|depth)": (-1000, 1000),  # those below 0 count from the last: vision_feature_layer
+    "(.*norm.*_)?(eps|epsilon)": (1e-12, 0.1),
+    ".*rope_(theta|local_base_freq)": (1, 1e11),
+    "factor": (1e-3, 1e4),
+    "query_pre_attn_scalar": (1e-6, 1e6),
+    "head_dim": (1, 1e5),
+    ".*_token_(id|index)": (-1, 2**31 - 1),
+    "max_position_embeddings": (-1, 1e8),
+    "sliding_window(_pattern)?": (1, 1e8),
+}
 
 
 @dataclass
@@ -74,9 +87,14 @@ def read_config(folder: Path, decoder_only: bool = False) -> CheckpointConfig:
     """
     if not folder.is_dir():
         raise CheckpointNotFound(f"there is no folder {folder}; give the folder of a checkpoint")
+    for file in folder.iterdir():
+        # To open a pipe would wait for whoever writes to it.
+        if file.exists() and not file.is_file() and not file.is_dir():
+            raise BrokenConfig(f"{file} is neither a file nor a folder; fetch it again")
     if not (folder / "config.json").is_file():
         raise CheckpointNotFound(f"{folder} holds no config.json, so it is no checkpoint folder")
     raw = read_json(folder / "config.json")
+    _check_values(raw)
     assumed: list[str] = []
     model_type = _model_type(raw, assumed)
     add_on = find_add_on(model_type)
@@ -113,6 +131,23 @@ def read_config(folder: Path, decoder_only: bool = False) -> CheckpointConfig:
     )
 
 
+def _check_values(config: dict[str, Any]) -> None:
+    """Refuse values that no model has: what they would give is never meant, or never ends."""
+    for name, value in config.items():
+        if name == "rope_theta" and isinstance(value, dict | str):
+            raise BrokenConfig(f"config.json's rope_theta must be a number, not {str(value)[:40]}")
+        if isinstance(value, dict):
+            _check_values(value)
+        elif name in ("rope_parameters", "rope_scaling") and value is not None:
+            # An empty list or a zero would pass for none.
+            raise BrokenConfig(f"config.json's {name} must be an object, not {str(value)[:40]}")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            bounds = (limits for known, limits in SANE.items() if re.fullmatch(known, name))
+            low, high = next(bounds, (-math.inf, math.inf))
+            if not low <= value <= high:  # no bounds hold what is not a number
+                raise BrokenConfig(f"config.json's {name} cannot be {str(value)[:40]}")
+
+
 def _model_type(raw: dict[str, Any], assumed: list[str]) -> str:
     model_type = raw.get("model_type")
     if isinstance(model_type, str) and model_type:
@@ -145,7 +180,7 @@ def decoder_module(model_type: str) -> Any:
     near = difflib.get_close_matches(model_type, known | set(registered()), n=3)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     raise UnknownModelType(
-        f"unknown model type {model_type!r}{hint} Known with pictures: "
+        f"unknown model type {model_type!r:.80}{hint} Known with pictures: "
         f"{', '.join(sorted(registered()))}; known for text: {', '.join(sorted(known))}"
     )
 
@@ -210,8 +245,13 @@ def _check_fields(model_type: str, resolved: dict[str, Any], defaults: dict[str,
 def _layer_pattern(model_type: str, resolved: dict[str, Any]) -> None:
     """Write transformers 5's list of layer types as the period that some mlx-lm classes read."""
     kinds = resolved.get("layer_types")
-    if not isinstance(kinds, list) or not kinds or "full_attention" not in kinds:
+    if not isinstance(kinds, list) or not kinds:
         return
+    if "full_attention" not in kinds:
+        raise UnsupportedCheckpoint(
+            "layer_types, or a sliding_window_pattern beyond num_hidden_layers, leaves no layer "
+            f"of full_attention, which mlx-lm's {model_type} cannot do without"
+        )
     period = kinds.index("full_attention") + 1
     resolved["sliding_window_pattern"] = period
     for i, kind in enumerate(kinds):

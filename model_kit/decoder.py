@@ -9,6 +9,7 @@ import mlx.nn as nn
 
 from model_kit.config import CheckpointConfig, decoder_module, decoder_name
 from vision_add_ons.errors import MissingWeight
+from vision_add_ons.quantized import check_scales
 from vision_add_ons.weights import check_weights, parameters
 
 Progress = Callable[[str, int, int], None]
@@ -41,7 +42,10 @@ def _model_classes(
             weights = select_decoder(weights_of_checkpoint, config.decoder_prefixes)
             # This class lives as long as the model: it must not hold what sanitize replaces.
             weights_of_checkpoint.clear()
-            return super().sanitize(weights) if hasattr(super(), "sanitize") else weights
+            if hasattr(super(), "sanitize"):
+                weights = super().sanitize(weights)
+            check_scales(self, weights, where=prefix)
+            return weights
 
         def load_weights(self, weights: Any, strict: bool = True) -> nn.Module:
             check_weights(self, dict(weights), where=prefix)

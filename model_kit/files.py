@@ -1,7 +1,8 @@
-"""Files that are there whole or not at all, whenever the machine or the process stops."""
+"""Files and folders that are there whole or not at all, whenever machine or process stops."""
 
 import os
 import re
+import shutil
 import time
 import uuid
 from collections.abc import Iterator
@@ -45,10 +46,47 @@ def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
     sync(path.parent)
 
 
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """An empty folder, which becomes `path` in the end, in place of a folder that was there.
+
+    If the block raises, it is removed, and what was there stays. Raises OSError.
+    """
+    remove_leftovers(path.parent)
+    temporary = path.with_name(f".{uuid.uuid4().hex}.unfinished")
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in (*temporary.iterdir(), temporary):
+            sync(file)
+        _put_in_place(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    sync(path.parent)
+
+
+def _put_in_place(new: Path, path: Path) -> None:
+    if not path.exists():
+        os.rename(new, path)
+        return
+    # By a name that says what it is: it must survive an end between the two renames.
+    previous = path.with_name(f"{path.name}.previous-{uuid.uuid4().hex[:8]}")
+    os.rename(path, previous)
+    try:
+        os.rename(new, path)
+    except BaseException:
+        os.rename(previous, path)
+        raise
+    shutil.rmtree(previous, ignore_errors=True)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed processes left unfinished in a folder."""
     for path in folder.iterdir():
         if UNFINISHED.fullmatch(path.name):
             with suppress(OSError):
-                if path.stat().st_mtime < time.time() - LEFTOVER_SECONDS:
-                    path.unlink()
+                inside = path.iterdir() if path.is_dir() else ()
+                changed = max(p.stat().st_mtime for p in (path, *inside))
+                if changed < time.time() - LEFTOVER_SECONDS:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()

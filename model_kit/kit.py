@@ -1,5 +1,6 @@
 """A checkpoint folder becomes a `ModelKit`: everything a conversation needs of a model."""
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.nn as nn
 
+from model_kit.adapters import Adapter, apply_adapter
 from model_kit.config import CheckpointConfig, read_config
 from model_kit.decoder import Progress, build_decoder, context_limit, read_into_memory
 from model_kit.fingerprint import fingerprint
@@ -15,17 +17,22 @@ from model_kit.report import LoadReport, make_report
 from model_kit.tokenizer import cover_vocabulary, load_tokenizer
 from vision_add_ons.base import VisionAddOn
 from vision_add_ons.errors import (
+    AdapterError,
     BrokenConfig,
     BrokenTokenizer,
     BrokenWeights,
     CheckpointError,
     CheckpointNotFound,
     SightlineError,
+    UnknownModelType,
 )
 from vision_add_ons.weights import read_weights
 
 if TYPE_CHECKING:
     from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+LONGEST_MESSAGE = 400
+"""Characters, beside the folder's name."""
 
 
 @dataclass
@@ -42,8 +49,39 @@ class ModelKit:
     max_context: int | None
     """Positions that this model serves; None for no known limit."""
     report: LoadReport
-    fingerprint: str = ""
-    """What tells this model from others; see `model_kit.fingerprint`. Of a loaded decoder only."""
+    checkpoint_fingerprint: str = ""
+    """What tells the checkpoint from others; see `model_kit.fingerprint`. Empty until loaded."""
+    adapter: Adapter | None = None
+    """The low-rank adapter that the decoder computes with."""
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells this model, its adapter included, from others."""
+        if self.adapter is None:
+            return self.checkpoint_fingerprint
+        return hashlib.sha256(
+            (self.checkpoint_fingerprint + self.adapter.digest).encode()
+        ).hexdigest()
+
+    def use_adapter(self, folder: str | Path | None) -> None:
+        """Put an adapter in mlx-lm's format on the decoder, in place of one that is there.
+
+        None takes it off. Raises `AdapterError`; then all is as it was.
+        """
+        if self.text_model is None:
+            raise AdapterError("this model was loaded with vocab_only: it has no decoder to adapt")
+        before, self.adapter = self.adapter, None
+        if before is not None:
+            before.remove(self.text_model)
+        if folder is None:
+            return
+        try:
+            self.adapter = apply_adapter(self.text_model, folder, self.config.decoder_prefixes)
+        except BaseException:
+            if before is not None:
+                before.put(self.text_model)
+                self.adapter = before
+            raise
 
     @property
     def vocab_size(self) -> int:
@@ -83,10 +121,10 @@ def load_model_kit(
     weights. `progress(stage, done, total)` is called from this thread. Raises a subclass of
     `CheckpointError`.
     """
-    kit = _build(Path(folder), decoder_only=decoder_only, vocab_only=vocab_only)
+    kit = open_model_kit(folder, decoder_only=decoder_only, vocab_only=vocab_only)
     if kit.text_model is not None:
         with _following(kit.folder, BrokenWeights, "the weights cannot be read"):
-            kit.fingerprint = fingerprint(kit.folder, kit.config.add_on)
+            kit.checkpoint_fingerprint = fingerprint(kit.folder, kit.config.add_on)
         read_into_memory(kit.text_model, "load decoder", progress)
     if kit.add_on is not None:
         for name, part in vars(kit.add_on).items():
@@ -100,11 +138,17 @@ def inspect_checkpoint(folder: str | Path) -> LoadReport:
 
     Raises what loading would raise: a subclass of `CheckpointError`.
     """
-    return _build(Path(folder)).report
+    return open_model_kit(folder).report
 
 
-def _build(folder: Path, *, decoder_only: bool = False, vocab_only: bool = False) -> ModelKit:
-    """Everything but reading the weights: MLX reads an array when it is first evaluated."""
+def open_model_kit(
+    folder: str | Path, *, decoder_only: bool = False, vocab_only: bool = False
+) -> ModelKit:
+    """Everything but reading the weights: MLX reads an array when it is first evaluated.
+
+    Raises what `load_model_kit` does.
+    """
+    folder = Path(folder)
     text_model = add_on = None
     with _following(folder, CheckpointNotFound, "no such folder"):
         folder = folder.expanduser()
@@ -140,8 +184,21 @@ def _following(folder: Path, error: type[CheckpointError], why: str) -> Iterator
     """Whatever code trips over while it follows a checkpoint's files is the checkpoint's fault."""
     try:
         yield
-    except SightlineError:
+    except UnknownModelType:  # it lists those that are known
         raise
+    except SightlineError as e:
+        message = _plain(str(e), folder)
+        if message == str(e):
+            raise
+        raise type(e)(message) from e
     except Exception as e:
         message = " ".join(str(e).split())[:300]
-        raise error(f"{folder}: {why} ({type(e).__name__}: {message})") from e
+        raise error(_plain(f"{folder}: {why} ({type(e).__name__}: {message})", folder)) from e
+
+
+def _plain(message: str, folder: Path) -> str:
+    """A message in one line that can be shown: whatever stands in a damaged file may be quoted."""
+    if not message.isprintable():
+        message = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
+    longest = LONGEST_MESSAGE + message.count(str(folder)) * len(str(folder))
+    return message if len(message) <= longest else message[: longest - 3] + "..."

@@ -6,7 +6,6 @@ folder says `mistral` and serves as the decoder of vision models that are built 
 
 import json
 import re
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +43,8 @@ def convert(
     preload_openblas()
     import mlx.core as mx
 
+    from model_kit.safetensors_file import write_safetensors
+
     # The stream of the CPU exists in every thread, and all of the work is memory-bound anyway.
     with mx.stream(mx.cpu):
         loaded: Any = mx.load(str(gguf), return_metadata=True)
@@ -61,7 +62,15 @@ def convert(
             config, tensors = change(config, tensors)
         _write_json(folder / "config.json", config)
         tensors = {name: tensor.astype(getattr(mx, dtype)) for name, tensor in tensors.items()}
-        _write_safetensors(folder / "model.safetensors", tensors, progress)
+        total = len(tensors)
+        if progress:
+            progress(0, total)
+
+        def written(_: int) -> None:
+            if progress:
+                progress(total - len(tensors), total)
+
+        write_safetensors(folder / "model.safetensors", tensors, {"format": "pt"}, written)
 
 
 # --- config -----------------------------------------------------------------------------------
@@ -121,33 +130,6 @@ def _tensor(arrays: dict[str, Any], name: str, config: dict[str, Any]) -> Any:
         pairs = weight.reshape(-1, config["head_dim"] // 2, 2, weight.shape[-1])
         weight = pairs.swapaxes(1, 2).reshape(weight.shape)
     return weight
-
-
-def _write_safetensors(
-    file: Path, tensors: dict[str, Any], progress: Callable[[int, int], None] | None
-) -> None:
-    """Like `mx.save_safetensors`, but computes one tensor at a time, and forgets it again."""
-    import mlx.core as mx
-    import numpy as np
-
-    codes = {mx.float32: "F32", mx.bfloat16: "BF16"}
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name, tensor in tensors.items():
-        start, end = end, end + tensor.nbytes
-        shape = list(tensor.shape)
-        header[name] = {"dtype": codes[tensor.dtype], "shape": shape, "data_offsets": [start, end]}
-    head = json.dumps(header, separators=(",", ":")).encode()
-    head += b" " * (-len(head) % 8)
-    total = len(tensors)
-    with file.open("wb") as out:
-        out.write(struct.pack("<Q", len(head)) + head)
-        for done, name in enumerate(list(tensors)):
-            if progress:
-                progress(done, total)
-            out.write(np.array(tensors.pop(name).view(mx.uint8)).data)
-    if progress:
-        progress(total, total)
 
 
 # --- tokenizer --------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ preload_openblas()
 
 import bench_apc  # noqa: E402
 import bench_cache  # noqa: E402
+import bench_quantize  # noqa: E402
 import bench_vision  # noqa: E402
 import mlx.core as mx  # noqa: E402
 from mlx_lm import load as mlx_lm_load  # noqa: E402
@@ -214,6 +215,20 @@ class Bench:
             detail = f"{a:.3f} s against {b:.3f} s, {run[0]:.0f} and {run[1]:.0f} tokens run"
             yield self._row(f"{family} / mlx-vlm", ratios, "ratio", at_most=1.0, detail=detail)
 
+    def quantize(self) -> Iterator[Row]:
+        """Quantizing a checkpoint of 1 GB against mlx-lm's converter."""
+        found = list(bench_quantize.conversions(self.folder, self.rounds))
+        for what, unit, scale in (("seconds", "s", 1.0), ("memory", "GB", 1e9)):
+            a, b = ([row[side][what] / scale for row in found] for side in ("ours", "theirs"))
+            ratios = [x / y for x, y in zip(a, b, strict=True)]
+            detail = f"{statistics.median(a):.2f} {unit} against {statistics.median(b):.2f} {unit}"
+            name = f"quantize / mlx-lm, {what}"
+            yield self._row(name, ratios, "ratio", at_most=1.1, detail=detail)
+        shares = [row["ours"]["memory"] / row["bound"]["memory"] for row in found]
+        arrays = statistics.median(row["ours"]["arrays"] for row in found)
+        detail = f"bound {found[0]['bound']['memory'] / 1e9:.2f} GB, arrays {arrays / 1e9:.2f} GB"
+        yield self._row("quantize, peak / bound", shares, "ratio", at_most=1.3, detail=detail)
+
     def _ask(self, chat: Any, question: str) -> tuple[list[int], list[int], float, float]:
         """Ask; the whole prompt and its new part, seconds to the first token, bytes of growth."""
         gc.collect()
@@ -290,6 +305,7 @@ PARTS = {
     "saved": Bench.saved,
     "peak": Bench.peak,
     "apc": Bench.apc,
+    "quantize": Bench.quantize,
 }
 
 

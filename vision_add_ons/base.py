@@ -123,6 +123,17 @@ class VisionAddOn(ABC):
         return dict(config["text_config"]), []
 
     @classmethod
+    def published_name(cls, name: str) -> str:
+        """What the family's published checkpoints call a tensor that this add-on also reads as
+        `name`."""
+        return name
+
+    @classmethod
+    def published_config(cls, config: dict[str, Any]) -> dict[str, Any]:
+        """config.json as it goes with those names."""
+        return config
+
+    @classmethod
     def default_chat_template(cls, config: dict[str, Any], folder: Path) -> str | None:
         """The Jinja chat template to use when the checkpoint brings none."""
         return None

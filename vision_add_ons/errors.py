@@ -64,6 +64,14 @@ class UnsupportedCheckpoint(CheckpointError):
     """The model type is known, but this checkpoint asks for something that would not be exact."""
 
 
+class AdapterError(CheckpointError):
+    """A low-rank adapter does not fit the decoder, or is none; the message says where."""
+
+
+class SaveError(SightlineError):
+    """A checkpoint cannot be written there; neither its source nor an earlier one has changed."""
+
+
 class ModelUnavailable(CheckpointError):
     """A model that has to be fetched first could not be fetched."""
 

@@ -94,8 +94,8 @@ class Gemma3AddOn(VisionAddOn):
         # The decoder scales all its input by this, rounded to bfloat16 whatever it computes in.
         self.scale = mx.array(math.sqrt(text["hidden_size"]), mx.bfloat16).astype(mx.float32)
 
-        eps, quantization = vision["layer_norm_eps"], config.get("quantization")
-        load_siglip(self.tower, self.projector, eps, folder, self.decoder_prefixes, quantization)
+        eps = vision["layer_norm_eps"]
+        load_siglip(self.tower, self.projector, eps, folder, self.decoder_prefixes)
 
     @classmethod
     def default_chat_template(cls, config: dict[str, Any], folder: Path) -> str:

@@ -93,8 +93,8 @@ class PaliGemmaAddOn(VisionAddOn):
         self.tower = paligemma.VisionModel(sizes.vision_config).vision_model
         self.projector = paligemma.PaliGemmaMultiModalProjector(sizes)
 
-        eps, quantization = vision["layer_norm_eps"], config.get("quantization")
-        load_siglip(self.tower, self.projector, eps, folder, self.decoder_prefixes, quantization)
+        eps = vision["layer_norm_eps"]
+        load_siglip(self.tower, self.projector, eps, folder, self.decoder_prefixes)
 
     @classmethod
     def decoder_config(cls, config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -1,6 +1,5 @@
 """Steps of preprocessing that families share. Semantics: transformers' Pillow image processors."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,18 +54,22 @@ class Pixels:
                 )
         try:
             values = cls(
-                Image.Resampling(_given(saved, "resample", resample)),
-                float(_given(saved, "rescale_factor", 1 / 255)),
-                tuple(map(float, _given(saved, "image_mean", mean))),
-                tuple(map(float, _given(saved, "image_std", std))),
+                _resampling(_given(saved, "resample", resample)),
+                _number(_given(saved, "rescale_factor", 1 / 255)),
+                tuple(map(_number, _given(saved, "image_mean", mean))),
+                tuple(map(_number, _given(saved, "image_std", std))),
             )
         except (TypeError, ValueError) as error:
-            raise BrokenConfig(f"the image processor's settings make no sense ({error})") from error
-        numbers = (values.factor, *values.mean, *values.std)
-        if len(numbers) != 7 or not all(map(math.isfinite, numbers)) or min(values.std) <= 0:
             raise BrokenConfig(
-                "the image processor's rescale_factor, image_mean and image_std must be finite "
-                "numbers, three of each of the latter, with image_std above 0"
+                "the image processor's resample, rescale_factor, image_mean or image_std makes no "
+                f"sense ({error})"
+            ) from error
+        numbers = (values.factor, *values.mean, *values.std)
+        sane = len(numbers) == 7 and all(0 <= number <= 255 for number in numbers)
+        if not sane or min(values.factor, *values.std) < 1e-6:
+            raise BrokenConfig(
+                "the image processor's rescale_factor, image_mean and image_std must be numbers "
+                "from 0 to 255, three of each of the latter, all but the mean above 0"
             )
         return values
 
@@ -84,9 +87,21 @@ def _given(saved: dict[str, Any], name: str, default: Any) -> Any:
     return default if value is None else value
 
 
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is no number")
+    return float(value)
+
+
+def _resampling(value: Any) -> Image.Resampling:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{value!r} is no whole number")
+    return Image.Resampling(value)
+
+
 def check_square(saved: dict[str, Any], side: int) -> None:
     """Raise `UnsupportedCheckpoint` if the saved `size` is not the tower's square."""
-    size = saved.get("size") or side
+    size = _given(saved, "size", side)
     if size not in (side, {"height": side, "width": side}):
         raise UnsupportedCheckpoint(
             f"the image processor's size is {size!r}, but the tower takes {side} x {side} pixels"

@@ -49,7 +49,6 @@ def load_siglip(
     eps: float,
     folder: Path,
     decoder_prefixes: Iterable[str],
-    quantization: dict[str, Any] | None,
 ) -> None:
     """Load mlx-vlm's `SigLipVisionModel` and a family's projector from a checkpoint's weights.
 
@@ -62,6 +61,6 @@ def load_siglip(
     where = first_prefix(weights, TOWER)
     named = with_prefix(weights, where)
     named = channels_last(named, "embeddings.patch_embedding.weight", channels=3)
-    load_module(tower, named, where, UNUSED, quantization)
+    load_module(tower, named, where, UNUSED)
     where = first_prefix(weights, PROJECTOR)
-    load_module(projector, with_prefix(weights, where), where, (), quantization)
+    load_module(projector, with_prefix(weights, where), where)

@@ -1,6 +1,5 @@
 """Reading safetensors checkpoints and loading them into modules, with every mismatch named."""
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,8 @@ from vision_add_ons.errors import (
     UnexpectedWeight,
     WeightsNotFound,
 )
+from vision_add_ons.json_files import parse_json
+from vision_add_ons.safetensors_files import read_safetensors
 
 INDEX = "model.safetensors.index.json"
 
@@ -34,18 +35,19 @@ def _files_without_index(folder: Path) -> list[Path]:
 
 def _weight_map(index: Path) -> dict[str, str]:
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = parse_json(index)["weight_map"]
         names = set(weight_map.values())
     except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {str(error)[-100:]}"
         raise BrokenIndex(
-            f"{index} is not a readable safetensors index ({error!r}); fetch the file again"
+            f"{index} is not a readable safetensors index ({reason}); fetch the file again"
         ) from error
     for name in names:
         # An index comes with a download: it must not point outside its own folder.
         if not isinstance(name, str) or Path(name).name != name:
             raise BrokenIndex(f"{index} names {name!r}, which is not a file of this folder")
         if not (index.parent / name).is_file():
-            raise BrokenIndex(f"{index} names {name}, which is not there; fetch that file too")
+            raise BrokenIndex(f"{index} names {name!r}, which is not there; fetch that file too")
     if not names:
         raise BrokenIndex(f"{index} names no file; fetch it again")
     return weight_map
@@ -67,7 +69,7 @@ def _files(folder: Path, home: dict[str, str]) -> list[Path]:
 
 
 def read_weights(folder: Path) -> dict[str, mx.array]:
-    """All tensors of a checkpoint by name. Lazy: only the files' headers are read here.
+    """All tensors of a checkpoint by name. Lazy: only the files' headers are read and checked.
 
     Where there is an index, it says which files count and for which tensors; else all of
     `model*.safetensors` do.
@@ -77,13 +79,7 @@ def read_weights(folder: Path) -> dict[str, mx.array]:
     home = _home(folder)
     weights: dict[str, mx.array] = {}
     for file in _files(folder, home):
-        try:
-            tensors = mx.load(str(file), format="safetensors")
-        except (RuntimeError, ValueError, OSError) as error:
-            raise BrokenWeights(
-                f"{file} cannot be read as safetensors ({error}); fetch the file again"
-            ) from error
-        assert isinstance(tensors, dict)
+        tensors = read_safetensors(file)
         if home:
             tensors = {name: w for name, w in tensors.items() if home.get(name) == file.name}
         twice = sorted(set(tensors) & set(weights))
@@ -165,34 +161,30 @@ def load_module(
     weights: dict[str, mx.array],
     where: str,
     unused: Iterable[str] = (),
-    quantization: dict[str, Any] | None = None,
 ) -> None:
-    """`check_weights`, then load them into `module`.
-
-    With mlx's `quantization` entry of config.json, the layers whose weights are quantized are
-    made so first; its entries for single layers go by `where` and the layer's name.
-    """
-    if quantization:
-        quantize_like(module, weights, where, quantization)
+    """`check_weights`, then load them into `module`, whose layers are quantized where they are."""
+    quantize_like(module, weights)
     check_weights(module, weights, where, unused)
     known = parameters(module)
     module.load_weights([(n, w) for n, w in weights.items() if n in known], strict=True)
     module.eval()
 
 
-def quantize_like(
-    module: nn.Module, weights: dict[str, mx.array], where: str, quantization: dict[str, Any]
-) -> None:
-    """Quantize those layers of `module` that are quantized in `weights`."""
-    whole = {k: v for k, v in quantization.items() if k in ("group_size", "bits", "mode")}
+def quantize_like(module: nn.Module, weights: dict[str, mx.array]) -> None:
+    """Quantize those layers of `module` that are quantized in `weights`, and as they are there.
+
+    The tensors' shapes tell bits, group size and mode, whatever names a config knows them by.
+    """
+    if not any(name.endswith(".scales") for name in weights):
+        return
+    from mlx_lm.utils import infer_quant_config
 
     def settings(name: str, layer: nn.Module) -> bool | dict[str, Any]:
         if f"{name}.scales" not in weights or not hasattr(layer, "to_quantized"):
             return False
-        own = quantization.get(where + name)
-        return {**whole, **own} if isinstance(own, dict) else whole
+        return infer_quant_config(name, layer, weights)
 
-    nn.quantize(module, **whole, class_predicate=settings)
+    nn.quantize(module, class_predicate=settings)
 
 
 def _named(what: str, where: str, names: list[str]) -> str:

@@ -51,6 +51,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("loading").add_argument
     add("--model", default="demo", metavar="MODEL", help=f"{MODEL} (default demo)")
     add("--decoder-only", action="store_true", help="load a vision model's text half alone")
+    add("--adapter", metavar="DIR", help="a low-rank adapter for the decoder, in mlx-lm's format")
     add("--cache-bytes", type=int, metavar="N", help="the most that the prompt cache may take")
     add("--cache-dir", metavar="DIR", help="keep conversations' KV caches in this folder")
 

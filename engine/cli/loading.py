@@ -35,6 +35,7 @@ def open_engine(args: argparse.Namespace) -> Engine:
                 decoder_only=args.decoder_only,
                 cache_bytes=args.cache_bytes,
                 cache_dir=args.cache_dir,
+                adapter=args.adapter,
             )
         except KeyboardInterrupt:
             stopped.set()

@@ -65,7 +65,7 @@ class Bar:
 
             self.close()
             self._stage = stage
-            of_bytes = stage.startswith(("download", "load"))
+            of_bytes = stage.startswith(("download", "load", "quantize", "convert", "fuse"))
             self._bar = tqdm(
                 desc=stage,
                 total=total,

@@ -9,22 +9,13 @@ import mlx.core as mx
 from vision_add_ons.base import Picture, VisionAddOn
 from vision_add_ons.errors import UnsupportedCheckpoint
 from vision_add_ons.moxin import config as moxin_config
+from vision_add_ons.moxin.names import PROJECTOR, TOWERS, published_name
 from vision_add_ons.moxin.preprocessing import read_recipes
 from vision_add_ons.moxin.projector import load_projector
 from vision_add_ons.moxin.prompt import chat_template, has_own_template
 from vision_add_ons.moxin.vit import load_vit_encoder
 from vision_add_ons.moxin.vit_config import ViTConfig
 from vision_add_ons.weights import read_weights, refuse_others
-
-PROJECTOR = "projector."
-
-# Prefixes of the DINO and the SigLIP tower: native checkpoints, the same with numbered towers,
-# and the Hugging Face conversion, last because its DINO prefix begins the numbered ones too.
-TOWERS = (
-    ("vision_backbone.dino_featurizer.", "vision_backbone.siglip_featurizer."),
-    ("vision_backbone.featurizer.0.", "vision_backbone.featurizer.1."),
-    ("vision_backbone.featurizer.", "vision_backbone.fused_featurizer."),
-)
 
 
 class MoxinAddOn(VisionAddOn):
@@ -77,6 +68,15 @@ class MoxinAddOn(VisionAddOn):
     @classmethod
     def decoder_config(cls, config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         return moxin_config.decoder_config(config)
+
+    @classmethod
+    def published_name(cls, name: str) -> str:
+        """The name in the Hugging Face conversion, of a native one."""
+        return published_name(name)
+
+    @classmethod
+    def published_config(cls, config: dict[str, Any]) -> dict[str, Any]:
+        return {**config, "text_config": cls.decoder_config(config)[0]}
 
     @classmethod
     def default_chat_template(cls, config: dict[str, Any], folder: Path) -> str:

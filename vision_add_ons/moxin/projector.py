@@ -3,6 +3,7 @@
 import mlx.core as mx
 import mlx.nn as nn
 
+from vision_add_ons.moxin.names import projector_name
 from vision_add_ons.weights import load_module, with_prefix
 
 
@@ -23,13 +24,8 @@ class FusedMLPProjector(nn.Module):
         return self.fc3(nn.gelu(self.fc2(nn.gelu(self.fc1(features)))))
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
-        """Native checkpoints number the layers as a sequence in which GELU takes 1 and 3."""
-        numbered = {"0": "fc1", "2": "fc2", "4": "fc3"}
-        renamed = {}
-        for name, weight in weights.items():
-            layer, _, rest = name.removeprefix("projector.").partition(".")
-            renamed[f"{numbered.get(layer, layer)}.{rest}"] = weight
-        return renamed
+        """Native checkpoints number the layers; here they have names."""
+        return {projector_name(name): weight for name, weight in weights.items()}
 
 
 def load_projector(

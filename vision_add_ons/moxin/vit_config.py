@@ -75,7 +75,10 @@ class ViTConfig:
                 f"{prefix}blocks: features come from the last block but one, and there is only one"
             )
         if width % config.num_heads:
-            raise UnexpectedShape(f"{prefix}* is {width} wide: no {config.num_heads} heads fit it")
+            raise UnexpectedShape(
+                f"{prefix}* is {width} wide: no {config.num_heads} heads fit it, whether of "
+                "dino_num_heads and siglip_num_heads of config.json or as published"
+            )
         positions = _shape(weights, prefix + "pos_embed", 3)[1]
         if positions not in (config.num_patches, config.num_patches + self.has_cls_token):
             raise UnexpectedShape(

@@ -103,17 +103,17 @@ class PixtralAddOn(VisionAddOn):
             )
         settings = read_processor_config(folder)
         check_fields(settings, "preprocessor_config", do_center_crop=(None, False))
-        self.limit = size_limit(settings.get("size") or {"longest_edge": 1024})
+        size = settings.get("size")
+        self.limit = size_limit({"longest_edge": 1024} if size is None else size)
         self.pixels = Pixels.read(settings, Image.Resampling.BICUBIC, CLIP_MEAN, CLIP_STD)
-        self._load(read_weights(folder), config.get("quantization"))
+        self._load(read_weights(folder))
 
-    def _load(self, weights: dict[str, mx.array], quantization: dict[str, Any] | None) -> None:
+    def _load(self, weights: dict[str, mx.array]) -> None:
         tower, projector = first_prefix(weights, TOWER), first_prefix(weights, PROJECTOR)
         refuse_others(weights, (tower, projector, *self.decoder_prefixes))
         named = channels_last(with_prefix(weights, tower), "patch_conv.weight", channels=3)
-        load_module(self.tower, named, tower, quantization=quantization)
-        named = with_prefix(weights, projector)
-        load_module(self.projector, named, projector, quantization=quantization)
+        load_module(self.tower, named, tower)
+        load_module(self.projector, with_prefix(weights, projector), projector)
 
     @classmethod
     def resolve(cls, config: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,9 @@ from vision_add_ons.errors import BrokenConfig, UnsupportedCheckpoint
 LLAVA_HALVES = {"vision_config": "clip_vision_model", "text_config": "llama"}
 HALVES = {"vision_config": "pixtral", "text_config": "mistral"}
 
+LONGEST = 100_000
+"""Pixels along a side; an image processor that asks for more is damaged."""
+
 
 def half_config(config: dict[str, Any], field: str) -> dict[str, Any]:
     """`vision_config` or `text_config`, with a model type."""
@@ -45,8 +48,9 @@ def size_limit(size: Any) -> tuple[int, int]:
     if isinstance(size, dict):
         longest = size.get("longest_edge")
         sides = [longest, longest] if longest else [size.get("width"), size.get("height")]
-    if not all(type(side) is int and side > 0 for side in sides):
+    if not all(type(side) is int and 0 < side <= LONGEST for side in sides):
         raise BrokenConfig(
-            f"the image processor's size must give longest_edge, or width and height, not {size!r}"
+            f"the image processor's size must give longest_edge, or width and height, up to "
+            f"{LONGEST}, not {size!r}"
         )
     return sides[0], sides[1]

@@ -86,7 +86,7 @@ class Qwen2VLAddOn(VisionAddOn):
         refuse_others(weights, self.decoder_prefixes)
         prefix = first_prefix(weights, TOWER)
         tower = channels_last(with_prefix(weights, prefix), KERNEL, channels=3)
-        load_module(self.tower, tower, prefix, quantization=config.get("quantization"))
+        load_module(self.tower, tower, prefix)
 
     @staticmethod
     def check_tower(whole: dict[str, Any]) -> None:

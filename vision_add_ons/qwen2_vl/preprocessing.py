@@ -51,13 +51,16 @@ class Patches:
             merge_size=(vision["spatial_merge_size"],),
             temporal_patch_size=(vision["temporal_patch_size"],),
         )
-        size = saved.get("size") or {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS}
+        size = saved.get("size")
+        if size is None:
+            size = {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS}
         if not isinstance(size, dict):
             raise BrokenConfig(f"the image processor's size must be an object, not {size!r}")
         limits: dict[str, Any] = {
-            "min_pixels": saved.get("min_pixels") or size.get("shortest_edge"),
-            "max_pixels": saved.get("max_pixels") or size.get("longest_edge"),
+            "min_pixels": size.get("shortest_edge"),
+            "max_pixels": size.get("longest_edge"),
         }
+        limits |= {name: saved[name] for name in limits if saved.get(name) is not None}
         positive(limits, "image processor", "min_pixels", "max_pixels")
         if not limits["min_pixels"] <= limits["max_pixels"] <= HUGE:
             raise BrokenConfig(

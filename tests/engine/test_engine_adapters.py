@@ -1,0 +1,87 @@
+"""Adapters in a running engine: its answers, and what is reused of its conversations."""
+
+import threading
+from pathlib import Path
+
+import pytest
+from adapters import write_adapter
+from short_chats import SHORT, talk
+
+from engine import AdapterError, EngineClosed, RequestError, load
+
+
+def test_answers_and_caches(tiny_folder: Path, tmp_path: Path, seed: int) -> None:
+    adapter = write_adapter(tiny_folder, tmp_path / "adapter", seed)
+    with load(tiny_folder, adapter=adapter) as engine:
+        adapted = talk(engine).messages
+    with load(tiny_folder) as engine:
+        chat = talk(engine)
+        plain = chat.messages
+        assert plain != adapted
+        engine.load_adapter(adapter)
+        question = [*chat.messages, {"role": "user", "content": "Why?"}]
+        # What was computed without the adapter is worth nothing with it.
+        end = engine.generate(question, options=SHORT).result()
+        assert end.cached_tokens == 0
+        assert talk(engine).messages == adapted
+        again = engine.generate(question, options=SHORT).result()
+        assert again.cached_tokens > 40
+        assert again.tokens == end.tokens
+        engine.unload_adapter()
+        # And it is still there when the adapter goes.
+        assert chat.send("Why?").result().cached_tokens > 40
+        assert talk(engine).messages == plain
+
+
+def test_files_are_of_one_adapter(tiny_folder: Path, tmp_path: Path, seed: int) -> None:
+    adapter, cache = write_adapter(tiny_folder, tmp_path / "adapter", seed), tmp_path / "cache"
+    with load(tiny_folder, cache_dir=cache) as engine:
+        messages = talk(engine).messages
+        engine.load_adapter(adapter)
+        adapted = talk(engine).messages
+    assert len(list(cache.iterdir())) == 2
+    with load(tiny_folder, cache_dir=cache, adapter=adapter) as engine:
+        for history, cached in ((messages, False), (adapted, True)):
+            question = [*history, {"role": "user", "content": "Why?"}]
+            end = engine.generate(question, options=SHORT).result()
+            assert (end.disk_tokens > 40) == cached
+
+
+def test_what_does_not_fit(tiny_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(AdapterError, match="adapter_config"):
+        load(tiny_folder, adapter=tmp_path)
+    with load(tiny_folder) as engine:
+        expected = talk(engine).messages
+        with pytest.raises(AdapterError, match="adapter_config"):
+            engine.load_adapter(tmp_path)
+        assert talk(engine).messages == expected
+        engine.unload_adapter()
+        errors: list[BaseException] = []
+
+        def from_its_own_thread(_: object) -> None:
+            try:
+                engine.unload_adapter()
+            except RequestError as error:
+                errors.append(error)
+
+        engine.generate("Once", options=SHORT)
+        from engine import Request
+
+        engine.submit(Request("Once", (), SHORT), from_its_own_thread).result()
+        assert len(errors) == 1
+    with pytest.raises(EngineClosed):
+        engine.load_adapter(tmp_path)
+
+
+def test_in_its_turn(tiny_folder: Path, tmp_path: Path, seed: int) -> None:
+    """Between the requests before it and those after it, from any thread."""
+    adapter = write_adapter(tiny_folder, tmp_path / "adapter", seed)
+    with load(tiny_folder) as engine:
+        plain = engine.generate("Once upon", options=SHORT).result().tokens
+        before = [engine.generate("Once upon", options=SHORT) for _ in range(3)]
+        thread = threading.Thread(target=engine.load_adapter, args=(adapter,))
+        thread.start()
+        thread.join()
+        after = engine.generate("Once upon", options=SHORT).result().tokens
+        assert [generation.result().tokens for generation in before] == [plain] * 3
+        assert after != plain

@@ -1,0 +1,46 @@
+"""Reading a safetensors file that may be damaged: MLX alone trusts what its header says."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from vision_add_ons.errors import BrokenWeights
+from vision_add_ons.json_files import each_once
+
+
+def read_safetensors(file: Path) -> dict[str, mx.array]:
+    """The tensors of one file by name, not yet read. Raises `BrokenWeights`.
+
+    The `safetensors` package checks the header against itself and against the file's size: that
+    the tensors lie side by side, as long as their shapes say, and fill the file. It takes the
+    last of several tensors of one name, and any dtype and shape of the format.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not file.is_file():  # to open a pipe would wait for whoever writes to it
+        raise BrokenWeights(f"{file} is not a file; fetch it again")
+    try:
+        with safe_open(str(file), "mlx"):
+            header = _header(file)
+            tensors = mx.load(str(file), format="safetensors")
+    except (SafetensorError, RuntimeError, ValueError, OSError) as error:
+        message = " ".join(str(error).split())[:200]
+        raise BrokenWeights(
+            f"{file} cannot be read as safetensors ({message}); fetch the file again"
+        ) from error
+    assert isinstance(tensors, dict)
+    if "" in tensors:
+        raise BrokenWeights(f"{file} holds a tensor without a name; fetch the file again")
+    for name, array in tensors.items():
+        if list(array.shape) != header[name]["shape"]:  # it has 32 bits for each side
+            raise BrokenWeights(f"{file}: {name} has a shape beyond what MLX can hold")
+    return tensors
+
+
+def _header(file: Path) -> dict[str, Any]:
+    with file.open("rb") as opened:
+        size = int.from_bytes(opened.read(8), "little")
+        header: dict[str, Any] = json.loads(opened.read(size), object_pairs_hook=each_once)
+    return header
