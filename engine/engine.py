@@ -146,13 +146,13 @@ class Engine:
         go on; what was computed without the adapter is not reused with it, nor the other way
         round. Raises `AdapterError` if it does not fit the decoder, which is then as it was.
         """
-        self._use_adapter(Path(folder))
+        self._use_adapter(folder)
 
     def unload_adapter(self) -> None:
         """Answer without an adapter from now on; waits for the requests before it."""
         self._use_adapter(None)
 
-    def _use_adapter(self, folder: Path | None) -> None:
+    def _use_adapter(self, folder: str | os.PathLike[str] | None) -> None:
         worker = self._worker
         if threading.current_thread() is worker.thread:
             raise RequestError("an adapter cannot be changed from the engine's own thread")
@@ -263,7 +263,7 @@ def load(
             folder, decoder_only=decoder_only, vocab_only=vocab_only, progress=report
         )
         if adapter is not None:
-            kit.use_adapter(Path(adapter))
+            kit.use_adapter(adapter)
         return kit
 
     def remember(kit: "ModelKit") -> "Memory":

@@ -1,6 +1,7 @@
 """Low-rank adapters (LoRA and DoRA) in mlx-lm's format, put on a loaded decoder and taken off."""
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,7 @@ class Adapter:
 
 
 def apply_adapter(
-    decoder: nn.Module, folder: str | Path, prefixes: Mapping[str, str | None]
+    decoder: nn.Module, folder: str | os.PathLike[str], prefixes: Mapping[str, str | None]
 ) -> Adapter:
     """Put the adapter in `folder` on a decoder, which must have none. Nothing is computed yet.
 
@@ -60,7 +61,9 @@ def apply_adapter(
     """
     from mlx_lm.tuner.utils import linear_to_lora_layers
 
-    folder = Path(folder).expanduser()
+    if not isinstance(folder, str | os.PathLike):
+        raise AdapterError(f"an adapter is a folder, not {type(folder).__name__}")
+    folder = Path(os.path.expanduser(folder))
     kind, layers, settings = _read_config(folder)
     tensors = _read_tensors(folder, prefixes)
     own = dict(tree_flatten(decoder.leaf_modules(), is_leaf=nn.Module.is_module))

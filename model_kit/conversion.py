@@ -1,5 +1,6 @@
 """A checkpoint under its family's published names, and in another precision."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def convert(
     """
     if dtype is not None and dtype not in DTYPES:
         raise OptionError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
-    folder = Path(source).expanduser()
+    folder = Path(os.path.expanduser(source))
     target = check_target(folder, Path(target), overwrite)
     config = open_model_kit(folder).config
     if dtype is not None and config.quantization:

@@ -8,7 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from model_kit.config import CheckpointConfig, decoder_module, decoder_name
-from vision_add_ons.errors import MissingWeight
+from vision_add_ons.errors import BrokenWeights, MissingWeight
 from vision_add_ons.quantized import check_scales
 from vision_add_ons.weights import check_weights, parameters
 
@@ -93,7 +93,10 @@ def build_decoder(
 
 
 def read_into_memory(module: nn.Module, stage: str, progress: Progress | None) -> None:
-    """Evaluate a lazily loaded module, a part at a time so that progress can be told."""
+    """Evaluate a lazily loaded module, a part at a time so that progress can be told.
+
+    Raises `BrokenWeights`, and what `progress` raises.
+    """
     arrays = list(parameters(module).values())
     total = sum(a.nbytes for a in arrays)
     batch: list[mx.array] = []
@@ -102,14 +105,21 @@ def read_into_memory(module: nn.Module, stage: str, progress: Progress | None) -
         batch.append(array)
         batch_bytes += array.nbytes
         if batch_bytes >= max(total // 50, 1 << 24):
-            mx.eval(batch)
+            _read(batch)
             done += batch_bytes
             batch, batch_bytes = [], 0
             if progress:
                 progress(stage, done, total)
-    mx.eval(batch)
+    _read(batch)
     if progress:
         progress(stage, total, total)
+
+
+def _read(arrays: list[mx.array]) -> None:
+    try:
+        mx.eval(arrays)
+    except RuntimeError as error:  # a file that has changed since its header was read, say
+        raise BrokenWeights(f"the weights cannot be read on: {error}") from error
 
 
 def context_limit(model: nn.Module, config: CheckpointConfig) -> int | None:

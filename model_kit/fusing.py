@@ -24,7 +24,7 @@ def fuse(
     whole decoder is left unquantized. `source` and `adapter` are only read. Raises `AdapterError`,
     `SaveError`, or another `CheckpointError`.
     """
-    target = check_target(Path(source).expanduser(), Path(target), overwrite)
+    target = check_target(Path(source), Path(target), overwrite)
     opened = open_checkpoint(Path(source))
     decoder, config = opened.decoder, opened.config.raw
     apply_adapter(decoder, adapter, opened.config.decoder_prefixes).fuse(decoder, dequantize)

@@ -1,6 +1,7 @@
 """A checkpoint folder becomes a `ModelKit`: everything a conversation needs of a model."""
 
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ class ModelKit:
             (self.checkpoint_fingerprint + self.adapter.digest).encode()
         ).hexdigest()
 
-    def use_adapter(self, folder: str | Path | None) -> None:
+    def use_adapter(self, folder: str | os.PathLike[str] | None) -> None:
         """Put an adapter in mlx-lm's format on the decoder, in place of one that is there.
 
         None takes it off. Raises `AdapterError`; then all is as it was.

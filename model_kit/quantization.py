@@ -71,7 +71,7 @@ def quantize(
         tower = _settings("affine", towers_bits, group_size if mode == "affine" else None)
     if type(shard_bytes) is not int or shard_bytes < 1:
         raise OptionError(f"shard_bytes must be a number of bytes, not {shard_bytes!r}")
-    target = check_target(Path(source).expanduser(), Path(target), overwrite)
+    target = check_target(Path(source), Path(target), overwrite)
     opened = open_checkpoint(Path(source))
     if opened.config.quantization or "quantization_config" in opened.config.raw:
         raise UnsupportedCheckpoint(

@@ -30,7 +30,7 @@ def check_target(source: Path, target: Path, overwrite: bool) -> Path:
     With `overwrite`, a checkpoint folder that is there already may be replaced.
     """
     try:
-        target = target.expanduser().absolute()
+        source, target = source.expanduser(), target.expanduser().absolute()
         here, there = source.resolve(), target.resolve()
         if here == there or here in there.parents or there in here.parents:
             raise SaveError(
@@ -74,6 +74,8 @@ def save_checkpoint(
     """
     total = sum(tensor.nbytes for tensor in tensors.values())
     companions = companion_files(source)
+    # By their names some families tell an instruct model, which is prompted in another way.
+    config = {"_name_or_path": source.absolute().name, **config}
     done = 0
 
     def written(nbytes: int) -> None:

@@ -18,6 +18,7 @@ from vision_add_ons.errors import (
     WeightsNotFound,
 )
 from vision_add_ons.json_files import parse_json
+from vision_add_ons.quantized import check_scales
 from vision_add_ons.safetensors_files import read_safetensors
 
 INDEX = "model.safetensors.index.json"
@@ -163,6 +164,7 @@ def load_module(
     unused: Iterable[str] = (),
 ) -> None:
     """`check_weights`, then load them into `module`, whose layers are quantized where they are."""
+    check_scales(module, weights, where)
     quantize_like(module, weights)
     check_weights(module, weights, where, unused)
     known = parameters(module)

@@ -238,3 +238,20 @@ def test_a_quantized_source(tiny_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedCheckpoint, match="quantized already"):
         quantize(tmp_path / "target", tmp_path / "again")
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
+
+
+@pytest.mark.parametrize("decoder_only", [False, True])
+@pytest.mark.parametrize("name", ["moxin-instruct", "moxin"])
+def test_prompts_stay_the_same(name: str, decoder_only: bool, tmp_path: Path) -> None:
+    """Moxin's form of a prompt goes by the model's name, where the checkpoint brings no template."""
+    source, target = FORMS["moxin hf"](tmp_path / name, 1), tmp_path / "target"
+    quantize(source, target, group_size=GROUP, decoder_only=decoder_only)
+    messages = [{"role": "user", "content": "w9 w8"}]
+    before, after = (
+        load_model_kit(folder, vocab_only=True).tokenizer.apply_chat_template(
+            messages, tokenize=False
+        )
+        for folder in (source, target)
+    )
+    assert before == after
+    assert ("[INST]" in after) == (name == "moxin-instruct")
