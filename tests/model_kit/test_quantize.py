@@ -243,7 +243,7 @@ def test_a_quantized_source(tiny_folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("decoder_only", [False, True])
 @pytest.mark.parametrize("name", ["moxin-instruct", "moxin"])
 def test_prompts_stay_the_same(name: str, decoder_only: bool, tmp_path: Path) -> None:
-    """Moxin's form of a prompt goes by the model's name, where the checkpoint brings no template."""
+    """Without a template of its own, a Moxin checkpoint is prompted by its name."""
     source, target = FORMS["moxin hf"](tmp_path / name, 1), tmp_path / "target"
     quantize(source, target, group_size=GROUP, decoder_only=decoder_only)
     messages = [{"role": "user", "content": "w9 w8"}]

@@ -1,0 +1,101 @@
+"""Tiny whole checkpoints to damage: a text model and four families, in one file and in two."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from parity import moxin_checkpoint
+from parity.family_checks import (
+    VOCAB,
+    dequantized_weights,
+    quantize_folder,
+    random_weights,
+    write_tokenizer,
+    written,
+)
+from parity.gemma3_reference import Gemma3Reference
+from parity.pixtral_reference import PixtralReference
+from parity.qwen2_vl_reference import Qwen2VLReference
+from safetensors.numpy import load_file, save_file
+from tiny import SIZES
+from transformers import MistralConfig, MistralForCausalLM
+
+from model_kit import quantize
+
+
+def _text(folder: Path, seed: int, quantized: bool = False) -> None:
+    sizes = {**SIZES, "vocab_size": VOCAB, "num_hidden_layers": 2}
+    model = random_weights(MistralForCausalLM(MistralConfig(**sizes)), seed)
+    kept = dequantized_weights(model, towers=True) if quantized else {}
+    model.save_pretrained(folder)
+    if quantized:
+        quantize_folder(folder, kept)
+    write_tokenizer(folder)
+
+
+def _moxin(folder: Path, seed: int) -> None:
+    parts = moxin_checkpoint.random_parts(seed)
+    moxin_checkpoint.write(folder, parts.named(moxin_checkpoint.HF), moxin_checkpoint.config())
+    write_tokenizer(folder)
+
+
+def _family(reference: type[Any], dialect: int) -> Callable[[Path, int], Any]:
+    return lambda folder, seed: written(reference(seed), folder, reference.dialects[dialect])
+
+
+def _quantized(make: Callable[[Path, int], Any]) -> Callable[[Path, int], Any]:
+    def made(folder: Path, seed: int) -> None:
+        plain = folder.with_name(folder.name + "-plain")
+        make(plain, seed)
+        quantize(plain, folder, bits=4, group_size=32, towers_bits=8)
+
+    return made
+
+
+MAKERS: dict[str, Callable[[Path, int], Any]] = {
+    "text": _text,
+    "text, quantized": lambda folder, seed: _text(folder, seed, quantized=True),
+    "moxin": _moxin,
+    "gemma3": _family(Gemma3Reference, 0),
+    "gemma3, as published": _family(Gemma3Reference, 1),
+    "pixtral": _family(PixtralReference, 0),
+    "pixtral, by mlx-vlm": _family(PixtralReference, 2),
+    "qwen2_vl": _family(Qwen2VLReference, 0),
+    "qwen2_vl, as published": _family(Qwen2VLReference, 1),
+}
+MAKERS |= {
+    f"{name}, towers quantized": _quantized(MAKERS[name])
+    for name in ("moxin", "gemma3", "pixtral", "qwen2_vl")
+}
+IN_TWO_FILES = ("text", "moxin", "gemma3", "pixtral", "qwen2_vl")
+
+
+def write_wholes(place: Path, seed: int) -> dict[str, Path]:
+    """All of them under `place`, by name."""
+    folders = {}
+    for name, make in MAKERS.items():
+        for files in (1, 2) if name in IN_TWO_FILES else (1,):
+            full = f"{name}, {files} files" if files > 1 else name
+            folders[full] = place / full.replace(", ", "-").replace(" ", "-")
+            make(folders[full], seed)
+            if files > 1:
+                split(folders[full])
+    return folders
+
+
+def split(folder: Path) -> None:
+    """Spread the weights over two files, and write the index of both."""
+    whole = folder / "model.safetensors"
+    tensors = load_file(whole)
+    whole.unlink()
+    names = sorted(tensors)
+    homes = {}
+    for number in (1, 2):
+        file = f"model-{number:05}-of-00002.safetensors"
+        own = names[number - 1 :: 2]
+        save_file({name: tensors[name] for name in own}, folder / file, metadata={"format": "pt"})
+        homes |= dict.fromkeys(own, file)
+    index = {"metadata": {"total_size": sum(t.nbytes for t in tensors.values())}}
+    text = json.dumps({**index, "weight_map": homes}, indent=2)
+    (folder / "model.safetensors.index.json").write_text(text)
