@@ -59,7 +59,8 @@ def _header_edited(file: Path, rng: random.Random) -> Damage:
     valid = edit in (_other_dtype, _other_shape, _removed_tensor, _renamed, _extra_tensor)
     valid &= any(part in name for part in UNUSED)
     # What is not in the index does not count.
-    valid |= edit is _extra_tensor and "-of-" in file.name
+    indexed = (file.parent / "model.safetensors.index.json").exists()
+    valid |= edit is _extra_tensor and indexed
     accepted = (TYPED, HARMLESS) if valid else (TYPED,)
     names = [other[:30] for other in header if other]
     return damage_of(file, f"{name}: {what}", accepted, *TENSORS, *names)

@@ -132,6 +132,8 @@ def index_damage(file: Path, rng: random.Random) -> Damage:
         other = rng.choice([*outside, *junk])
         document["weight_map"] = dict.fromkeys(homes, other)
     elif what == "other":
+        if len(files) == 1:
+            raise Undamaged
         homes[name] = rng.choice([f for f in files if f != homes[name]])
     elif what == "less":
         del homes[name]

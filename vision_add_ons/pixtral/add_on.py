@@ -105,6 +105,11 @@ class PixtralAddOn(VisionAddOn):
         check_fields(settings, "preprocessor_config", do_center_crop=(None, False))
         size = settings.get("size")
         self.limit = size_limit({"longest_edge": 1024} if size is None else size)
+        if min(self.limit) < self.cell:
+            raise BrokenConfig(
+                f"the image processor's size {self.limit} is smaller than one row's "
+                f"{self.cell} x {self.cell} pixels"
+            )
         self.pixels = Pixels.read(settings, Image.Resampling.BICUBIC, CLIP_MEAN, CLIP_STD)
         self._load(read_weights(folder))
 
