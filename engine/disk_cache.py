@@ -86,7 +86,14 @@ class DiskCache:
     Its methods are for the engine's thread; its figures are for any.
     """
 
-    def __init__(self, folder: Path | None, max_bytes: int, fingerprint: str, layers: int) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        max_bytes: int,
+        fingerprint: str,
+        layers: int,
+        writer: DiskWriter | None = None,
+    ) -> None:
         """Find what `folder` has for this model; None keeps only what is saved by name.
 
         Raises `OptionError` for a folder that cannot be used.
@@ -99,7 +106,7 @@ class DiskCache:
         self._index: PromptIndex[StoredFile] = PromptIndex()
         self._named: dict[Path, StoredFile] = {}
         """Files of the user's."""
-        self._writer = DiskWriter()
+        self._writer = writer or DiskWriter()
         if folder is None or not layers:
             return
         self._folder = folder / fingerprint[:32]

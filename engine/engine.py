@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.chat import Chat
-from engine.events import Finished
+from engine.events import Event, Finished
 from engine.generation import Generation
 from engine.options import GenerationOptions
 from engine.request import Request
@@ -99,13 +99,17 @@ class Engine:
         return self.submit(Request(prompt, images, options or GenerationOptions()))
 
     def submit(
-        self, request: Request, on_finish: Callable[[Finished], None] | None = None
+        self,
+        request: Request,
+        on_finish: Callable[[Finished], None] | None = None,
+        on_event: Callable[[Event], None] | None = None,
     ) -> Generation:
         """Queue a request and return at once.
 
         `on_finish` is called, usually on the engine's thread, before the final event is delivered;
-        it must not wait for this generation. Raises a `RequestError` before anything is run, or
-        `EngineClosed`.
+        it must not wait for this generation. With `on_event`, every event, the final one too, goes
+        to that function instead, on the engine's thread: it must be quick and not raise. Raises a
+        `RequestError` before anything is run, or `EngineClosed`.
         """
         if not isinstance(request, Request):
             raise RequestError(f"submit takes a Request, not {type(request).__name__}")
@@ -123,7 +127,7 @@ class Engine:
             )
         if any(not 0 <= token < self._vocab_size for token in prompt.tokens):
             raise RequestError(f"token ids must be from 0 to {self._vocab_size - 1}")
-        generation = Generation(prompt, options, request.owner, on_finish, started)
+        generation = Generation(prompt, options, request.owner, on_finish, started, on_event)
         generation.engine = self
         self._worker.submit(generation)
         return generation
@@ -144,7 +148,8 @@ class Engine:
 
         `folder` is what mlx-lm's training writes. Waits for the requests before it. Conversations
         go on; what was computed without the adapter is not reused with it, nor the other way
-        round. Raises `AdapterError` if it does not fit the decoder, which is then as it was.
+        round. Raises `AdapterError` if it does not fit the decoder, or `OptionError` if the folder
+        of KV caches cannot be used any more; then everything is as it was.
         """
         self._use_adapter(folder)
 
@@ -160,9 +165,15 @@ class Engine:
 
         def change(memory: "Memory") -> None:
             try:
-                assert worker.kit is not None
-                worker.kit.use_adapter(folder)
-                memory.serve(worker.kit.fingerprint)
+                kit = worker.kit
+                assert kit is not None
+                before = kit.adapter
+                kit.use_adapter(folder)
+                try:
+                    memory.serve(kit.fingerprint)
+                except BaseException:
+                    kit.put_adapter(before)
+                    raise
                 done.set_result(None)
             except BaseException as error:
                 done.set_exception(error)

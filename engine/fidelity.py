@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -39,6 +40,7 @@ ANSWER_TOKENS = 24
 ROWS = 64
 """Positions compared at once: a row of logits may take a megabyte in float32."""
 LABEL = 32
+_NO_MATPLOTLIB = "a plot needs matplotlib; `pip install matplotlib`"
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,14 @@ def default_pictures() -> list[Path]:
     return sorted((PARTS / "samples").glob("*.png"))
 
 
+def check_plot(path: Path) -> None:
+    """Raise `OptionError` if `plot` could not draw there, as far as that can be known before."""
+    if find_spec("matplotlib") is None:
+        raise OptionError(_NO_MATPLOTLIB)
+    if not path.absolute().parent.is_dir():
+        raise OptionError(f"{path} cannot be written as a plot: there is no folder {path.parent}")
+
+
 def plot(fidelity: Fidelity, path: str | os.PathLike[str]) -> None:
     """Draw the KL divergence at every position to a file; its suffix decides the format.
 
@@ -153,7 +163,7 @@ def plot(fidelity: Fidelity, path: str | os.PathLike[str]) -> None:
         # By name, so that type checking does not ask for it.
         new_figure = import_module("matplotlib.figure").Figure
     except ImportError as error:
-        raise OptionError("a plot needs matplotlib; `pip install matplotlib`") from error
+        raise OptionError(_NO_MATPLOTLIB) from error
 
     items = fidelity.items
     figure = new_figure(figsize=(8, 1.2 + 0.3 * len(items)), layout="constrained")
@@ -335,7 +345,7 @@ def _measure(label: str, source: "mx.array", target: "mx.array") -> ItemFidelity
         log_q = b - mx.logsumexp(b, axis=-1, keepdims=True)
         p = mx.exp(log_p)
         # What has no probability adds nothing, also if its logit is minus infinity.
-        sums = mx.where(p > 0, p * (log_p - log_q), 0).sum(axis=-1)
+        sums = mx.where(p == 0, 0, p * (log_p - log_q)).sum(axis=-1)
         # Rounding may leave them just below zero.
         kl += mx.maximum(sums, 0).tolist()  # type: ignore[arg-type]
         same = mx.argmax(a, axis=-1) == mx.argmax(b, axis=-1)

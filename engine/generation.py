@@ -30,6 +30,7 @@ class Generation:
         owner: object = None,
         on_finish: Callable[[Finished], None] | None = None,
         submitted: float | None = None,
+        on_event: Callable[[Event], None] | None = None,
     ) -> None:
         self.prompt = prompt
         self.options = options
@@ -41,6 +42,7 @@ class Generation:
         """Held so that an engine lives until its last answer is there."""
         self.submitted = time.perf_counter() if submitted is None else submitted
         self._on_finish = on_finish
+        self._on_event = on_event
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._cancelled = threading.Event()
         self._ended = threading.Event()
@@ -92,7 +94,10 @@ class Generation:
     # --- for the engine's thread ---------------------------------------------------------------
 
     def emit(self, event: Event) -> None:
-        self._events.put(event)
+        if self._on_event is None:
+            self._events.put(event)
+        else:
+            self._on_event(event)
 
     def finish(self, finished: Finished) -> None:
         """Deliver the final event; only the first call counts."""
@@ -108,7 +113,7 @@ class Generation:
                 # neither can do anything about it, and other answers must still end.
                 log.exception("a callback failed at the end of an answer")
         self._ended.set()
-        self._events.put(finished)
+        self.emit(finished)
         self._events.put(None)
         # A finished answer that is kept must not keep a model in memory.
-        self._on_finish = self.on_cancel = self.engine = None
+        self._on_finish = self._on_event = self.on_cancel = self.engine = None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from engine import conversation_file, kv_file
 from engine.budget import Budget
 from engine.disk_cache import DiskCache
+from engine.disk_writer import DiskWriter
 from engine.features import FeatureCache
 from engine.kv_file import SUFFIX
 from engine.prompt_cache import PromptCache
@@ -28,6 +29,8 @@ class Memory:
         self.features = FeatureCache(kit.add_on, self.budget)
         self._layers = 0 if kit.text_model is None else len(kit.make_cache())
         self._cache_dir, self._max_disk_bytes = cache_dir, max_disk_bytes
+        # One for all models: what is saved twice to one place must be written in that order.
+        self._writer = DiskWriter()
         self._of_models: dict[str, tuple[PromptCache, DiskCache]] = {}
         self.serve(kit.fingerprint)
 
@@ -38,7 +41,9 @@ class Memory:
         cannot be used.
         """
         if fingerprint not in self._of_models:
-            disk = DiskCache(self._cache_dir, self._max_disk_bytes, fingerprint, self._layers)
+            disk = DiskCache(
+                self._cache_dir, self._max_disk_bytes, fingerprint, self._layers, self._writer
+            )
             self._of_models[fingerprint] = PromptCache(self.budget, disk), disk
         self.prompts, self.disk = self._of_models[fingerprint]
 
@@ -65,11 +70,16 @@ class Memory:
         """Know the KV cache of a conversation that was saved to `path`."""
         self.disk.add(kv_path(path))
 
+    def keep_grown(self) -> None:
+        """Write to the disk what has grown much: when there is nothing else to do."""
+        for prompts, _ in self._of_models.values():
+            prompts.keep_grown()
+
     def close(self) -> None:
         """Write what is to outlive the engine."""
         with ExitStack() as stack:
-            for prompts, disk in self._of_models.values():
-                stack.callback(disk.close)
+            stack.callback(self._writer.close)
+            for prompts, _ in self._of_models.values():
                 stack.callback(prompts.keep_all)
 
 

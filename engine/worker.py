@@ -136,7 +136,7 @@ class Worker:
         try:
             while self._do_next(runner, self.memory):
                 if not self._waiting:
-                    self.memory.prompts.keep_grown()
+                    self.memory.keep_grown()
         finally:
             self.memory.close()
 

@@ -1,6 +1,7 @@
 """Low-rank adapters (LoRA and DoRA) in mlx-lm's format, put on a loaded decoder and taken off."""
 
 import hashlib
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ class Adapter:
 def apply_adapter(
     decoder: nn.Module, folder: str | os.PathLike[str], prefixes: Mapping[str, str | None]
 ) -> Adapter:
-    """Put the adapter in `folder` on a decoder, which must have none. Nothing is computed yet.
+    """Put the adapter in `folder` on a decoder, which must have none.
 
     `prefixes` are `CheckpointConfig.decoder_prefixes`: adapters that were trained on a whole vision
     checkpoint name the decoder's layers as it does. Raises `AdapterError`; then the decoder is as
@@ -63,27 +64,30 @@ def apply_adapter(
 
     if not isinstance(folder, str | os.PathLike):
         raise AdapterError(f"an adapter is a folder, not {type(folder).__name__}")
-    folder = Path(os.path.expanduser(folder))
+    folder = Path(os.path.expanduser(os.fsdecode(folder)))
     kind, layers, settings = _read_config(folder)
-    tensors = _read_tensors(folder, prefixes)
     own = dict(tree_flatten(decoder.leaf_modules(), is_leaf=nn.Module.is_module))
     try:
+        digest = _digest(folder)
+        tensors = _read_tensors(folder, prefixes)
         linear_to_lora_layers(decoder, layers, settings, use_dora=kind == "dora")
         _check(decoder, tensors, folder)
         decoder.update(tree_unflatten(list(tensors.items())))
         decoder.eval()
-    except AdapterError:
+        mx.eval(list(tensors.values()))
+        if _digest(folder) != digest:
+            raise AdapterError(f"{folder} was written to while it was read; try again")
+    except BaseException as error:
         decoder.update_modules(tree_unflatten(list(own.items())))
-        raise
-    except Exception as error:
-        decoder.update_modules(tree_unflatten(list(own.items())))
+        if isinstance(error, AdapterError) or not isinstance(error, Exception):
+            raise
         message = " ".join(str(error).split())[:200]
         raise AdapterError(
             f"{folder} does not fit this decoder ({type(error).__name__}: {message})"
         ) from error
     now = dict(decoder.named_modules())
     adapted = {name: now[name] for name, layer in own.items() if now[name] is not layer}
-    return Adapter(folder, _digest(folder), {name: own[name] for name in adapted}, adapted)
+    return Adapter(folder, digest, {name: own[name] for name in adapted}, adapted)
 
 
 def _read_config(folder: Path) -> tuple[str, int, dict[str, Any]]:
@@ -106,7 +110,8 @@ def _read_config(folder: Path) -> tuple[str, int, dict[str, Any]]:
     if type(layers) is not int or not isinstance(settings, dict):
         raise AdapterError(f"{folder / CONFIG} lacks num_layers or lora_parameters")
     rank, scale = settings.get("rank"), settings.get("scale")
-    if type(rank) is not int or rank < 1 or type(scale) not in (int, float):
+    number = type(scale) in (int, float) and math.isfinite(scale)  # type: ignore[arg-type]
+    if type(rank) is not int or rank < 1 or not number:
         raise AdapterError(
             f"{folder / CONFIG}: lora_parameters must give rank and scale, not {rank!r:.40} and "
             f"{scale!r:.40}"
@@ -131,6 +136,13 @@ def _read_tensors(folder: Path, prefixes: Mapping[str, str | None]) -> dict[str,
 
 def _check(decoder: nn.Module, tensors: dict[str, mx.array], folder: Path) -> None:
     """Refuse tensors that are not exactly those of the decoder's adapted layers."""
+    from mlx_lm.tuner.dora import DoRAEmbedding
+
+    for name, layer in decoder.named_modules():
+        if isinstance(layer, DoRAEmbedding) and isinstance(layer.embedding, nn.QuantizedEmbedding):
+            raise AdapterError(
+                f"{folder}: mlx-lm computes no DoRA on quantized embeddings ({name})"
+            )
     wanted = {n: a for n, a in parameters(decoder).items() if n.rpartition(".")[2] in LEAVES}
     for name, tensor in tensors.items():
         if name not in wanted:

@@ -51,7 +51,8 @@ SANE = {
     "head_dim": (1, 1e5),
     ".*_token_(id|index)": (-1, 2**31 - 1),
     "max_position_embeddings": (-1, 1e8),
-    "sliding_window(_pattern)?": (1, 1e8),
+    "sliding_window": (0, 1e8),
+    "sliding_window_pattern": (1, 1e8),
 }
 
 

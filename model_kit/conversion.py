@@ -8,7 +8,7 @@ import mlx.core as mx
 
 from model_kit.kit import open_model_kit
 from model_kit.save import SHARD_BYTES, Progress, check_target, save_checkpoint
-from vision_add_ons.errors import OptionError, UnsupportedCheckpoint
+from vision_add_ons.errors import BrokenWeights, OptionError, UnsupportedCheckpoint
 from vision_add_ons.weights import read_weights
 
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
@@ -30,7 +30,7 @@ def convert(
     "float32", "bfloat16" or "float16". `source` is only read. Raises `OptionError`, `SaveError`,
     or a subclass of `CheckpointError`.
     """
-    if dtype is not None and dtype not in DTYPES:
+    if dtype is not None and (not isinstance(dtype, str) or dtype not in DTYPES):
         raise OptionError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
     folder = Path(os.path.expanduser(source))
     target = check_target(folder, Path(target), overwrite)
@@ -42,14 +42,25 @@ def convert(
         raw = config.add_on.published_config(raw)
     tensors = read_weights(folder)
     if config.add_on is not None:
-        tensors = {config.add_on.published_name(name): w for name, w in tensors.items()}
+        named = {config.add_on.published_name(name): name for name in tensors}
+        if len(named) < len(tensors):
+            twice = min(set(tensors) - set(named.values()))
+            raise BrokenWeights(f"{folder} holds {twice} under two names")
+        tensors = {name: tensors[before] for name, before in named.items()}
     if dtype is not None:
         raw = _with_dtype(raw, dtype)
         for name, tensor in tensors.items():
             if mx.issubdtype(tensor.dtype, mx.floating):
                 tensors[name] = tensor.astype(DTYPES[dtype])
     return save_checkpoint(
-        folder, target, raw, tensors, shard_bytes=shard_bytes, stage="convert", progress=progress
+        folder,
+        target,
+        raw,
+        tensors,
+        overwrite=overwrite,
+        shard_bytes=shard_bytes,
+        stage="convert",
+        progress=progress,
     )
 
 

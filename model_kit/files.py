@@ -6,7 +6,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.unfinished(\.\w+)?")
@@ -17,10 +17,14 @@ LEFTOVER_SECONDS = 3600
 
 
 def sync(path: Path) -> None:
-    """Have the disk hold what was written to a file, or a folder's list of names."""
+    """Have the disk hold what was written to a file, or a folder's list of names.
+
+    Not every file system can do that for a folder; there, nothing more can be done.
+    """
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        with suppress(OSError) if path.is_dir() else nullcontext():
+            os.fsync(handle)
     finally:
         os.close(handle)
 
@@ -47,10 +51,11 @@ def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
-    """An empty folder, which becomes `path` in the end, in place of a folder that was there.
+def replacing_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
+    """An empty folder, which becomes `path` in the end.
 
-    If the block raises, it is removed, and what was there stays. Raises OSError.
+    A folder that is there then, and is not empty, is an error, or with `overwrite`
+    replaced. If the block raises, it is removed, and what was there stays. Raises OSError.
     """
     remove_leftovers(path.parent)
     temporary = path.with_name(f".{uuid.uuid4().hex}.unfinished")
@@ -59,15 +64,15 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         yield temporary
         for file in (*temporary.iterdir(), temporary):
             sync(file)
-        _put_in_place(temporary, path)
+        _put_in_place(temporary, path, overwrite)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     sync(path.parent)
 
 
-def _put_in_place(new: Path, path: Path) -> None:
-    if not path.exists():
+def _put_in_place(new: Path, path: Path, overwrite: bool) -> None:
+    if not overwrite or not path.exists():
         os.rename(new, path)
         return
     # By a name that says what it is: it must survive an end between the two renames.

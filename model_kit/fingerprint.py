@@ -36,7 +36,8 @@ def fingerprint(folder: Path, add_on: type[VisionAddOn] | None) -> str:
     for package in PACKAGES:
         add(package, _version(package))
     source = inspect.getsourcefile(add_on) if add_on is not None else None
-    if source is not None:
+    # A frozen application has no sources; its add-ons change with its packages' versions.
+    if source is not None and Path(source).is_file():
         add(add_on, Path(source).read_bytes())
     for name in CONFIGS:
         if (folder / name).is_file():

@@ -37,7 +37,14 @@ def fuse(
     tensors, folder = opened.tensors(), opened.folder
     del opened, decoder  # or they would hold every tensor that is computed
     return save_checkpoint(
-        folder, target, config, tensors, shard_bytes=shard_bytes, stage="fuse", progress=progress
+        folder,
+        target,
+        config,
+        tensors,
+        overwrite=overwrite,
+        shard_bytes=shard_bytes,
+        stage="fuse",
+        progress=progress,
     )
 
 

@@ -71,18 +71,24 @@ class ModelKit:
         """
         if self.text_model is None:
             raise AdapterError("this model was loaded with vocab_only: it has no decoder to adapt")
-        before, self.adapter = self.adapter, None
-        if before is not None:
-            before.remove(self.text_model)
+        before = self.adapter
+        self.put_adapter(None)
         if folder is None:
             return
         try:
             self.adapter = apply_adapter(self.text_model, folder, self.config.decoder_prefixes)
         except BaseException:
-            if before is not None:
-                before.put(self.text_model)
-                self.adapter = before
+            self.put_adapter(before)
             raise
+
+    def put_adapter(self, adapter: Adapter | None) -> None:
+        """Put an adapter of this decoder, which was on it before, in place of one that is there."""
+        assert self.text_model is not None
+        if self.adapter is not None:
+            self.adapter.remove(self.text_model)
+        self.adapter = adapter
+        if adapter is not None:
+            adapter.put(self.text_model)
 
     @property
     def vocab_size(self) -> int:

@@ -69,14 +69,14 @@ def quantize(
     tower = None
     if towers_bits is not None:
         tower = _settings("affine", towers_bits, group_size if mode == "affine" else None)
-    if type(shard_bytes) is not int or shard_bytes < 1:
-        raise OptionError(f"shard_bytes must be a number of bytes, not {shard_bytes!r}")
     target = check_target(Path(source), Path(target), overwrite)
     opened = open_checkpoint(Path(source))
     if opened.config.quantization or "quantization_config" in opened.config.raw:
         raise UnsupportedCheckpoint(
             f"{opened.folder} is quantized already; quantize the checkpoint that it was made of"
         )
+    if tower is not None and (decoder_only or not opened.eyes):
+        raise OptionError("towers_bits is for the towers of a vision checkpoint; leave it out")
     source_nbytes = sum(tensor.nbytes for tensor in opened.tensors(decoder_only).values())
     entry, left = _quantize_decoder(opened, whole, embeddings, choose)
     if not decoder_only:
@@ -99,6 +99,7 @@ def quantize(
         config,
         tensors,
         texts=texts,
+        overwrite=overwrite,
         shard_bytes=shard_bytes,
         stage="quantize",
         progress=progress,
@@ -107,7 +108,7 @@ def quantize(
 
 
 def _settings(mode: str, bits: int | None, group_size: int | None) -> dict[str, Any]:
-    if mode not in MODES:
+    if not isinstance(mode, str) or mode not in MODES:
         raise OptionError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
     settings: dict[str, Any] = {"group_size": group_size, "bits": bits, "mode": mode}
     for name, allowed in zip(("group_size", "bits"), MODES[mode], strict=True):
@@ -116,6 +117,18 @@ def _settings(mode: str, bits: int | None, group_size: int | None) -> dict[str, 
             choices = ", ".join(map(str, sorted(allowed)))
             raise OptionError(f"{name} of {mode} must be {choices}, not {settings[name]!r}")
     return settings
+
+
+def _own_settings(chosen: Any, whole: dict[str, Any]) -> dict[str, Any]:
+    """What `choose` wants for one layer; affine, as for MLX, where it tells no mode."""
+    if not isinstance(chosen, dict) or set(chosen) - set(whole):
+        raise OptionError(
+            f"a layer's choice is a bool or a dictionary of {', '.join(whole)}, not {chosen!r:.80}"
+        )
+    mode = chosen.get("mode", "affine")
+    rest = whole if mode == whole["mode"] else {}
+    bits, group_size = (chosen.get(n, rest.get(n)) for n in ("bits", "group_size"))
+    return _settings(mode, bits, group_size)
 
 
 def _quantize_decoder(
@@ -134,7 +147,7 @@ def _quantize_decoder(
         chosen = choose(path, layer) if choose is not None else True
         if not chosen:
             return False
-        own = {**whole, **chosen} if isinstance(chosen, dict) else whole
+        own = whole if chosen is True else _own_settings(chosen, whole)
         if layer.weight.shape[-1] % own["group_size"]:
             left.append(opened.name(path))
             return False

@@ -11,7 +11,8 @@ import mlx.core as mx
 from model_kit.files import replacing_folder
 from model_kit.kit import open_model_kit
 from model_kit.safetensors_file import write_safetensors
-from vision_add_ons.errors import SaveError
+from vision_add_ons.configs import checkpoint_name
+from vision_add_ons.errors import OptionError, SaveError
 from vision_add_ons.weights import INDEX, weight_files
 
 Progress = Callable[[str, int, int], None]
@@ -32,7 +33,8 @@ def check_target(source: Path, target: Path, overwrite: bool) -> Path:
     try:
         source, target = source.expanduser(), target.expanduser().absolute()
         here, there = source.resolve(), target.resolve()
-        if here == there or here in there.parents or there in here.parents:
+        homes = {here, *(file.resolve() for file in here.glob("*"))}  # files may be links
+        if here in there.parents or any(there in (home, *home.parents) for home in homes):
             raise SaveError(
                 f"{target} and the source {source} lie in one another; give a folder "
                 "elsewhere: a source is never written to"
@@ -44,11 +46,20 @@ def check_target(source: Path, target: Path, overwrite: bool) -> Path:
                 raise SaveError(
                     f"{target} is there already; give another name, or have it overwritten"
                 )
-            if not (target / "config.json").is_file():
+            if not _is_checkpoint(target):
                 raise SaveError(f"{target} is no checkpoint, so it is not overwritten")
+        if there == Path.cwd().resolve():
+            raise SaveError(f"{target} is the working folder; give another name")
     except (OSError, ValueError, RuntimeError) as error:
         raise SaveError(f"{target} is no folder that can be made: {error}") from error
     return target
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    """Whether it looks like something that was made here: config and weights, and no folders."""
+    names = {path.name for path in folder.iterdir() if path.is_file()}
+    weights = any(name.endswith(".safetensors") for name in names)
+    return "config.json" in names and weights and not any(p.is_dir() for p in folder.iterdir())
 
 
 def save_checkpoint(
@@ -57,6 +68,7 @@ def save_checkpoint(
     config: dict[str, Any],
     tensors: dict[str, mx.array],
     *,
+    overwrite: bool = False,
     texts: dict[str, str] | None = None,
     shard_bytes: int = SHARD_BYTES,
     stage: str = "write",
@@ -75,7 +87,9 @@ def save_checkpoint(
     total = sum(tensor.nbytes for tensor in tensors.values())
     companions = companion_files(source)
     # By their names some families tell an instruct model, which is prompted in another way.
-    config = {"_name_or_path": source.absolute().name, **config}
+    config = {"_name_or_path": checkpoint_name(source), **config}
+    if type(shard_bytes) is not int or shard_bytes < 1:
+        raise OptionError(f"shard_bytes must be a number of bytes, not {shard_bytes!r}")
     done = 0
 
     def written(nbytes: int) -> None:
@@ -87,13 +101,14 @@ def save_checkpoint(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _check_space(target, total + sum(file.stat().st_size for file in companions))
-        with replacing_folder(target) as work:
+        with replacing_folder(target, overwrite) as work:
             for file in companions:
                 shutil.copyfile(file, work / file.name)
             for name, text in {**(texts or {}), "config.json": _json(config)}.items():
                 (work / name).write_text(text, encoding="utf-8")
             _write_weights(work, tensors, _metadata(source), shard_bytes, written)
             open_model_kit(work)
+            check_target(source, target, overwrite)  # it may have become another
     except OSError as error:
         raise SaveError(
             f"{target} cannot be written: {error.strerror or error}; nothing of it was left, and "

@@ -1,6 +1,7 @@
 """Reading the config of a checkpoint with pictures: absent fields, and fields not served."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 from vision_add_ons.errors import BrokenConfig, UnsupportedCheckpoint
@@ -23,6 +24,14 @@ def resolve_config(config: dict[str, Any]) -> dict[str, Any]:
         message = " ".join(str(error).split())
         raise BrokenConfig(f"config.json describes no {config['model_type']}: {message}") from error
     return resolved
+
+
+def checkpoint_name(folder: Path) -> str:
+    """A checkpoint folder's name; that of the model, where the hub's cache has it by its commit."""
+    folder = folder.absolute()
+    if folder.parent.name == "snapshots":
+        return folder.parent.parent.name
+    return folder.name
 
 
 def check_fields(config: dict[str, Any], where: str, **served: tuple[Any, ...]) -> None:

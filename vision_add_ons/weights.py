@@ -22,6 +22,8 @@ from vision_add_ons.quantized import check_scales
 from vision_add_ons.safetensors_files import read_safetensors
 
 INDEX = "model.safetensors.index.json"
+LONGEST_NAME = 255
+"""Characters of a file's name; longer ones are an error of the file system's."""
 
 
 def _files_without_index(folder: Path) -> list[Path]:
@@ -47,7 +49,7 @@ def _weight_map(index: Path) -> dict[str, str]:
         # An index comes with a download: it must not point outside its own folder.
         if not isinstance(name, str) or Path(name).name != name:
             raise BrokenIndex(f"{index} names {name!r}, which is not a file of this folder")
-        if not (index.parent / name).is_file():
+        if len(name) > LONGEST_NAME or not (index.parent / name).is_file():
             raise BrokenIndex(f"{index} names {name!r}, which is not there; fetch that file too")
     if not names:
         raise BrokenIndex(f"{index} names no file; fetch it again")

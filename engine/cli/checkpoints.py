@@ -4,10 +4,11 @@ import argparse
 import sys
 from contextlib import closing, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from engine.cli.arguments import MODEL, text
+from engine.cli.arguments import MODEL, read_pictures, text
 from engine.cli.terminal import Bar, printable
+from engine.fidelity import check_plot
 from vision_add_ons.errors import OptionError
 
 
@@ -66,8 +67,11 @@ def quantize(args: argparse.Namespace) -> int:
     compared = args.report or args.plot
     if not compared and (args.text or args.image):
         raise OptionError("--text and --image say what to compare; give --report with them")
+    # What the comparison needs, before hours of work.
+    read_pictures(args.image or ())
+    if args.plot:
+        check_plot(Path(args.plot))
     out = sys.stdout
-    lines = []
     with redirect_stdout(sys.stderr), closing(Bar()) as bar:
         folder = _source(args, bar)
         from model_kit import quantize
@@ -84,11 +88,10 @@ def quantize(args: argparse.Namespace) -> int:
             overwrite=args.overwrite,
             progress=bar,
         )
-        lines += [f"not quantized, too narrow for the groups: {name}" for name in made.left]
-        lines.append(
-            f"{made.folder}: {made.layers} layers quantized, {made.nbytes / 1e6:.0f} MB "
-            f"instead of {made.source_nbytes / 1e6:.0f} MB"
-        )
+        for name in made.left:
+            _tell(f"not quantized, too narrow for the groups: {name}", out)
+        told = f"{made.layers} layers quantized, {made.nbytes / 1e6:.0f} MB"
+        _tell(f"{made.folder}: {told} instead of {made.source_nbytes / 1e6:.0f} MB", out)
         if compared:
             from engine.fidelity import compare, plot
 
@@ -96,10 +99,9 @@ def quantize(args: argparse.Namespace) -> int:
             texts = args.text or (() if args.image else None)
             pictures = args.image or (() if args.text else None)
             fidelity = compare(folder, made.folder, texts, pictures, bar)
-            lines += fidelity.lines()
+            _tell("\n".join(fidelity.lines()), out)
             if args.plot:
                 plot(fidelity, Path(args.plot))
-    print(printable("\n".join(lines), out))
     return 0
 
 
@@ -128,6 +130,10 @@ def fuse(args: argparse.Namespace) -> int:
             progress=bar,
         )
     return _told(args.target, nbytes)
+
+
+def _tell(text: str, out: TextIO) -> None:
+    print(printable(text, out), file=out, flush=True)
 
 
 def _source(args: argparse.Namespace, bar: Bar) -> Path:

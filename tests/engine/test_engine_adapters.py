@@ -1,13 +1,23 @@
 """Adapters in a running engine: its answers, and what is reused of its conversations."""
 
+import shutil
 import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from adapters import write_adapter
 from short_chats import SHORT, talk
 
-from engine import AdapterError, EngineClosed, RequestError, load
+from engine import (
+    AdapterError,
+    EngineClosed,
+    OptionError,
+    RequestError,
+    conversation_file,
+    load,
+)
 
 
 def test_answers_and_caches(tiny_folder: Path, tmp_path: Path, seed: int) -> None:
@@ -86,3 +96,41 @@ def test_in_its_turn(tiny_folder: Path, tmp_path: Path, seed: int) -> None:
         after = engine.generate("Once upon", options=SHORT).result().tokens
         assert [generation.result().tokens for generation in before] == [plain] * 3
         assert after != plain
+
+
+def test_a_cache_folder_that_is_gone(tiny_folder: Path, tmp_path: Path, seed: int) -> None:
+    """Then nothing changes: neither the decoder nor what is found for it."""
+    adapter, cache = write_adapter(tiny_folder, tmp_path / "adapter", seed), tmp_path / "cache"
+    with load(tiny_folder, cache_dir=cache) as engine:
+        expected = engine.generate("Once upon a time", options=SHORT).result().tokens
+        shutil.rmtree(cache)
+        cache.write_text("in the way")
+        with pytest.raises(OptionError, match="cache_dir"):
+            engine.load_adapter(adapter)
+        end = engine.generate("Once upon a time", options=SHORT).result()
+        assert end.tokens == expected
+        assert end.cached_tokens > 0
+        cache.unlink()
+        engine.load_adapter(adapter)
+        assert engine.generate("Once upon a time", options=SHORT).result().cached_tokens == 0
+
+
+def test_saves_of_one_path_in_their_order(
+    tiny_folder: Path, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter, path = write_adapter(tiny_folder, tmp_path / "adapter", seed), tmp_path / "talk"
+    write, slowly = conversation_file.write, [1.0, 0.0]
+
+    def delayed(*arguments: Any) -> int:
+        time.sleep(slowly.pop(0))
+        return write(*arguments)
+
+    monkeypatch.setattr(conversation_file, "write", delayed)
+    with load(tiny_folder) as engine:
+        chat = talk(engine)
+        first = chat.save(path)
+        engine.load_adapter(adapter)
+        chat.send("Why?").result()
+        second = chat.save(path)
+        first.result(60), second.result(60)
+        assert engine.chat(restore=path).messages == chat.messages

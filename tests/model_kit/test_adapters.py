@@ -165,6 +165,7 @@ MISMATCHES: dict[str, tuple[Callable[[Path], None], str]] = {
     "no rank": (_config(lora_parameters={"rank": None}), "rank"),
     "a rank of text": (_config(lora_parameters={"rank": "8"}), "rank"),
     "no scale": (_config(lora_parameters={"scale": None}), "scale"),
+    "a scale that is no number": (_config(lora_parameters={"scale": float("nan")}), "scale"),
     "fewer layers": (_config(num_layers=1), "no place for"),
     "more layers": (_config(num_layers=3), "lacks"),
     "no layers": (_config(num_layers=None), "num_layers"),
@@ -205,3 +206,26 @@ def test_another_model_s_adapter(tiny_folder: Path, tmp_path: Path, demo: Path) 
     adapter = write_adapter(wider, tmp_path / "adapter", 1)
     with pytest.raises(AdapterError, match="has shape"):
         load_model_kit(tiny_folder).use_adapter(adapter)
+
+
+def test_dora_on_quantized_embeddings(tiny_folder: Path, tmp_path: Path) -> None:
+    """mlx-lm's layer would fail at the first answer."""
+    folder = quantize(tiny_folder, tmp_path / "source", bits=8, embeddings=True).folder
+    keys = ["model.embed_tokens", "self_attn.q_proj"]
+    adapter = write_adapter(folder, tmp_path / "adapter", 1, "dora", keys=keys)
+    with pytest.raises(AdapterError, match="embed_tokens"):
+        load_model_kit(folder).use_adapter(adapter)
+
+
+def test_written_to_while_it_is_in_use(tiny_folder: Path, tmp_path: Path) -> None:
+    """Training goes on writing into its folder: what was loaded is what counts."""
+    adapter = write_adapter(tiny_folder, tmp_path / "adapter", 1)
+    other = write_adapter(tiny_folder, tmp_path / "other", 2)
+    kit, untouched = load_model_kit(tiny_folder), load_model_kit(tiny_folder)
+    untouched.use_adapter(adapter)
+    expected = kit_logits(untouched)
+    kit.use_adapter(adapter)
+    weights = "adapters.safetensors"
+    (adapter / weights).write_bytes((other / weights).read_bytes())
+    np.testing.assert_array_equal(kit_logits(kit), expected)
+    assert kit.fingerprint == untouched.fingerprint

@@ -9,7 +9,7 @@ import pytest
 from parity import moxin_checkpoint as moxin
 from seeing_checkpoints import FORMS, ONE_FORM_EACH, prompt_logits
 
-from engine import OptionError, UnsupportedCheckpoint
+from engine import BrokenWeights, OptionError, UnsupportedCheckpoint
 from model_kit import convert, load_model_kit, quantize
 from vision_add_ons.weights import read_weights
 
@@ -77,3 +77,12 @@ def test_what_cannot_be_converted(tiny_folder: Path, tmp_path: Path) -> None:
     convert(tmp_path / "quantized", tmp_path / "copy")
     a, b = (read_weights(tmp_path / name) for name in ("quantized", "copy"))
     assert all(mx.array_equal(a[name], b[name]).item() for name in a)
+
+
+def test_one_tensor_under_two_names(tmp_path: Path) -> None:
+    source = FORMS["moxin hf"](tmp_path / "source", 1)
+    tensors = read_weights(source)
+    tensors["projector.projector.0.weight"] = tensors["projector.fc1.weight"] + 1
+    mx.save_safetensors(str(source / "model.safetensors"), tensors, {"format": "pt"})
+    with pytest.raises(BrokenWeights, match="two names"):
+        convert(source, tmp_path / "target")

@@ -224,6 +224,13 @@ def test_what_comes_along(tmp_path: Path, demo: Path) -> None:
         {"mode": "mxfp4", "bits": 8},
         {"mode": "nvfp4", "group_size": 32},
         {"towers_bits": 1},
+        {"towers_bits": 8},
+        {"mode": []},
+        {"choose": lambda *_: {"bits": 7}},
+        {"choose": lambda *_: {"group_size": 0}},
+        {"choose": lambda *_: {"mode": "foo"}},
+        {"choose": lambda *_: {"x": 1}},
+        {"choose": lambda *_: 5},
         {"shard_bytes": 0},
     ],
 )
@@ -255,3 +262,30 @@ def test_prompts_stay_the_same(name: str, decoder_only: bool, tmp_path: Path) ->
     )
     assert before == after
     assert ("[INST]" in after) == (name == "moxin-instruct")
+
+
+@pytest.mark.parametrize("mode", ["affine", "mxfp4"])
+def test_what_a_model_class_advises(mode: str, tmp_path: Path, demo: Path, seed: int) -> None:
+    """mlx-lm's class of Qwen3-MoE wants its routers in 8 bits, whatever the others get."""
+    from mlx_lm import convert
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    sizes = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
+    config = Qwen3MoeConfig(**tiny.SIZES | sizes | {"sliding_window": 0})
+    model = tiny.randomize(Qwen3MoeForCausalLM(config), seed)
+    source = tiny.save(model, tmp_path / "source", demo)
+    tiny.edit_config(source, num_experts=4, rope_theta=10000.0)  # as their class reads them
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    convert(str(source), str(theirs), True, q_mode=mode)
+    quantize(source, ours, mode=mode, embeddings=True)
+    assert any(
+        own == {"group_size": 64, "bits": 8, "mode": "affine"} for own in entries(ours).values()
+    )
+    a, b = read_weights(ours), read_weights(theirs)
+    assert a.keys() == b.keys()
+    assert all(mx.array_equal(a[name], b[name]).item() for name in a)
+
+
+def entries(folder: Path) -> dict[str, Any]:
+    entry: dict[str, Any] = json.loads((folder / "config.json").read_text())["quantization"]
+    return entry

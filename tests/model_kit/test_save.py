@@ -124,6 +124,56 @@ def test_where_nothing_may_be_written(tiny_folder: Path, tmp_path: Path) -> None
     assert contents(tmp_path) == before
 
 
+def test_what_appears_meanwhile_is_kept(tiny_folder: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+
+    def appears(stage: str, done: int, total: int) -> None:
+        target.mkdir(exist_ok=True)
+        (target / "precious.txt").write_text("mine")
+
+    for overwrite in (False, True):
+        with pytest.raises(SaveError):
+            convert(tiny_folder, target, progress=appears, overwrite=overwrite)
+        assert [path.name for path in target.iterdir()] == ["precious.txt"]
+        shutil.rmtree(target)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_more_than_a_checkpoint(tiny_folder: Path, tmp_path: Path) -> None:
+    target = tmp_path / "project"
+    convert(tiny_folder, target)
+    (target / "notes").mkdir()
+    with pytest.raises(SaveError, match="no checkpoint"):
+        convert(tiny_folder, target, overwrite=True)
+    (target / "notes").rmdir()
+    (target / "model.safetensors").unlink()
+    with pytest.raises(SaveError, match="no checkpoint"):
+        convert(tiny_folder, target, overwrite=True)
+
+
+def test_a_source_of_links(tiny_folder: Path, tmp_path: Path) -> None:
+    """As the hub's cache has them: what they point to must not be replaced."""
+    real, links = tmp_path / "real", tmp_path / "snapshots" / "links"
+    convert(tiny_folder, real)
+    links.mkdir(parents=True)
+    for file in real.iterdir():
+        (links / file.name).symlink_to(file)
+    before = contents(real)
+    with pytest.raises(SaveError, match="lie in one another"):
+        quantize(links, real, overwrite=True)
+    assert contents(real) == before
+    quantize(links, tmp_path / "target", bits=8)
+    assert not any(path.is_symlink() for path in (tmp_path / "target").iterdir())
+
+
+def test_the_working_folder(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SaveError, match="working folder"):
+        convert(tiny_folder, Path())
+
+
 def test_an_empty_folder_and_folders_that_are_not_there(tiny_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for target in (tmp_path / "empty", tmp_path / "a" / "b" / "c"):

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from vision_add_ons.configs import checkpoint_name
 from vision_add_ons.json_files import read_json_if_there
 
 # Messages are trimmed, and an empty answer stands as one space, as in Prismatic's prompt builders.
@@ -35,7 +36,7 @@ INSTRUCT = "{%- set before, after = '[INST] ', ' [/INST]' -%}\n" + _TURNS
 
 def chat_template(config: dict[str, Any], folder: Path) -> str:
     """The `[INST]` form if the config or the folder's name calls the model "instruct"."""
-    names = (config.get("_name_or_path"), config.get("llm_backbone_id"), folder.absolute().name)
+    names = (config.get("_name_or_path"), config.get("llm_backbone_id"), checkpoint_name(folder))
     return INSTRUCT if any("instruct" in str(name).lower() for name in names) else IN_OUT
 
 

@@ -1,0 +1,94 @@
+"""`sightline serve`: answer over HTTP, as OpenAI's API does."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from engine.cli.arguments import MODEL
+from engine.cli.loading import open_engine
+from vision_add_ons.errors import OptionError, SightlineError
+
+KEY_VARIABLE = "SIGHTLINE_API_KEY"
+
+
+class ServerNotInstalled(SightlineError):
+    """The packages of the extra `server` are missing."""
+
+
+def add_command(commands: "argparse._SubParsersAction[Any]") -> None:
+    parser = commands.add_parser("serve", help="answer over HTTP, as OpenAI's API does")
+    add = parser.add_argument
+    add("--model", default="demo", metavar="MODEL", help=f"{MODEL} (default demo)")
+    add("--host", default="127.0.0.1", help="where to listen (default 127.0.0.1)")
+    add("--port", type=int, default=8000, help="0 takes a free one (default 8000)")
+    several = "; may be given several times"
+
+    add = parser.add_argument_group("access").add_argument
+    key = f"asked of every request; needed for another host (or the variable {KEY_VARIABLE})"
+    add("--api-key", metavar="KEY", help=key)
+    names = "a name, beside the loopback's, by which the server may be asked" + several
+    add("--allow-host", action="append", default=[], metavar="NAME", help=names)
+    origins = "a site whose pages may call the server, like https://app.example" + several
+    add("--cors-origin", action="append", default=[], metavar="ORIGIN", help=origins)
+    urls = "fetch pictures from public http(s) addresses"
+    add("--allow-image-urls", action="store_true", help=urls)
+    root = "read pictures of file: URLs, from this folder alone"
+    add("--media-root", type=Path, metavar="DIR", help=root)
+
+    add = parser.add_argument_group("limits").add_argument
+    add("--max-queue", type=int, metavar="N", help="requests that may wait (default 64)")
+    add("--max-body-bytes", type=int, metavar="N", help="a request's size (default 32 MiB)")
+    add("--max-images", type=int, metavar="N", help="pictures of a request (default 32)")
+    add("--max-pixels", type=int, metavar="N", help="of one picture (default 40 million)")
+    seconds = "how long answers may go on at the end (default 10)"
+    add("--shutdown-seconds", type=float, metavar="S", help=seconds)
+
+    add = parser.add_argument_group("loading").add_argument
+    add("--decoder-only", action="store_true", help="load a vision model's text half alone")
+    add("--adapter", metavar="DIR", help="a low-rank adapter for the decoder, in mlx-lm's format")
+    add("--cache-bytes", type=int, metavar="N", help="the most that the prompt cache may take")
+    add("--cache-dir", metavar="DIR", help="keep conversations' KV caches in this folder")
+    parser.set_defaults(run=run)
+
+
+_LIMITS = ("max_queue", "max_body_bytes", "max_images", "max_pixels", "shutdown_seconds")
+
+
+def run(args: argparse.Namespace) -> int:
+    try:
+        from engine.server import Settings, serve
+        from engine.server.run import listen
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("fastapi", "uvicorn", "prometheus_client"):
+            raise
+        raise ServerNotInstalled(
+            f"the server needs {error.name}: pip install 'sightline[server]'"
+        ) from error
+
+    if not 0 <= args.port < 2**16:
+        raise OptionError(f"--port must be from 0 to 65535, not {args.port}")
+    limits = {name: getattr(args, name) for name in _LIMITS if getattr(args, name) is not None}
+    settings = Settings(
+        model=args.model,
+        host=args.host,
+        api_key=args.api_key or os.environ.get(KEY_VARIABLE) or None,
+        allowed_hosts=tuple(args.allow_host),
+        cors_origins=tuple(args.cors_origin),
+        allow_image_urls=args.allow_image_urls,
+        media_root=args.media_root,
+        **limits,
+    )
+    # Bound before the model loads: a port in use is known at once, and nobody gets in yet.
+    with listen(args.host, args.port) as listener:
+        port = listener.getsockname()[1]
+        shown = f"[{args.host}]" if ":" in args.host else args.host
+
+        def started() -> None:
+            print(f"sightline: serving {args.model} at http://{shown}:{port}", file=sys.stderr)
+            sys.stderr.flush()
+
+        with open_engine(args) as engine:
+            serve(engine, settings, listener, started)
+    return 0

@@ -1,0 +1,93 @@
+"""`POST /v1/completions`."""
+
+import secrets
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from engine.events import Finished, TextDelta
+from engine.server.answers import Completion
+from engine.server.documents import answered
+from engine.server.options import completion_options
+from engine.server.schemas import CompletionRequest
+from engine.server.service import Service
+from engine.server.streaming import EventStream, Json, WholeAnswer
+from engine.server.tokens import TokenTexts
+from engine.server.usage import FINISH, usage
+
+
+class CompletionForm:
+    """An answer as text completions tell it; see `streaming.Form`."""
+
+    def __init__(self, asked: CompletionRequest, tokens: TokenTexts) -> None:
+        self._tokens = tokens
+        self._logprobs = asked.logprobs is not None
+        self._usage = bool(asked.stream_options and asked.stream_options.include_usage)
+        self._offset = 0
+        self._base: Json = {
+            "id": f"cmpl-{secrets.token_hex(12)}",
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": asked.model,
+        }
+
+    def first(self) -> Iterable[Json]:
+        return ()
+
+    def piece(self, delta: TextDelta) -> Json | None:
+        if not delta.text and not self._logprobs:
+            return None
+        return self._chunk(delta.text, self._logprobs_of([delta]))
+
+    def last(self, finished: Finished) -> Iterable[Json]:
+        yield self._chunk("", reason=FINISH[finished.finish_reason])
+        if self._usage:
+            yield {**self._base, "choices": [], "usage": usage(finished)}
+
+    def whole(self, finished: Finished, deltas: list[TextDelta]) -> Json:
+        choice = self._choice(
+            finished.answer, self._logprobs_of(deltas), FINISH[finished.finish_reason]
+        )
+        return {**self._base, "choices": [choice], "usage": usage(finished)}
+
+    def _chunk(self, text: str, logprobs: Any = None, reason: str | None = None) -> Json:
+        chunk = {**self._base, "choices": [self._choice(text, logprobs, reason)]}
+        return {**chunk, "usage": None} if self._usage else chunk
+
+    def _choice(self, text: str, logprobs: Any, reason: str | None) -> Json:
+        return {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": reason}
+
+    def _logprobs_of(self, deltas: Iterable[TextDelta]) -> Json | None:
+        if not self._logprobs:
+            return None
+        told: Json = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+        for delta in deltas:
+            if delta.token is not None and delta.logprob is not None:
+                told["tokens"].append(self._tokens(delta.token)[0])
+                told["token_logprobs"].append(max(delta.logprob, -9999.0))
+                tops = {self._tokens(t)[0]: max(p, -9999.0) for t, p in delta.top_logprobs}
+                told["top_logprobs"].append(tops)
+                told["text_offset"].append(self._offset)
+            self._offset += len(delta.text)
+        return told
+
+
+def completion_router(service: Service) -> APIRouter:
+    router = APIRouter()
+
+    @router.post("/v1/completions", responses=answered(Completion))
+    async def completions(asked: CompletionRequest) -> Response:
+        """Go on with a text as it stands, without a chat template."""
+        service.check_model(asked.model)
+        options = completion_options(asked, service.settings.options)
+        prompt: Any = asked.prompt
+        if isinstance(prompt, list) and isinstance(prompt[0], str):
+            prompt = prompt[0]
+        answer = await service.submit(prompt, options)
+        respond = EventStream if asked.stream else WholeAnswer
+        return respond(answer, CompletionForm(asked, service.tokens), service.settings)
+
+    return router

@@ -1,0 +1,172 @@
+"""Running the application under uvicorn: sockets, slow clients, signals, and a tidy end."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable
+from typing import Any, cast
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from engine.engine import Engine
+from engine.server.app import create_app
+from engine.server.errors import ApiError
+from engine.server.fetch import Fetcher
+from engine.server.settings import Settings
+from vision_add_ons.errors import OptionError
+
+LAST_WORDS_SECONDS = 5
+"""Between cancelling the answers under way and cutting the connections off."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, for one engine. Run it in a thread with `run`; `stop` ends it."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        settings: Settings,
+        listener: socket.socket,
+        on_start: Callable[[], None] | None = None,
+        fetcher: Fetcher | None = None,
+    ) -> None:
+        self.app = create_app(engine, settings, fetcher)
+        self._settings, self._listener, self._on_start = settings, listener, on_start
+        super().__init__(
+            uvicorn.Config(
+                self.app,
+                http=cast(Any, _protocol(settings)),
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                log_level="error",
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=cast(int, settings.idle_seconds),
+                timeout_graceful_shutdown=round(settings.shutdown_seconds + LAST_WORDS_SECONDS),
+            )
+        )
+
+    def stop(self) -> None:
+        """Have it end as at SIGTERM; from any thread."""
+        self.should_exit = True
+
+    def serve_until_stopped(self) -> None:
+        """Answer requests until a signal comes, or `stop` is called."""
+        try:
+            self.run(sockets=[self._listener])
+        finally:
+            self.app.state.service.close()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self._on_start is not None:
+            self._on_start()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        loop, service = asyncio.get_running_loop(), self.app.state.service
+        timer = loop.call_later(self._settings.shutdown_seconds, service.cancel_all)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            timer.cancel()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket bound to an address; 0 takes a free port. Raises `OptionError`."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+        except BaseException:
+            bound.close()
+            raise
+    except (OSError, OverflowError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OptionError(f"cannot listen on {host!r:.80}, port {port}: {reason}") from error
+    return bound
+
+
+def serve(
+    engine: Engine,
+    settings: Settings,
+    listener: socket.socket,
+    on_start: Callable[[], None] | None = None,
+) -> None:
+    """Serve until SIGINT or SIGTERM, then let answers end. Call it on the main thread."""
+    server = Server(engine, settings, listener, on_start)
+    # uvicorn raises the signal again when it is done, which would end the process before the
+    # engine has written what it keeps.
+    before = {s: signal.signal(s, _already_seen) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        server.serve_until_stopped()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _already_seen(number: int, frame: Any) -> None:
+    pass
+
+
+def _protocol(settings: Settings) -> type[H11Protocol]:
+    """HTTP/1.1 by h11, for clients that may be slow or hostile."""
+
+    class Guarded(H11Protocol):
+        _timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            if len(self.connections) >= settings.max_connections:
+                transport.abort()
+                return
+            # For whoever answers a client that reads nothing.
+            self.app_state = {**self.app_state, "abort": transport.abort}
+            super().connection_made(transport)
+            self._watch()
+
+        def data_received(self, data: bytes) -> None:
+            if self.transport is None:
+                return
+            super().data_received(data)
+            self._watch()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+            if self.transport is not None:
+                super().connection_lost(exc)
+
+        def _watch(self) -> None:
+            """See to it that a request's head comes whole in time, however slowly it trickles."""
+            waiting = self.conn.their_state is h11.IDLE
+            if waiting and self._timer is None:
+                self._timer = self.loop.call_later(settings.header_seconds, self.transport.abort)
+            elif not waiting and self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+        def send_400_response(self, msg: str) -> None:
+            body = bytes(
+                ApiError(400, "this is no valid HTTP request", "invalid_http").response().body
+            )
+            headers = [
+                (b"content-type", b"application/json"),
+                (b"content-length", str(len(body)).encode()),
+                (b"connection", b"close"),
+            ]
+            try:
+                head = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
+                for event in (head, h11.Data(data=body), h11.EndOfMessage()):
+                    self.transport.write(self.conn.send(event) or b"")
+            except h11.LocalProtocolError:  # in the middle of another answer
+                pass
+            self.transport.close()
+
+    return Guarded

@@ -1,0 +1,186 @@
+"""What a request may say. Anything else is refused, with a 400 that names it.
+
+A parameter of OpenAI's that this server cannot honour may be given with the one value that
+changes nothing, which is often null: clients send such values by default.
+"""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+PART_TYPES = ("text", "image_url")
+
+Unsupported = Annotated[None, Field(description="Not supported; null at most.")]
+
+
+def _no_list(value: Any) -> Any:
+    return None if value in ([], {}) else value
+
+
+Empty = Annotated[
+    None, BeforeValidator(_no_list), Field(description="Not supported; null or empty at most.")
+]
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Integer = Annotated[int, BeforeValidator(_whole)]
+"""JSON knows no integers: 5.0 is 5."""
+
+
+def _flag(value: Any) -> Any:
+    if value is not None and not isinstance(value, bool):
+        raise ValueError("must be false")  # to Python, 0 is as false as False
+    return value
+
+
+Off = Annotated[Literal[False] | None, BeforeValidator(_flag)]
+StopText = Annotated[str, Field(min_length=1, max_length=256)]
+TokenId = Annotated[Integer, Field(ge=0, lt=2**31)]
+
+
+class Strict(BaseModel):
+    """Values of exactly the type that is asked for, and no field but those below."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class TextPart(Strict):
+    type: Literal["text"]
+    text: str
+
+
+class ImageURL(Strict):
+    url: str = Field(
+        min_length=1,
+        description="A data URI, or base64. http(s) and file URLs only if the server allows them.",
+    )
+    detail: Literal["auto", "high", "low"] | None = Field(
+        None, description='"low" shrinks the longer side to 512 pixels, else the picture stays.'
+    )
+
+
+class ImagePart(Strict):
+    type: Literal["image_url"]
+    image_url: ImageURL
+
+
+Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+
+
+class ChatMessage(Strict):
+    role: Literal["system", "developer", "user", "assistant"] = Field(
+        description='"developer" is another word for "system".'
+    )
+    content: str | Annotated[list[Part], Field(min_length=1)]
+    # What a client sends back with an answer that it was given.
+    name: Unsupported = None
+    refusal: Unsupported = None
+    annotations: Empty = None
+    audio: Unsupported = None
+    function_call: Unsupported = None
+    tool_calls: Empty = None
+
+
+class StreamOptions(Strict):
+    include_usage: bool | None = Field(
+        None, description="Send one more chunk, with no choices and the usage, before [DONE]."
+    )
+    include_obfuscation: Off = None
+
+
+class TextFormat(Strict):
+    type: Literal["text"]
+
+
+class Sampling(Strict):
+    """What both ways of asking share. Defaults are the engine's: the likeliest token wins."""
+
+    model: str = Field(description="The id that /v1/models tells.")
+    max_tokens: Integer | None = Field(None, ge=1, le=2**31 - 1)
+    temperature: float | None = Field(
+        None, ge=0, le=2, description="0, the default, takes the likeliest token."
+    )
+    top_p: float | None = Field(None, ge=0, le=1)
+    top_k: Integer | None = Field(
+        None, ge=0, le=2**31 - 1, description="Beside OpenAI's; 0 for all."
+    )
+    min_p: float | None = Field(None, ge=0, le=1, description="Beside OpenAI's.")
+    seed: Integer | None = Field(None, ge=-(2**63), le=2**63 - 1)
+    stop: StopText | Annotated[list[StopText], Field(max_length=16)] | None = None
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    repetition_penalty: float | None = Field(None, gt=0, le=10, description="Beside OpenAI's.")
+    penalty_context: Integer | None = Field(
+        None,
+        ge=1,
+        le=2**31 - 1,
+        description="Beside OpenAI's: the tokens before, prompt included, that penalties look at.",
+    )
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = Field(
+        None,
+        max_length=1024,
+        description="By the token's id, as a text.",
+        json_schema_extra={"propertyNames": {"pattern": "^[0-9]{1,9}$"}},
+    )
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = Field(None, description="Accepted, and neither used nor kept.")
+    n: Integer | None = Field(None, ge=1, le=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> "Sampling":
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options go with stream only")
+        for token in self.logit_bias or {}:
+            if not re.fullmatch("[0-9]{1,9}", token):
+                raise ValueError("logit_bias is keyed by token ids")
+        return self
+
+
+class ChatRequest(Sampling):
+    messages: list[ChatMessage] = Field(min_length=1)
+    max_completion_tokens: Integer | None = Field(
+        None, ge=1, le=2**31 - 1, description="The newer name of max_tokens; give one of the two."
+    )
+    logprobs: bool | None = None
+    top_logprobs: Integer | None = Field(None, ge=0, le=20)
+    response_format: TextFormat | None = None
+    modalities: list[Literal["text"]] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    store: Off = None
+    parallel_tool_calls: bool | None = Field(None, description="Of no effect: there are no tools.")
+    tool_choice: Literal["none", "auto"] | None = None
+    tools: Empty = None
+    functions: Empty = None
+    function_call: Literal["none", "auto"] | None = None
+    metadata: Empty = None
+    audio: Unsupported = None
+    prediction: Unsupported = None
+    reasoning_effort: Unsupported = None
+    verbosity: Unsupported = None
+    web_search_options: Unsupported = None
+
+    @model_validator(mode="after")
+    def _check_chat(self) -> "ChatRequest":
+        if self.max_tokens is not None and self.max_completion_tokens is not None:
+            raise ValueError("max_tokens and max_completion_tokens are one thing; give one of them")
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs to be true")
+        return self
+
+
+class CompletionRequest(Sampling):
+    prompt: (
+        Annotated[str, Field(min_length=1)]
+        | Annotated[list[TokenId], Field(min_length=1)]
+        | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=1)]
+    ) = Field(description="One text as it stands, without a chat template, or one list of ids.")
+    max_tokens: Integer | None = Field(None, ge=1, le=2**31 - 1, description="16 by default.")
+    logprobs: Integer | None = Field(None, ge=0, le=20)
+    best_of: Integer | None = Field(None, ge=1, le=1)
+    echo: Off = None
+    suffix: Unsupported = None

@@ -1,0 +1,107 @@
+"""What a server may do, decided once when it starts."""
+
+import ipaddress
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from engine.options import GenerationOptions
+from vision_add_ons.errors import OptionError
+
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+def _default_options() -> GenerationOptions:
+    # Small steps of prefill: progress is told, and cancelling answered, after each of them.
+    return GenerationOptions(max_tokens=4096, prefill_step_size=512)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Times are in seconds, sizes in bytes. What contradicts itself raises `OptionError`."""
+
+    model: str = "demo"
+    """The id under which the model is served."""
+    host: str = "127.0.0.1"
+    """Where the server listens; anything but a loopback address needs an `api_key`."""
+    api_key: str | None = field(default=None, repr=False)
+    """Asked of every request but those for the page and for `/health`."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names, beside those of the loopback, that a request's Host header may carry."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins ("https://app.example") whose pages may call this server; none by default."""
+    allow_image_urls: bool = False
+    """Fetch pictures from public http(s) addresses."""
+    media_root: Path | None = None
+    """The folder that `file:` URLs of pictures are confined to; None refuses them all."""
+    max_queue: int = 64
+    """Requests that may wait behind the one at work; the next is refused with 429."""
+    max_connections: int = 256
+    max_body_bytes: int = 32 * 2**20
+    max_images: int = 32
+    """Pictures of one request."""
+    max_image_bytes: int = 20 * 2**20
+    """The encoded size of one picture."""
+    max_pixels: int = 40_000_000
+    """The pixels of one picture; asked before it is decoded."""
+    header_seconds: float = 10.0
+    """Within which a request's head must be there."""
+    body_seconds: float = 60.0
+    """Within which a request's body must be there."""
+    send_seconds: float = 30.0
+    """How long a client may leave a streamed answer unread."""
+    idle_seconds: float = 30.0
+    """How long a connection may stay open between two requests."""
+    fetch_seconds: float = 10.0
+    """Within which a picture must be fetched, redirects included."""
+    keep_alive_seconds: float = 15.0
+    """A stream with nothing to tell sends a comment this often."""
+    shutdown_seconds: float = 10.0
+    """How long answers may go on when the server is told to stop."""
+    options: GenerationOptions = field(default_factory=_default_options)
+    """What holds where a request says nothing."""
+
+    def __post_init__(self) -> None:
+        if self.api_key is not None and not re.fullmatch(r"[!-~]{8,512}", self.api_key):
+            raise OptionError("an API key has 8 to 512 printable ASCII characters and no space")
+        if self.api_key is None and not self.loopback:
+            raise OptionError(
+                f"listening on {self.host!r:.80} would let others in: set an API key, or leave "
+                "the host at 127.0.0.1"
+            )
+        for origin in self.cors_origins:
+            _check_origin(origin)
+        for name in ("max_body_bytes", "max_image_bytes", "max_pixels", "max_connections"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("max_queue", "max_images"):
+            if getattr(self, name) < 0:
+                raise OptionError(f"{name} must be at least 0, not {getattr(self, name)}")
+        if not 0 <= self.shutdown_seconds < float("inf"):
+            raise OptionError(f"shutdown_seconds must be at least 0, not {self.shutdown_seconds}")
+        if self.media_root is not None and not self.media_root.is_dir():
+            raise OptionError(f"the media root {self.media_root} is no folder")
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach the server."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def _check_origin(origin: str) -> None:
+    try:
+        parts = urlsplit(origin)
+        whole = f"{parts.scheme}://{parts.netloc}"
+        valid = parts.scheme in ("http", "https") and parts.hostname and parts.username is None
+    except ValueError:
+        valid = None
+    if not valid or origin != whole:
+        raise OptionError(
+            f"{origin!r:.80} is no origin; one looks like https://app.example or http://localhost:3000"
+        )

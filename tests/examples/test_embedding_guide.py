@@ -1,0 +1,130 @@
+"""The guide for embedding: its snippets run and do what it says, its commands exist."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from engine.cli import main
+
+GUIDE = Path(__file__).parents[2] / "docs" / "embedding.md"
+TEXT = GUIDE.read_text(encoding="utf-8")
+SAMPLE = Path(__file__).parents[2] / "model_kit" / "demo_parts" / "samples" / "animals.png"
+
+
+def blocks(language: str) -> list[Any]:
+    """Each block with the line that it begins on, named after its section."""
+    found, section = [], "Quick start"
+    for match in re.finditer(rf"^## ([^\n]+)$|^```{language}\n(.*?)^```$", TEXT, re.M | re.S):
+        if match[1]:
+            section = match[1]
+        else:
+            line = TEXT.count("\n", 0, match.start(2))
+            found.append(pytest.param(match[2], line, id=f"{section}, line {line + 1}"))
+    return found
+
+
+def quick_start(names: dict[str, Any], printed: str) -> None:
+    assert "load decoder" in printed
+    assert "Paris" in printed
+    assert "stop" in printed
+
+
+def callback(names: dict[str, Any], printed: str) -> None:
+    assert "Paris" in printed
+
+
+def asyncio_bridge(names: dict[str, Any], printed: str) -> None:
+    assert names["end"].finish_reason == "stop"
+    assert printed == names["end"].answer
+
+
+def cancelled_load(names: dict[str, Any], printed: str) -> None:
+    assert printed == "the window was closed\n"
+
+
+def memory(names: dict[str, Any], printed: str) -> None:
+    stats = names["stats"]
+    assert stats["conversations"] == 1
+    assert 0 < stats["bytes"] <= stats["max_bytes"] == 256 * 2**20
+    assert list(Path("cache").rglob("*.safetensors"))
+
+
+def conversations(names: dict[str, Any], printed: str) -> None:
+    assert "assistant" in printed
+    assert names["chat"].last.disk_tokens > 0
+
+
+def pictures(names: dict[str, Any], printed: str) -> None:
+    assert printed == "badger and owl\n"
+    assert len(names["chat"].messages) == 4
+
+
+def errors(names: dict[str, Any], printed: str) -> None:
+    unread, full = names["shown"]
+    assert unread.startswith("'letter.txt' is not a picture")
+    assert "full" in full
+    assert names["chat"].messages == ()
+
+
+CHECKS: list[Callable[[dict[str, Any], str], None]] = [
+    quick_start,
+    callback,
+    asyncio_bridge,
+    cancelled_load,
+    memory,
+    conversations,
+    pictures,
+    errors,
+]
+SNIPPETS = blocks("python")
+
+
+def test_each_snippet_is_checked() -> None:
+    assert len(SNIPPETS) == len(CHECKS)
+
+
+@pytest.mark.parametrize(("code", "line"), SNIPPETS)
+def test_snippet(
+    code: str,
+    line: int,
+    seeing_demo: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Image.open(SAMPLE) as sample:
+        sample.convert("RGB").save("photo.jpg", quality=95)
+    Path("letter.txt").write_text("Dear Sir or Madam")
+    names: dict[str, Any] = {"__name__": "snippet"}
+    exec(compile("\n" * line + code, str(GUIDE), "exec"), names)
+    check = CHECKS[[snippet.values[1] for snippet in SNIPPETS].index(line)]
+    check(names, capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(("code", "line"), blocks("sh"))
+def test_commands(code: str, line: int, capsys: pytest.CaptureFixture[str]) -> None:
+    commands = [shown.split()[:2] for shown in code.splitlines()]
+    assert {program for program, _ in commands} <= {"sightline", "hf"}
+    for program, command in commands:
+        if program == "sightline":
+            with pytest.raises(SystemExit, match="0"):
+                main([command, "--help"])
+
+
+@pytest.mark.parametrize(
+    "name", sorted(set(re.findall(r"`(\w+(?:Error|Exceeded|Closed|Busy))`", TEXT)))
+)
+def test_errors_exist(name: str) -> None:
+    import engine
+
+    assert issubclass(getattr(engine, name), engine.SightlineError)
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\(([^):#]+)[)#]", TEXT))
+def test_links(target: str) -> None:
+    assert (GUIDE.parent / target).exists()

@@ -1,0 +1,115 @@
+"""What the tests share: servers of the default model and of tiny ones, and a real browser."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import openai
+import pytest
+from PIL import Image
+from serving import Running, running
+
+from engine import Engine, load
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page, Request
+
+CHROMIUM = shutil.which("chromium")
+
+
+@pytest.fixture(scope="session")
+def tiny_engine(tiny_folder: Path) -> Iterator[Engine]:
+    with load(tiny_folder) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def demo_engine(seeing_demo: Path) -> Iterator[Engine]:
+    """The default model, with its eyes."""
+    with load(seeing_demo) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def demo_server(demo_engine: Engine) -> Iterator[Running]:
+    with running(demo_engine) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def tiny_server(tiny_engine: Engine) -> Iterator[Running]:
+    with running(tiny_engine, model="tiny") as server:
+        yield server
+
+
+@pytest.fixture
+def client(demo_server: Running) -> Iterator[openai.OpenAI]:
+    """OpenAI's own client, talking to the default model."""
+    with openai.OpenAI(base_url=f"{demo_server.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def browser() -> "Iterator[Browser]":
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed")
+    with sync_api.sync_playwright() as playwright:
+        # Its own sandbox cannot be had as root, nor in most containers.
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def server_url(demo_server: Running) -> str:
+    return demo_server.url
+
+
+@pytest.fixture
+def open_page(browser: "Browser", server_url: str) -> "Iterator[Callable[..., Page]]":
+    """Opens the page in a fresh profile. At the end, nothing may have been complained about, and
+    nothing fetched from elsewhere."""
+    problems: list[str] = []
+    contexts = []
+
+    def opened(**settings: Any) -> "Page":
+        context = browser.new_context(viewport={"width": 800, "height": 700}, **settings)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+
+        def console(message: Any) -> None:
+            failed_on_purpose = "/v1/" in message.location["url"]
+            if message.type in ("error", "warning") and not failed_on_purpose:
+                problems.append(message.text)
+
+        def requested(request: "Request") -> None:
+            if not request.url.startswith((server_url, "data:", "blob:")):
+                problems.append(f"fetched {request.url}")
+
+        page.on("console", console)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("request", requested)
+        page.goto(server_url)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert problems == []
+
+
+@pytest.fixture
+def page(open_page: "Callable[..., Page]") -> "Page":
+    return open_page()
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    files = []
+    for name in ("red", "green", "blue"):
+        files.append(tmp_path / f"{name}.png")
+        Image.new("RGB", (48, 32), name).save(files[-1])
+    return files

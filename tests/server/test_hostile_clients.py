@@ -1,0 +1,189 @@
+"""Clients that send too much, too slowly, nonsense, or that do not listen."""
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from typing import Any
+
+import pytest
+from serving import Reply, Running, read_all, running
+
+from engine import Engine
+
+CHAT = (
+    b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+)
+
+
+@pytest.fixture(scope="module")
+def strict(tiny_engine: Engine) -> Iterator[Running]:
+    """A server with little patience."""
+    limits = {
+        "max_body_bytes": 200_000,
+        "header_seconds": 0.5,
+        "body_seconds": 0.5,
+        "idle_seconds": 0.5,
+        "max_connections": 12,
+        "max_queue": 2,
+    }
+    with running(tiny_engine, model="tiny", **limits) as server:
+        yield server
+
+
+def healthy(server: Running) -> bool:
+    return server.ask("GET", "/health").status == 200 and server.chat("Hello").status == 200
+
+
+def test_a_body_too_large_is_refused_by_its_head(strict: Running) -> None:
+    for size in (b"200001", b"9" * 18):
+        with strict.connect() as connection:
+            connection.sendall(CHAT + b"Content-Length: " + size + b"\r\n\r\n")
+            reply = Reply(read_all(connection))  # nothing of the body was sent, or waited for
+        assert (reply.status, reply.error["code"]) == (413, "body_too_large")
+    assert healthy(strict)
+
+
+def test_a_body_that_tells_no_length_is_cut_off(strict: Running) -> None:
+    with strict.connect() as connection:
+        connection.sendall(CHAT + b"Transfer-Encoding: chunked\r\n\r\n")
+        sent, piece = 0, b"8000\r\n" + b" " * 0x8000 + b"\r\n"
+        try:
+            while sent < 50 * len(piece):
+                connection.sendall(piece)
+                sent += len(piece)
+                time.sleep(0.01)
+        except OSError:
+            pass
+        assert sent < 40 * len(piece), "the server took it all"
+    assert healthy(strict)
+
+
+def test_a_body_of_exactly_the_limit_is_read(strict: Running) -> None:
+    body = b'{"model": "tiny", "max_tokens": 1, "messages": [{"role": "user", "content": "x"}]}'
+    for extra, status in ((0, 200), (1, 413)):
+        padded = body + b" " * (200_000 - len(body) + extra)
+        headers = {"content-type": "application/json"}
+        assert strict.ask("POST", "/v1/chat/completions", padded, headers).status == status
+
+
+def trickle(connection: socket.socket, start: bytes, piece: bytes, seconds: float) -> float:
+    """Send `piece` again and again; after how many seconds the server had enough."""
+    began = time.monotonic()
+    connection.sendall(start)
+    connection.settimeout(0.05)
+    while time.monotonic() - began < seconds:
+        try:
+            connection.sendall(piece)
+            if connection.recv(1000) == b"":
+                break
+        except TimeoutError:
+            continue
+        except OSError:
+            break
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize(
+    ("start", "piece"),
+    [
+        (b"", b""),  # says nothing
+        (b"", b"\r\n"),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\n", b"X: y\r\n"),
+        (b"GET /hea", b""),
+        (CHAT + b"Content-Length: 100000\r\n\r\n", b" "),
+        (CHAT + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n", b"GET /"),  # after a good one
+    ],
+)
+def test_slow_loris(strict: Running, start: bytes, piece: bytes) -> None:
+    with strict.connect() as connection:
+        assert trickle(connection, start, piece, seconds=5) < 2
+    assert healthy(strict)
+
+
+def test_a_body_too_slow_is_told_so(strict: Running) -> None:
+    with strict.connect() as connection:
+        connection.sendall(CHAT + b'Content-Length: 100\r\n\r\n{"model"')
+        reply = Reply(read_all(connection))
+    assert (reply.status, reply.error["code"]) == (408, "body_timeout")
+
+
+def test_many_silent_connections_lock_nobody_out_for_long(strict: Running) -> None:
+    with ExitStack() as stack:
+        for _ in range(40):
+            stack.enter_context(strict.connect())
+        time.sleep(0.8)
+        assert healthy(strict)
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # TLS
+        b"\x00" * 100,
+        b"GET\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nX: a\x00b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 1_000_000 + b"\r\n\r\n",
+        CHAT + b"Content-Length: -1\r\n\r\n",
+        CHAT + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        CHAT + b"Content-Length: 0x10\r\n\r\n",
+        CHAT + b"Transfer-Encoding: gzip\r\n\r\n",
+        CHAT + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ],
+)
+def test_nonsense_is_refused(strict: Running, nonsense: bytes) -> None:
+    with strict.connect() as connection:
+        with suppress(OSError):
+            connection.sendall(nonsense)
+        reply = Reply(read_all(connection))
+    assert reply.status in (0, 400, 403, 408, 501), reply.body
+    if reply.status:
+        assert reply.error["message"]
+    assert healthy(strict)
+
+
+def test_smuggled_requests_are_one_or_none(strict: Running) -> None:
+    """Two lengths, of which a proxy might believe the other."""
+    inner = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    head = b"Content-Length: %d\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" % (5 + len(inner))
+    with strict.connect() as connection:
+        connection.sendall(CHAT + head + inner)
+        data = read_all(connection)
+    assert Reply(data).error["code"] == "invalid_http"
+    assert data.count(b"HTTP/1.1 ") == 1
+
+
+def wait_for(condition: Any, seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_reader_that_does_not_read_is_left(tiny_engine: Engine) -> None:
+    """Its answer ends, its connection too, and the next one is served."""
+    body = (
+        b'{"model": "demo", "max_tokens": 400, "stream": true, "logprobs": true, "top_logprobs": 20'
+        b', "logit_bias": {"2": -100}, "messages": [{"role": "user", "content": "x"}]}'
+    )
+    with running(tiny_engine, send_seconds=0.3, send_buffer=4096) as server:
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+            connection.connect(("127.0.0.1", server.port))
+            connection.sendall(CHAT + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+            state = server.server.server_state
+            wait_for(lambda: len(state.tasks) == 1)
+            wait_for(lambda: not state.connections)
+        assert server.figures()["sightline_requests_in_flight"] == 0
+        assert server.chat("Hello").status == 200
+
+
+def test_leaving_in_the_middle_of_a_body_frees_the_place(strict: Running) -> None:
+    for _ in range(6):
+        with strict.connect() as connection:
+            connection.sendall(CHAT + b"Content-Length: 1000\r\n\r\n{")
+    wait_for(lambda: strict.figures()["sightline_requests_in_flight"] == 0)
+    assert healthy(strict)

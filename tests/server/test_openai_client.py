@@ -1,0 +1,249 @@
+"""The official `openai` client, unmodified, talking to the default model."""
+
+import math
+import time
+from typing import Any
+
+import openai
+import pytest
+from serving import Running, data_uri, encoded, image_part
+
+from engine import Engine, GenerationOptions
+from engine.server.tokens import TokenTexts
+
+FRANCE: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+def test_a_chat_is_answered_as_the_engine_alone_does(
+    client: openai.OpenAI, demo_engine: Engine
+) -> None:
+    reply = client.chat.completions.create(model="demo", messages=FRANCE, max_tokens=16)
+    alone = demo_engine.generate(FRANCE, options=GenerationOptions(max_tokens=16)).result()
+    choice = reply.choices[0]
+    assert "Paris" in (choice.message.content or "")
+    assert (choice.message.content, choice.finish_reason) == (alone.answer, "stop")
+    assert choice.message.role == "assistant"
+    assert reply.model == "demo"
+    assert reply.usage is not None
+    assert reply.usage.completion_tokens == len(alone.tokens)
+    assert reply.usage.prompt_tokens == alone.prompt_tokens
+    assert reply.usage.total_tokens == alone.prompt_tokens + len(alone.tokens)
+
+
+def test_a_stream_tells_the_same_in_pieces(client: openai.OpenAI) -> None:
+    whole = client.chat.completions.create(model="demo", messages=FRANCE, max_tokens=16)
+    stream = client.chat.completions.create(
+        model="demo",
+        messages=FRANCE,
+        max_tokens=16,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    chunks = list(stream)
+    deltas = [chunk.choices[0] for chunk in chunks[:-1]]
+    assert deltas[0].delta.role == "assistant"
+    assert "".join(d.delta.content or "" for d in deltas) == whole.choices[0].message.content
+    assert len([d for d in deltas if d.delta.content]) > 3
+    assert [d.finish_reason for d in deltas if d.finish_reason] == ["stop"]
+    assert all(chunk.usage is None for chunk in chunks[:-1])
+    assert chunks[-1].choices == []
+    last = chunks[-1].usage
+    assert last is not None
+    assert whole.usage is not None
+    assert last.total_tokens == whole.usage.total_tokens
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
+def test_no_usage_unless_it_is_asked_for(client: openai.OpenAI) -> None:
+    stream = client.chat.completions.create(
+        model="demo", messages=FRANCE, max_tokens=2, stream=True
+    )
+    chunks = list(stream)
+    assert all(chunk.choices and chunk.usage is None for chunk in chunks)
+    assert chunks[-1].choices[0].finish_reason == "length"
+
+
+def test_a_follow_up_runs_only_what_is_new(client: openai.OpenAI) -> None:
+    """Also the answer's own tokens are found again, sent back as a text as they are."""
+    messages = [{"role": "user", "content": "Name a river in Germany, please."}]
+    first = client.chat.completions.create(model="demo", messages=messages, max_tokens=12)  # type: ignore[arg-type]
+    messages += [first.choices[0].message, {"role": "user", "content": "Another?"}]  # type: ignore[list-item]
+    second = client.chat.completions.create(model="demo", messages=messages, max_tokens=4)  # type: ignore[arg-type]
+    assert first.usage is not None
+    assert second.usage is not None
+    assert second.usage.prompt_tokens_details is not None
+    cached = second.usage.prompt_tokens_details.cached_tokens
+    assert cached is not None
+    assert cached >= first.usage.total_tokens - 1
+    figures = second.usage.model_dump()["sightline"]
+    assert figures["time_to_first_token"] > 0
+    assert figures["tokens_per_second"] > 0
+
+
+def test_a_picture_is_seen_and_reused(client: openai.OpenAI) -> None:
+    uri = data_uri(encoded((64, 64), colour="blue"))
+    parts = [{"type": "text", "text": "What colour is this?"}, image_part(uri)]
+    messages: Any = [{"role": "user", "content": parts}]
+    first = client.chat.completions.create(model="demo", messages=messages, max_tokens=8)
+    assert first.usage is not None
+    assert first.usage.model_dump()["sightline"]["images_encoded"] == 1
+    messages[0]["content"][0]["text"] = "Is it dark?"
+    second = client.chat.completions.create(model="demo", messages=messages, max_tokens=2)
+    assert second.usage is not None
+    figures = second.usage.model_dump()["sightline"]
+    assert figures["images_encoded"] == 0
+    shown = second.usage.prompt_tokens
+    messages[0]["content"] = "Is it dark?"
+    blind = client.chat.completions.create(model="demo", messages=messages, max_tokens=2)
+    assert blind.usage is not None
+    assert blind.usage.prompt_tokens < shown
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_log_probabilities(client: openai.OpenAI, demo_engine: Engine, stream: bool) -> None:
+    options = GenerationOptions(max_tokens=4, logprobs=True, top_logprobs=3)
+    alone = [e for e in demo_engine.generate(FRANCE, options=options) if hasattr(e, "logprob")]
+    reply = client.chat.completions.create(
+        model="demo", messages=FRANCE, max_tokens=4, logprobs=True, top_logprobs=3, stream=stream
+    )
+    chunks: Any = reply if stream else [reply]
+    told = [e for c in chunks for x in c.choices if x.logprobs for e in x.logprobs.content]
+    texts = TokenTexts(demo_engine)
+    assert len(told) == len(alone) == 4
+    for entry, event in zip(told, alone, strict=True):
+        assert entry.token == texts(event.token or 0)[0]
+        assert bytes(entry.bytes).decode() == entry.token
+        assert math.isclose(entry.logprob, event.logprob or 0, abs_tol=1e-3)
+        assert [t.token for t in entry.top_logprobs] == [texts(t)[0] for t, _ in event.top_logprobs]
+        assert entry.top_logprobs[0].logprob >= entry.top_logprobs[2].logprob
+    assert "".join(entry.token for entry in told) == "".join(e.text for e in alone)
+
+
+def test_tokens_that_are_parts_of_characters_are_told_as_bytes(demo_engine: Engine) -> None:
+    texts = TokenTexts(demo_engine)
+    data = b""
+    for token in demo_engine.tokenize("a 🦊 日本"):
+        text, raw = texts(token)
+        assert raw is not None
+        assert text.startswith("bytes:\\x") or text.encode() == bytes(raw)
+        data += bytes(raw)
+    assert data.decode() == "a 🦊 日本"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_stop_texts_end_the_answer_before_them(client: openai.OpenAI, stream: bool) -> None:
+    reply = client.chat.completions.create(
+        model="demo", messages=FRANCE, max_tokens=16, stop=["Paris", "nowhere"], stream=stream
+    )
+    if stream:
+        chunks = list(reply)  # type: ignore[call-overload]
+        text = "".join(c.choices[0].delta.content or "" for c in chunks)
+        reason = chunks[-1].choices[0].finish_reason
+    else:
+        text, reason = reply.choices[0].message.content, reply.choices[0].finish_reason  # type: ignore[union-attr]
+    assert text.endswith("of France is ")
+    assert reason == "stop"
+
+
+def test_sampling_draws_by_its_seed(client: openai.OpenAI) -> None:
+    def ask(seed: int) -> str | None:
+        reply = client.chat.completions.create(
+            model="demo",
+            messages=[{"role": "user", "content": "Tell a story."}],
+            max_completion_tokens=5,
+            temperature=1.5,
+            top_p=0.95,
+            seed=seed,
+            extra_body={"top_k": 200, "min_p": 0.001, "repetition_penalty": 1.1},
+        )
+        return reply.choices[0].message.content
+
+    first = ask(1)
+    assert ask(1) == first
+    assert ask(-3) != first or ask(2) != first
+
+
+def test_a_bias_rules_a_token_out(client: openai.OpenAI, demo_engine: Engine) -> None:
+    reply = client.chat.completions.create(model="demo", messages=FRANCE, max_tokens=1)
+    first = reply.choices[0].message.content or ""
+    (token,) = demo_engine.tokenize(first)
+    other = client.chat.completions.create(
+        model="demo", messages=FRANCE, max_tokens=1, logit_bias={str(token): -100}
+    )
+    assert other.choices[0].message.content != first
+
+
+def test_a_developer_is_a_system(client: openai.OpenAI) -> None:
+    def ask(role: str) -> Any:
+        messages: Any = [{"role": role, "content": "Answer in French."}, *FRANCE]
+        reply = client.chat.completions.create(model="demo", messages=messages, max_tokens=4)
+        return reply.choices[0].message.content, reply.usage and reply.usage.prompt_tokens
+
+    assert ask("developer") == ask("system")
+
+
+def test_errors_have_the_types_that_the_client_knows(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as unknown:
+        client.chat.completions.create(model="gpt-4o", messages=FRANCE)
+    assert unknown.value.code == "model_not_found"
+    with pytest.raises(openai.BadRequestError, match="'n'") as several:
+        client.chat.completions.create(model="demo", messages=FRANCE, n=2)
+    assert several.value.param == "n"
+    with pytest.raises(openai.BadRequestError, match="context ends at") as long:
+        client.chat.completions.create(
+            model="demo", messages=[{"role": "user", "content": "word " * 9000}], stream=True
+        )
+    assert long.value.code == "context_length_exceeded"
+
+
+def test_models(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["demo"]
+    assert client.models.retrieve("demo").object == "model"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("org/other")
+
+
+def test_closing_the_stream_cancels_the_answer(client: openai.OpenAI, demo_server: Running) -> None:
+    before = demo_server.figures()
+    stream = client.chat.completions.create(
+        model="demo",
+        messages=[{"role": "user", "content": "Count from one to a thousand."}],
+        max_tokens=2000,
+        temperature=1,
+        seed=1,
+        logit_bias={"2": -100},  # it may not end by itself
+        stream=True,
+    )
+    seen = 0
+    for chunk in stream:
+        seen += bool(chunk.choices[0].delta.content)
+        if seen == 3:
+            break
+    stream.close()
+    name = 'sightline_answers_total{reason="cancelled"}'
+    deadline = time.monotonic() + 10
+    while (after := demo_server.figures()).get(name, 0) == before.get(name, 0):
+        assert time.monotonic() < deadline, "the answer went on"
+        time.sleep(0.02)
+    made = after["sightline_generated_tokens_total"] - before["sightline_generated_tokens_total"]
+    assert seen <= made <= seen + 3  # one at work, one on its way, one read ahead by the client
+
+
+def test_completions(client: openai.OpenAI) -> None:
+    prompt = "The capital of France is"
+    reply = client.completions.create(model="demo", prompt=prompt, max_tokens=3, logprobs=2)
+    choice = reply.choices[0]
+    assert "Paris" in choice.text
+    assert choice.finish_reason == "length"
+    assert choice.logprobs is not None
+    tokens, offsets = choice.logprobs.tokens or [], choice.logprobs.text_offset or []
+    assert "".join(tokens).lstrip() == choice.text  # mlx-lm drops the space an answer begins with
+    assert offsets[0] == 0
+    for token, offset in zip(tokens, offsets, strict=True):
+        assert choice.text[offset:].startswith(token.lstrip(" "))
+    assert all(len(top) == 2 for top in choice.logprobs.top_logprobs or [])
+    stream = client.completions.create(model="demo", prompt=[prompt], max_tokens=3, stream=True)
+    assert "".join(chunk.choices[0].text for chunk in stream) == choice.text
+    default = client.completions.create(model="demo", prompt="One two three four")
+    assert default.usage is not None
+    assert default.usage.completion_tokens <= 16

@@ -1,0 +1,74 @@
+"""schemathesis against the server's own OpenAPI document."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis.checks import positive_data_acceptance
+from serving import Running, running
+
+from engine import Engine, GenerationOptions
+
+EXAMPLES = 20
+
+
+@pytest.fixture(scope="module")
+def documented(tiny_engine: Engine) -> Iterator[Running]:
+    # Whatever an example asks for, its answer is short.
+    with running(tiny_engine, model="tiny", options=GenerationOptions(max_context=80)) as server:
+        yield server
+
+
+@pytest.mark.parametrize("mode", list(schemathesis.GenerationMode))
+def test_the_document_holds(documented: Running, mode: schemathesis.GenerationMode) -> None:
+    """Only documented answers in documented forms, and what the document forbids is refused.
+
+    What it allows is not always taken: a text may be no picture, and a prompt too long.
+    """
+    document = schemathesis.openapi.from_url(f"{documented.url}/openapi.json")
+    seen: Counter[tuple[str, int]] = Counter()
+
+    def check(case: schemathesis.Case) -> None:
+        reply = case.call_and_validate(excluded_checks=[positive_data_acceptance])
+        seen[case.path, reply.status_code] += 1
+
+    for result in document.get_all_operations():
+        operation = result.ok()
+        if mode is schemathesis.GenerationMode.NEGATIVE and operation.method == "get":
+            continue  # nothing that could be wrong
+        cases = operation.as_strategy(mode)
+        settings(
+            max_examples=EXAMPLES,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        )(given(cases)(check))()
+    print(seen)
+    if mode is schemathesis.GenerationMode.POSITIVE:
+        assert {path for path, status in seen if status == 200} > {"/v1/completions", "/metrics"}
+
+
+def test_it_says_what_the_server_takes(documented: Running) -> None:
+    document = documented.ask("GET", "/openapi.json").json
+    assert set(document["paths"]) == {
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/models",
+        "/v1/models/{name}",
+        "/health",
+        "/metrics",
+    }
+    chat = document["components"]["schemas"]["ChatRequest"]
+    assert chat["additionalProperties"] is False
+    assert chat["properties"]["model"]["enum"] == ["tiny"]
+    assert (
+        "text/event-stream"
+        in (document["paths"]["/v1/chat/completions"]["post"]["responses"]["200"]["content"])
+    )
+    assert not any(
+        "422" in operation["responses"]
+        for path in document["paths"].values()
+        for operation in path.values()
+    )

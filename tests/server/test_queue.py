@@ -1,0 +1,199 @@
+"""Several clients at once: order, a full queue, leaving, and the end of the server."""
+
+import json
+import socket
+import threading
+import time
+from typing import Any
+
+import pytest
+from serving import Reply, Running, read_all, running
+
+from engine import Engine
+
+NO_END = {"2": -100}
+"""A bias by which the tiny model never ends an answer by itself."""
+
+
+def start(server: Running, content: str = "x", **more: Any) -> socket.socket:
+    """Send a request for a stream, and leave its answer to whoever reads."""
+    body = {"model": server.model, "max_tokens": 300, "stream": True, "logit_bias": NO_END, **more}
+    data = json.dumps(body | {"messages": [{"role": "user", "content": content}]}).encode()
+    connection = server.connect()
+    head = (
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+    )
+    connection.sendall(head.encode() + data)
+    return connection
+
+
+def read_until(connection: socket.socket, what: bytes) -> bytes:
+    data = b""
+    while what not in data:
+        piece = connection.recv(4096)
+        assert piece, data
+        data += piece
+    return data
+
+
+def wait_for(condition: Any, seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_whoever_comes_first_is_answered_first(tiny_engine: Engine) -> None:
+    with running(tiny_engine) as server:
+        first = start(server)
+        read_until(first, b'"content":"')
+        ended: list[int] = []
+        waiting = []
+        for number in range(4):
+            connection = start(server, f"question {number}", max_tokens=5)
+            read_until(connection, b": queued")
+            thread = threading.Thread(
+                target=lambda c=connection, n=number: (read_until(c, b"[DONE]"), ended.append(n))
+            )
+            thread.start()
+            waiting.append((thread, connection))
+        first.close()
+        for thread, connection in waiting:
+            thread.join(20)
+            connection.close()
+        assert ended == [0, 1, 2, 3]
+
+
+def test_a_full_queue_says_so_before_it_reads(tiny_engine: Engine) -> None:
+    with running(tiny_engine, max_queue=1) as server:
+        at_work, waiting = start(server), start(server)
+        read_until(at_work, b'"content":"')
+        read_until(waiting, b": queued")
+        reply = server.chat("Hello")
+        assert (reply.status, reply.error["code"]) == (429, "queue_full")
+        assert int(reply.headers["retry-after"]) >= 1
+        assert server.ask("GET", "/health").status == 200
+        assert server.figures()["sightline_requests_in_flight"] == 2
+        for connection in (at_work, waiting):
+            connection.close()
+        wait_for(lambda: server.figures()["sightline_requests_in_flight"] == 0)
+        assert server.chat("Hello").status == 200
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_leaving_cancels_within_a_token(tiny_engine: Engine, stream: bool) -> None:
+    with running(tiny_engine) as server:
+        # Slow enough to be left in the middle, by what it has to tell of each token.
+        connection = start(server, stream=stream, logprobs=True, top_logprobs=20)
+        if stream:
+            read_until(connection, b'"content":"')
+        else:
+            wait_for(lambda: server.figures()["sightline_requests_in_flight"] == 1)
+        connection.close()
+        wait_for(lambda: server.figures()["sightline_requests_in_flight"] == 0)
+        figures = server.figures()
+        assert figures['sightline_answers_total{reason="cancelled"}'] == 1
+        assert figures["sightline_generated_tokens_total"] < 250
+
+
+def test_leaving_the_queue_needs_no_turn(tiny_engine: Engine) -> None:
+    with running(tiny_engine) as server:
+        at_work = start(server, max_tokens=450)
+        read_until(at_work, b'"content":"')
+        waiting = start(server)
+        read_until(waiting, b": queued")
+        waiting.close()
+        name = 'sightline_answers_total{reason="cancelled"}'
+        wait_for(lambda: server.figures().get(name, 0) == 1)
+        assert server.figures()["sightline_requests_in_flight"] == 1
+        at_work.close()
+
+
+def test_a_stream_tells_of_prefill_and_that_it_is_alive(tiny_engine: Engine) -> None:
+    with running(tiny_engine, keep_alive_seconds=0.05) as server:
+        at_work = start(server)
+        read_until(at_work, b'"content":"')
+        waiting = start(server, "words " * 150, max_tokens=2)
+        data = read_until(waiting, b": still here\n\n")
+        assert data.index(b": queued\n\n") < data.index(b": still here\n\n")
+        assert b"data:" not in data
+        at_work.close()
+        data = read_until(waiting, b"[DONE]")
+        assert b": prefill " in data
+        steps = [line for line in data.split(b"\n") if line.startswith(b": prefill")]
+        processed, total = steps[-1].removeprefix(b": prefill ").split(b"/")
+        assert int(processed) <= int(total)
+        assert int(total) > 100
+        assert data.index(steps[-1]) < data.index(b"data:")
+        waiting.close()
+
+
+def test_figures(tiny_engine: Engine) -> None:
+    with running(tiny_engine) as server:
+        for _ in range(2):
+            reply = server.chat("The very same question, so that it is cached.", max_tokens=3)
+        usage = reply.json["usage"]
+        cached = usage["prompt_tokens_details"]["cached_tokens"]
+        assert cached > 0
+        server.ask("GET", "/no/such/place/" + "x" * 50)
+        text = server.ask("GET", "/metrics")
+        assert text.headers["content-type"].startswith("text/plain; version=0.0.4")
+        figures = server.figures()
+        assert figures["sightline_prompt_tokens_total"] == 2 * usage["prompt_tokens"]
+        assert figures["sightline_cached_tokens_total"] >= cached
+        assert figures["sightline_generated_tokens_total"] == 6
+        assert figures["sightline_time_to_first_token_seconds_count"] == 2
+        assert figures["sightline_decode_seconds_per_token_count"] == 2
+        assert figures['sightline_cache_bytes{kind="conversation"}'] > 0
+        assert figures["sightline_cache_max_bytes"] > 0
+        route = 'route="/v1/chat/completions",status="200"'
+        assert figures[f"sightline_http_requests_total{{{route}}}"] == 2
+        assert figures['sightline_http_requests_total{route="other",status="404"}'] == 1
+        assert "/no/such" not in text.body.decode()
+
+
+# --- the end ----------------------------------------------------------------------------------
+
+
+def test_stopping_lets_answers_finish(tiny_engine: Engine) -> None:
+    with running(tiny_engine, shutdown_seconds=20) as server:
+        connection, waiting = start(server), start(server, max_tokens=5)
+        data = read_until(connection, b'"content":"')
+        read_until(waiting, b": queued")
+        server.server.stop()
+        data += read_all(connection)
+        assert data.rstrip().endswith(b"0") or b"[DONE]" in data
+        assert b"[DONE]" in data
+        assert b"[DONE]" in read_all(waiting)
+        assert server.ended()
+        with pytest.raises(ConnectionRefusedError):
+            server.connect()
+
+
+def test_what_does_not_finish_is_cancelled_and_told_so(tiny_engine: Engine) -> None:
+    with running(tiny_engine, shutdown_seconds=0) as server:
+        at_work = start(server, max_tokens=480, logprobs=True, top_logprobs=20)
+        whole = start(server, stream=False)
+        data = read_until(at_work, b'"content":"')
+        began = time.monotonic()
+        server.server.stop()
+        data += read_all(at_work)
+        assert b"[DONE]" not in data
+        assert b'data: {"error":{"message":"the server is shutting down"' in data
+        assert Reply(read_all(whole)).error["code"] == "shutting_down"
+        assert server.ended()
+        assert time.monotonic() - began < 5
+
+
+def test_an_engine_that_is_closed_under_it(tiny_folder: Any) -> None:
+    from engine import load
+
+    engine = load(tiny_folder)
+    with running(engine) as server:
+        connection = start(server, max_tokens=480, logprobs=True, top_logprobs=20)
+        data = read_until(connection, b'"content":"')
+        engine.close()
+        assert b'{"error":' in data + read_all(connection)
+        reply = server.chat("Hello")
+        assert (reply.status, reply.error["code"]) == (503, "shutting_down")
