@@ -15,7 +15,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from model_kit.config import decoder_name
 from vision_add_ons.errors import AdapterError, BrokenConfig, BrokenWeights
 from vision_add_ons.json_files import read_json
-from vision_add_ons.safetensors_files import read_safetensors
+from vision_add_ons.safetensors_files import evaluate, read_safetensors
 from vision_add_ons.weights import parameters
 
 WEIGHTS, CONFIG = "adapters.safetensors", "adapter_config.json"
@@ -74,7 +74,7 @@ def apply_adapter(
         _check(decoder, tensors, folder)
         decoder.update(tree_unflatten(list(tensors.items())))
         decoder.eval()
-        mx.eval(list(tensors.values()))
+        evaluate(*tensors.values())
         if _digest(folder) != digest:
             raise AdapterError(f"{folder} was written to while it was read; try again")
     except BaseException as error:

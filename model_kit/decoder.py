@@ -10,6 +10,7 @@ import mlx.nn as nn
 from model_kit.config import CheckpointConfig, decoder_module, decoder_name
 from vision_add_ons.errors import BrokenWeights, MissingWeight
 from vision_add_ons.quantized import check_scales
+from vision_add_ons.safetensors_files import evaluate
 from vision_add_ons.weights import check_weights, parameters
 
 Progress = Callable[[str, int, int], None]
@@ -117,7 +118,7 @@ def read_into_memory(module: nn.Module, stage: str, progress: Progress | None) -
 
 def _read(arrays: list[mx.array]) -> None:
     try:
-        mx.eval(arrays)
+        evaluate(*arrays)
     except RuntimeError as error:  # a file that has changed since its header was read, say
         raise BrokenWeights(f"the weights cannot be read on: {error}") from error
 

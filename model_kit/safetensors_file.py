@@ -9,6 +9,7 @@ import mlx.core as mx
 import numpy as np
 
 from vision_add_ons.errors import BrokenWeights
+from vision_add_ons.safetensors_files import evaluate
 
 DTYPES = {
     mx.float32: "F32",
@@ -58,7 +59,9 @@ def write_safetensors(
         for name in list(tensors):
             tensor = tensors.pop(name)
             try:
-                raw = np.asarray(tensor.reshape(-1).view(mx.uint8))
+                flat = tensor.reshape(-1).view(mx.uint8)
+                evaluate(flat)
+                raw = np.asarray(flat)
             except (RuntimeError, ValueError) as error:
                 raise BrokenWeights(f"{name} cannot be read or computed: {error}") from error
             out.write(raw.data)

@@ -39,6 +39,16 @@ def read_safetensors(file: Path) -> dict[str, mx.array]:
     return tensors
 
 
+def evaluate(*arrays: mx.array) -> None:
+    """Compute arrays that may have to be read first.
+
+    MLX reads on a thread of the CPU's stream, and `mx.eval` may return before that has failed: only
+    waiting for the stream tells. Raises RuntimeError.
+    """
+    mx.eval(*arrays)
+    mx.synchronize(mx.default_stream(mx.cpu))
+
+
 def _header(file: Path) -> dict[str, Any]:
     with file.open("rb") as opened:
         size = int.from_bytes(opened.read(8), "little")

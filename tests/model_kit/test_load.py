@@ -1,7 +1,9 @@
 """Checkpoints in every dialect against transformers, and every way in which they are broken."""
 
 import json
+import os
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import tiny
 from mlx.utils import tree_flatten
 from safetensors.torch import load_file, save_file
 
+from engine import BrokenWeights
 from model_kit import inspect_checkpoint, load_model_kit
 from model_kit.kit import ModelKit
 
@@ -214,3 +217,14 @@ def test_the_text_half_of_an_unknown_vision_model(tmp_path: Path, seed: int, dem
     tiny.edit_weights(folder, rename)
     kit = load_model_kit(folder, decoder_only=True)
     assert relative_error(kit, model, some_tokens(seed)) <= 2e-5
+
+
+def test_a_file_that_shrinks_while_it_is_read(tiny_folder: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(tiny_folder, source)
+
+    def cut(stage: str, done: int, total: int) -> None:
+        os.truncate(source / "model.safetensors", 2000)
+
+    with pytest.raises(BrokenWeights, match="cannot be read on"):
+        load_model_kit(source, progress=cut)
