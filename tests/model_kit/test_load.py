@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from engine import BrokenWeights
 from model_kit import inspect_checkpoint, load_model_kit
-from model_kit.kit import ModelKit
+from model_kit.decoder import read_into_memory
+from model_kit.kit import ModelKit, open_model_kit
 
 
 def relative_error(kit: ModelKit, model: Any, tokens: list[int]) -> float:
@@ -223,8 +224,8 @@ def test_a_file_that_shrinks_while_it_is_read(tiny_folder: Path, tmp_path: Path)
     source = tmp_path / "source"
     shutil.copytree(tiny_folder, source)
 
-    def cut(stage: str, done: int, total: int) -> None:
-        os.truncate(source / "model.safetensors", 2000)
-
+    kit = open_model_kit(source)
+    os.truncate(source / "model.safetensors", 2000)
+    assert kit.text_model is not None
     with pytest.raises(BrokenWeights, match="cannot be read on"):
-        load_model_kit(source, progress=cut)
+        read_into_memory(kit.text_model, "load decoder", None)
