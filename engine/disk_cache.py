@@ -92,7 +92,7 @@ class DiskCache:
         max_bytes: int,
         fingerprint: str,
         layers: int,
-        writer: DiskWriter | None = None,
+        writer: DiskWriter,
     ) -> None:
         """Find what `folder` has for this model; None keeps only what is saved by name.
 
@@ -106,7 +106,7 @@ class DiskCache:
         self._index: PromptIndex[StoredFile] = PromptIndex()
         self._named: dict[Path, StoredFile] = {}
         """Files of the user's."""
-        self._writer = writer or DiskWriter()
+        self._writer = writer
         if folder is None or not layers:
             return
         self._folder = folder / fingerprint[:32]
@@ -204,10 +204,6 @@ class DiskCache:
     def submit(self, write: Write, future: "Future[int]") -> None:
         """Have the writer's thread do something in its turn."""
         self._writer.submit(write, future)
-
-    def close(self) -> None:
-        """Wait until everything is written."""
-        self._writer.close()
 
     def __len__(self) -> int:
         """Conversations of this model in the folder."""

@@ -1,5 +1,6 @@
 """Files and folders that are there whole or not at all, whenever machine or process stops."""
 
+import json
 import os
 import re
 import shutil
@@ -8,6 +9,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.unfinished(\.\w+)?")
 """How files under way are called."""
@@ -27,6 +29,12 @@ def sync(path: Path) -> None:
             os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """As people read it. Raises OSError."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    file.write_text(text, encoding="utf-8")
 
 
 @contextmanager

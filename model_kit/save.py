@@ -1,6 +1,5 @@
 """A changed checkpoint becomes a folder of its own: whole, tried, or not there at all."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,14 +7,14 @@ from typing import Any
 
 import mlx.core as mx
 
-from model_kit.files import replacing_folder
+from model_kit.decoder import Progress
+from model_kit.files import replacing_folder, write_json
 from model_kit.kit import open_model_kit
-from model_kit.safetensors_file import write_safetensors
+from model_kit.safetensors_writer import write_safetensors
 from vision_add_ons.configs import checkpoint_name
 from vision_add_ons.errors import OptionError, SaveError
+from vision_add_ons.safetensors_files import read_header
 from vision_add_ons.weights import INDEX, weight_files
-
-Progress = Callable[[str, int, int], None]
 
 SHARD_BYTES = 5 * 10**9
 """The most that one file of weights holds, unless a single tensor is larger."""
@@ -104,8 +103,9 @@ def save_checkpoint(
         with replacing_folder(target, overwrite) as work:
             for file in companions:
                 shutil.copyfile(file, work / file.name)
-            for name, text in {**(texts or {}), "config.json": _json(config)}.items():
+            for name, text in (texts or {}).items():
                 (work / name).write_text(text, encoding="utf-8")
+            write_json(work / "config.json", config)
             _write_weights(work, tensors, _metadata(source), shard_bytes, written)
             open_model_kit(work)
             check_target(source, target, overwrite)  # it may have become another
@@ -155,15 +155,12 @@ def _write_weights(
         shard = {name: tensors.pop(name) for name in names}
         write_safetensors(folder / file, shard, metadata, written)
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-    (folder / INDEX).write_text(_json(index), encoding="utf-8")
+    write_json(folder / INDEX, index)
 
 
 def _metadata(source: Path) -> dict[str, str]:
     """The source's own: some loaders read from it how far the names have been converted."""
-    file = weight_files(source)[0]
-    with file.open("rb") as opened:
-        header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
-    found = header.get("__metadata__") or {}
+    found = read_header(weight_files(source)[0]).get("__metadata__") or {}
     return {"format": str(found.get("format", "pt"))}
 
 
@@ -174,7 +171,3 @@ def _check_space(target: Path, needed: int) -> None:
             f"{target} needs {needed / 1e9:.2f} GB, and {target.parent} has {free / 1e9:.2f} GB "
             "free; free some space or give another disk"
         )
-
-
-def _json(content: dict[str, Any]) -> str:
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"

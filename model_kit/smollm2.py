@@ -4,13 +4,13 @@ GGUF calls the architecture "llama"; with these dimensions Mistral is the same f
 folder says `mistral` and serves as the decoder of vision models that are built on Mistral.
 """
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from model_kit.blas import preload_openblas
+from model_kit.files import write_json
 
 _NAMES = {
     "token_embd": "model.embed_tokens",
@@ -43,7 +43,7 @@ def convert(
     preload_openblas()
     import mlx.core as mx
 
-    from model_kit.safetensors_file import write_safetensors
+    from model_kit.safetensors_writer import write_safetensors
 
     # The stream of the CPU exists in every thread, and all of the work is memory-bound anyway.
     with mx.stream(mx.cpu):
@@ -53,14 +53,14 @@ def convert(
             if isinstance(value, mx.array):
                 facts[key] = value.tolist()
         config = _config(facts, dtype)
-        _write_json(folder / "generation_config.json", {k: config[k] for k in _TOKEN_IDS})
+        write_json(folder / "generation_config.json", {k: config[k] for k in _TOKEN_IDS})
         _write_tokenizer(folder, facts)
         weights = {_hf_name(name): name for name in arrays if name.endswith(".weight")}
         tensors = {name: _tensor(arrays, weights[name], config) for name in sorted(weights)}
         del arrays, loaded
         if change is not None:
             config, tensors = change(config, tensors)
-        _write_json(folder / "config.json", config)
+        write_json(folder / "config.json", config)
         tensors = {name: tensor.astype(getattr(mx, dtype)) for name, tensor in tensors.items()}
         total = len(tensors)
         if progress:
@@ -169,9 +169,4 @@ def _write_tokenizer(folder: Path, facts: dict[str, Any]) -> None:
         "model_max_length": facts["llama.context_length"],
         "chat_template": facts["tokenizer.chat_template"],
     }
-    _write_json(folder / "tokenizer_config.json", tokenizer_config)
-
-
-def _write_json(file: Path, content: dict[str, Any]) -> None:
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    file.write_text(text, encoding="utf-8")
+    write_json(folder / "tokenizer_config.json", tokenizer_config)

@@ -11,6 +11,7 @@ from typing import Any
 from engine import Engine, GenerationOptions, TextDelta, load
 from engine.budget import Budget
 from engine.disk_cache import DiskCache
+from engine.disk_writer import DiskWriter
 from engine.prompt import Prompt
 from engine.prompt_cache import PromptCache, Start
 
@@ -104,7 +105,7 @@ def lookups(rounds: int) -> dict[tuple[int, int], list[float]]:
     cases = []
     for tokens, count in ((HISTORY, 1), (HISTORY, 1000), (4 * HISTORY, 1000)):
         start = [chance.randrange(50_000) for _ in range(tokens // 4)]
-        cache = PromptCache(Budget(1), DiskCache(None, 0, "", 0))
+        cache = PromptCache(Budget(1), DiskCache(None, 0, "", 0, DiskWriter()))
         for _ in range(count):
             key = start + [chance.randrange(50_000) for _ in range(tokens - len(start))]
             cache.put(key, [], None, Start(None, 0, None))

@@ -23,7 +23,7 @@ def read_safetensors(file: Path) -> dict[str, mx.array]:
         raise BrokenWeights(f"{file} is not a file; fetch it again")
     try:
         with safe_open(str(file), "mlx"):
-            header = _header(file)
+            header = read_header(file)
             tensors = mx.load(str(file), format="safetensors")
     except (SafetensorError, RuntimeError, ValueError, OSError) as error:
         message = " ".join(str(error).split())[:200]
@@ -49,7 +49,8 @@ def evaluate(*arrays: mx.array) -> None:
     mx.synchronize(mx.default_stream(mx.cpu))
 
 
-def _header(file: Path) -> dict[str, Any]:
+def read_header(file: Path) -> dict[str, Any]:
+    """What a file says of its tensors. Raises OSError, or ValueError for a name given twice."""
     with file.open("rb") as opened:
         size = int.from_bytes(opened.read(8), "little")
         header: dict[str, Any] = json.loads(opened.read(size), object_pairs_hook=each_once)

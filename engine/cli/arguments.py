@@ -48,12 +48,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     images = "a picture for the first message" + several
     add("--image", action="append", default=[], metavar="FILE", help=images)
 
-    add = parser.add_argument_group("loading").add_argument
-    add("--model", default="demo", metavar="MODEL", help=f"{MODEL} (default demo)")
-    add("--decoder-only", action="store_true", help="load a vision model's text half alone")
-    add("--adapter", metavar="DIR", help="a low-rank adapter for the decoder, in mlx-lm's format")
-    add("--cache-bytes", type=int, metavar="N", help="the most that the prompt cache may take")
-    add("--cache-dir", metavar="DIR", help="keep conversations' KV caches in this folder")
+    add_loading(parser)
 
     add = parser.add_argument_group("generation").add_argument
     defaults = {field.name: field.default for field in fields(GenerationOptions)}
@@ -64,6 +59,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         add(flag, type=kind, metavar="N" if kind is int else "X", help=about)
     stop = "end the answer before this text" + several
     add("--stop", type=text, action="append", metavar="TEXT", help=stop)
+
+
+def add_loading(parser: argparse.ArgumentParser) -> None:
+    """Which model, and how it is loaded: what `loading.open_engine` reads."""
+    add = parser.add_argument_group("loading").add_argument
+    add("--model", default="demo", metavar="MODEL", help=f"{MODEL} (default demo)")
+    add("--decoder-only", action="store_true", help="load a vision model's text half alone")
+    add("--adapter", metavar="DIR", help="a low-rank adapter for the decoder, in mlx-lm's format")
+    add("--cache-bytes", type=int, metavar="N", help="the most that the prompt cache may take")
+    add("--cache-dir", metavar="DIR", help="keep conversations' KV caches in this folder")
 
 
 def generation_options(args: argparse.Namespace) -> GenerationOptions:

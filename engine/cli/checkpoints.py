@@ -8,7 +8,6 @@ from typing import Any, TextIO
 
 from engine.cli.arguments import MODEL, read_pictures, text
 from engine.cli.terminal import Bar, printable
-from engine.fidelity import check_plot
 from vision_add_ons.errors import OptionError
 
 
@@ -70,6 +69,8 @@ def quantize(args: argparse.Namespace) -> int:
     # What the comparison needs, before hours of work.
     read_pictures(args.image or ())
     if args.plot:
+        from engine.fidelity import check_plot
+
         check_plot(Path(args.plot))
     out = sys.stdout
     with redirect_stdout(sys.stderr), closing(Bar()) as bar:

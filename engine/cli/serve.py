@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from engine.cli.arguments import MODEL
+from engine.cli.arguments import add_loading
 from engine.cli.loading import open_engine
 from vision_add_ons.errors import OptionError, SightlineError
 
@@ -20,7 +20,6 @@ class ServerNotInstalled(SightlineError):
 def add_command(commands: "argparse._SubParsersAction[Any]") -> None:
     parser = commands.add_parser("serve", help="answer over HTTP, as OpenAI's API does")
     add = parser.add_argument
-    add("--model", default="demo", metavar="MODEL", help=f"{MODEL} (default demo)")
     add("--host", default="127.0.0.1", help="where to listen (default 127.0.0.1)")
     add("--port", type=int, default=8000, help="0 takes a free one (default 8000)")
     several = "; may be given several times"
@@ -45,11 +44,7 @@ def add_command(commands: "argparse._SubParsersAction[Any]") -> None:
     seconds = "how long answers may go on at the end (default 10)"
     add("--shutdown-seconds", type=float, metavar="S", help=seconds)
 
-    add = parser.add_argument_group("loading").add_argument
-    add("--decoder-only", action="store_true", help="load a vision model's text half alone")
-    add("--adapter", metavar="DIR", help="a low-rank adapter for the decoder, in mlx-lm's format")
-    add("--cache-bytes", type=int, metavar="N", help="the most that the prompt cache may take")
-    add("--cache-dir", metavar="DIR", help="keep conversations' KV caches in this folder")
+    add_loading(parser)
     parser.set_defaults(run=run)
 
 
@@ -86,8 +81,8 @@ def run(args: argparse.Namespace) -> int:
         shown = f"[{args.host}]" if ":" in args.host else args.host
 
         def started() -> None:
-            print(f"sightline: serving {args.model} at http://{shown}:{port}", file=sys.stderr)
-            sys.stderr.flush()
+            told = f"sightline: serving {args.model} at http://{shown}:{port}"
+            print(told, file=sys.stderr, flush=True)
 
         with open_engine(args) as engine:
             serve(engine, settings, listener, started)

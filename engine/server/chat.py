@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from starlette.responses import Response
 
 from engine.events import Finished, TextDelta
@@ -16,7 +16,7 @@ from engine.server.schemas import ChatRequest
 from engine.server.service import Service
 from engine.server.streaming import EventStream, Json, WholeAnswer
 from engine.server.tokens import TokenTexts
-from engine.server.usage import FINISH, usage
+from engine.server.usage import FINISH, finite, usage
 
 
 class ChatForm:
@@ -74,15 +74,14 @@ class ChatForm:
 
     def _entry(self, token: int, logprob: float) -> Json:
         text, data = self._tokens(token)
-        # A token that a bias rules out has no logarithm that JSON could hold.
-        return {"token": text, "logprob": max(logprob, -9999.0), "bytes": data}
+        return {"token": text, "logprob": finite(logprob), "bytes": data}
 
 
 def chat_router(service: Service) -> APIRouter:
     router = APIRouter()
 
     @router.post("/v1/chat/completions", responses=answered(ChatCompletion))
-    async def chat_completions(asked: ChatRequest, request: Request) -> Response:
+    async def chat_completions(asked: ChatRequest) -> Response:
         """Answer a conversation."""
         service.check_model(asked.model)
         options = chat_options(asked, service.settings.options)

@@ -16,7 +16,7 @@ from engine.server.schemas import CompletionRequest
 from engine.server.service import Service
 from engine.server.streaming import EventStream, Json, WholeAnswer
 from engine.server.tokens import TokenTexts
-from engine.server.usage import FINISH, usage
+from engine.server.usage import FINISH, finite, usage
 
 
 class CompletionForm:
@@ -67,8 +67,8 @@ class CompletionForm:
         for delta in deltas:
             if delta.token is not None and delta.logprob is not None:
                 told["tokens"].append(self._tokens(delta.token)[0])
-                told["token_logprobs"].append(max(delta.logprob, -9999.0))
-                tops = {self._tokens(t)[0]: max(p, -9999.0) for t, p in delta.top_logprobs}
+                told["token_logprobs"].append(finite(delta.logprob))
+                tops = {self._tokens(t)[0]: finite(p) for t, p in delta.top_logprobs}
                 told["top_logprobs"].append(tops)
                 told["text_offset"].append(self._offset)
             self._offset += len(delta.text)

@@ -5,19 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from parity import moxin_checkpoint
 from parity.family_checks import (
     VOCAB,
     dequantized_weights,
     quantize_folder,
     random_weights,
     write_tokenizer,
-    written,
 )
-from parity.gemma3_reference import Gemma3Reference
-from parity.pixtral_reference import PixtralReference
-from parity.qwen2_vl_reference import Qwen2VLReference
 from safetensors.numpy import load_file, save_file
+from seeing_checkpoints import FORMS
 from tiny import SIZES
 from transformers import MistralConfig, MistralForCausalLM
 
@@ -34,16 +30,6 @@ def _text(folder: Path, seed: int, quantized: bool = False) -> None:
     write_tokenizer(folder)
 
 
-def _moxin(folder: Path, seed: int) -> None:
-    parts = moxin_checkpoint.random_parts(seed)
-    moxin_checkpoint.write(folder, parts.named(moxin_checkpoint.HF), moxin_checkpoint.config())
-    write_tokenizer(folder)
-
-
-def _family(reference: type[Any], dialect: int) -> Callable[[Path, int], Any]:
-    return lambda folder, seed: written(reference(seed), folder, reference.dialects[dialect])
-
-
 def _quantized(make: Callable[[Path, int], Any]) -> Callable[[Path, int], Any]:
     def made(folder: Path, seed: int) -> None:
         plain = folder.with_name(folder.name + "-plain")
@@ -56,13 +42,13 @@ def _quantized(make: Callable[[Path, int], Any]) -> Callable[[Path, int], Any]:
 MAKERS: dict[str, Callable[[Path, int], Any]] = {
     "text": _text,
     "text, quantized": lambda folder, seed: _text(folder, seed, quantized=True),
-    "moxin": _moxin,
-    "gemma3": _family(Gemma3Reference, 0),
-    "gemma3, as published": _family(Gemma3Reference, 1),
-    "pixtral": _family(PixtralReference, 0),
-    "pixtral, by mlx-vlm": _family(PixtralReference, 2),
-    "qwen2_vl": _family(Qwen2VLReference, 0),
-    "qwen2_vl, as published": _family(Qwen2VLReference, 1),
+    "moxin": FORMS["moxin hf"],
+    "gemma3": FORMS["gemma3 transformers 5"],
+    "gemma3, as published": FORMS["gemma3 transformers 4"],
+    "pixtral": FORMS["pixtral transformers 5"],
+    "pixtral, by mlx-vlm": FORMS["pixtral mlx-vlm"],
+    "qwen2_vl": FORMS["qwen2_vl transformers 5"],
+    "qwen2_vl, as published": FORMS["qwen2_vl transformers 4"],
 }
 MAKERS |= {
     f"{name}, towers quantized": _quantized(MAKERS[name])

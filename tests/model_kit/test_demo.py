@@ -464,13 +464,13 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
 def test_an_error_half_way_leaves_nothing(
     cache: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from model_kit import safetensors_file
+    from model_kit import safetensors_writer
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     put_wheel(cache, wheel)
-    monkeypatch.setattr(safetensors_file, "write_safetensors", full)
+    monkeypatch.setattr(safetensors_writer, "write_safetensors", full)
     assert "No space left on device" in refusal(cache)
     assert names(cache) == set()
 

@@ -19,7 +19,7 @@ import pytest
 from engine import BrokenWeights, CheckpointError, SaveError
 from model_kit import convert, load_model_kit, quantize
 from model_kit.files import LEFTOVER_SECONDS, replacing_folder
-from model_kit.safetensors_file import DTYPES, write_safetensors
+from model_kit.safetensors_writer import DTYPES, write_safetensors
 
 
 def contents(folder: Path) -> dict[str, str]:

@@ -68,7 +68,7 @@ def write_safetensors(
             since += tensor.nbytes
             if progress:
                 progress(tensor.nbytes)
-            del tensor, raw
+            del tensor, flat, raw
             if since > KEPT_BUFFERS:
                 mx.clear_cache()
                 since = 0
