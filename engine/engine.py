@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from engine.prompt import PromptBuilder
     from model_kit.kit import ModelKit
     from model_kit.report import LoadReport
+    from vision_add_ons.base import VisionAddOn
 
 CACHE_SHARE = 0.25
 """The share of the memory that the device recommends to use which the prompt cache may fill."""
@@ -48,6 +49,9 @@ class Engine:
     owns, one answer at a time in the order of their submission. Use it as a context manager, or
     call `close`.
     """
+
+    options_class = GenerationOptions
+    """What `options` are, for whoever is handed an engine and imports none."""
 
     def __init__(self, worker: Worker, kit: "ModelKit") -> None:
         from engine.prompt import PromptBuilder
@@ -235,6 +239,7 @@ def load(
     cache_dir: str | os.PathLike[str] | None = None,
     cache_dir_bytes: int = CACHE_DIR_BYTES,
     adapter: str | os.PathLike[str] | None = None,
+    add_on: "type[VisionAddOn] | None" = None,
 ) -> Engine:
     """Load a model and return an engine that answers with it.
 
@@ -245,9 +250,12 @@ def load(
     `cache_bytes` is the prompt cache's budget; by default a quarter of the memory that the device
     recommends to use. `cache_dir` is a folder in which conversations' KV caches outlive the engine,
     those of all models together within `cache_dir_bytes`. `adapter` is the folder of a low-rank
-    adapter in mlx-lm's format, see `Engine.load_adapter`. `progress(stage, done, total)` is called
-    from the engine's thread; what it raises ends the load. Raises a subclass of `CheckpointError`,
-    or `OptionError`.
+    adapter in mlx-lm's format, see `Engine.load_adapter`. `add_on` is the class of a vision add-on
+    that serves the checkpoint in place of the one that the registry names: for one that is not
+    installed, or an application without its packages' metadata. It is refused
+    (`UnsupportedCheckpoint`) if its `model_types` do not hold the checkpoint's.
+    `progress(stage, done, total)` is called from the engine's thread; what it raises ends the load.
+    Raises a subclass of `CheckpointError`, or `OptionError`.
     """
     if not isinstance(model, str | os.PathLike):
         raise CheckpointNotFound(f"a model is a name or a folder, not {type(model).__name__}")
@@ -271,7 +279,11 @@ def load(
 
         folder = resolve(model, report)
         kit = load_model_kit(
-            folder, decoder_only=decoder_only, vocab_only=vocab_only, progress=report
+            folder,
+            decoder_only=decoder_only,
+            vocab_only=vocab_only,
+            progress=report,
+            add_on=add_on,
         )
         if adapter is not None:
             kit.use_adapter(adapter)

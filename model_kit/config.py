@@ -80,11 +80,14 @@ class CheckpointConfig:
     """One line for each value the config left out and a default was taken for."""
 
 
-def read_config(folder: Path, decoder_only: bool = False) -> CheckpointConfig:
+def read_config(
+    folder: Path, decoder_only: bool = False, add_on: type[VisionAddOn] | None = None
+) -> CheckpointConfig:
     """Read a checkpoint folder's config.json and generation_config.json.
 
-    `decoder_only` serves the text half of a checkpoint whose vision half is not known. Raises
-    `CheckpointNotFound`, `BrokenConfig`, `UnknownModelType` or `UnsupportedCheckpoint`.
+    `decoder_only` serves the text half of a checkpoint whose vision half is not known. `add_on`
+    serves it in place of the one that the registry names. Raises `CheckpointNotFound`,
+    `BrokenConfig`, `UnknownModelType` or `UnsupportedCheckpoint`.
     """
     if not folder.is_dir():
         raise CheckpointNotFound(f"there is no folder {folder}; give the folder of a checkpoint")
@@ -98,7 +101,13 @@ def read_config(folder: Path, decoder_only: bool = False) -> CheckpointConfig:
     _check_values(raw)
     assumed: list[str] = []
     model_type = _model_type(raw, assumed)
-    add_on = find_add_on(model_type)
+    if add_on is None:
+        add_on = find_add_on(model_type)
+    elif model_type not in add_on.model_types:
+        raise UnsupportedCheckpoint(
+            f"{add_on.__name__} serves {' and '.join(add_on.model_types)}, but config.json's "
+            f"model_type is {model_type!r}"
+        )
     text = raw
     prefixes: Mapping[str, str | None] = {"": ""}
     if add_on is not None:

@@ -121,14 +121,16 @@ def load_model_kit(
     decoder_only: bool = False,
     vocab_only: bool = False,
     progress: Progress | None = None,
+    add_on: type[VisionAddOn] | None = None,
 ) -> ModelKit:
     """Load a checkpoint folder.
 
     `decoder_only` leaves the vision half out; `vocab_only` loads config and tokenizer and no
-    weights. `progress(stage, done, total)` is called from this thread. Raises a subclass of
+    weights. `add_on` serves the checkpoint in place of the add-on that the registry names.
+    `progress(stage, done, total)` is called from this thread. Raises a subclass of
     `CheckpointError`.
     """
-    kit = open_model_kit(folder, decoder_only=decoder_only, vocab_only=vocab_only)
+    kit = open_model_kit(folder, decoder_only=decoder_only, vocab_only=vocab_only, add_on=add_on)
     if kit.text_model is not None:
         with _following(kit.folder, BrokenWeights, "the weights cannot be read"):
             kit.checkpoint_fingerprint = fingerprint(kit.folder, kit.config.add_on)
@@ -149,19 +151,23 @@ def inspect_checkpoint(folder: str | Path) -> LoadReport:
 
 
 def open_model_kit(
-    folder: str | Path, *, decoder_only: bool = False, vocab_only: bool = False
+    folder: str | Path,
+    *,
+    decoder_only: bool = False,
+    vocab_only: bool = False,
+    add_on: type[VisionAddOn] | None = None,
 ) -> ModelKit:
     """Everything but reading the weights: MLX reads an array when it is first evaluated.
 
     Raises what `load_model_kit` does.
     """
     folder = Path(folder)
-    text_model = add_on = None
+    text_model = eyes = None
     with _following(folder, CheckpointNotFound, "no such folder"):
         folder = folder.expanduser()
         folder.is_dir()
     with _following(folder, BrokenConfig, "config.json describes no model that can be built"):
-        config = read_config(folder, decoder_only=decoder_only or vocab_only)
+        config = read_config(folder, decoder_only=decoder_only or vocab_only, add_on=add_on)
         weights = {} if vocab_only else read_weights(folder)
         report = make_report(folder, config, weights, decoder_only)
         if not vocab_only:
@@ -174,16 +180,16 @@ def open_model_kit(
                     "apply the sliding window that the checkpoint asks for beyond that"
                 )
         if config.add_on is not None and not (vocab_only or decoder_only):
-            add_on = config.add_on(folder, config.raw)
+            eyes = config.add_on(folder, config.raw)
             assert text_model is not None
-            add_on.prepare_decoder(text_model)
-            report.pictures = add_on.picture_limits()
+            eyes.prepare_decoder(text_model)
+            report.pictures = eyes.picture_limits()
     why = "the tokenizer cannot be loaded; it needs a tokenizer.json or a tokenizer.model"
     with _following(folder, BrokenTokenizer, why):
         tokenizer = load_tokenizer(folder, config)
         tokenizer.encode("Some files only fail when they are used.")
         cover_vocabulary(tokenizer, int(config.decoder.get("vocab_size") or 0))
-    return ModelKit(folder, config, tokenizer, text_model, add_on, config.max_context, report)
+    return ModelKit(folder, config, tokenizer, text_model, eyes, config.max_context, report)
 
 
 @contextmanager
