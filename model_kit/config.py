@@ -26,7 +26,7 @@ from vision_add_ons.errors import (
     UnsupportedCheckpoint,
 )
 from vision_add_ons.json_files import read_json, read_json_if_there
-from vision_add_ons.registry import find_add_on, registered
+from vision_add_ons.registry import find_add_on, registered, served_towers
 
 # Those whose mlx-lm form was compared with transformers'; others are refused rather than guessed.
 EXACT_ROPE_TYPES = ("default", "linear", "llama3", "yarn")
@@ -101,8 +101,9 @@ def read_config(
     _check_values(raw)
     assumed: list[str] = []
     model_type = _model_type(raw, assumed)
+    tower = _vision_tower(raw)
     if add_on is None:
-        add_on = find_add_on(model_type)
+        add_on = find_add_on(model_type, tower)
     elif model_type not in add_on.model_types:
         raise UnsupportedCheckpoint(
             f"{add_on.__name__} serves {' and '.join(add_on.model_types)}, but config.json's "
@@ -114,12 +115,9 @@ def read_config(
         text, lines = add_on.decoder_config(raw)
         assumed += lines
         prefixes = add_on.decoder_prefixes
-    elif "vision_config" in raw:
+    elif "vision_config" in raw or served_towers(model_type):
         if not decoder_only:
-            raise UnsupportedCheckpoint(
-                f"no vision add-on serves model type {model_type!r} (known: "
-                f"{', '.join(sorted(registered()))}); load with decoder_only=True for text alone"
-            )
+            raise UnsupportedCheckpoint(_unserved(model_type, tower))
         text, _ = VisionAddOn.decoder_config(raw)
         prefixes = VisionAddOn.decoder_prefixes
     decoder_type = text.get("model_type", model_type)
@@ -168,6 +166,23 @@ def _model_type(raw: dict[str, Any], assumed: list[str]) -> str:
         assumed.append("model_type: prismatic (absent; the other fields are Prismatic's)")
         return "prismatic"
     raise UnknownModelType("config.json has no model_type, so there is no telling what it is")
+
+
+def _vision_tower(raw: dict[str, Any]) -> str | None:
+    vision = raw.get("vision_config")
+    tower = vision.get("model_type") if isinstance(vision, dict) else None
+    return tower if isinstance(tower, str) else None
+
+
+def _unserved(model_type: str, tower: str | None) -> str:
+    asked = repr(model_type)
+    if served := ", ".join(served_towers(model_type)):
+        asked += f" whose vision_config.model_type is {tower or 'absent'} (only {served})"
+    return (
+        f"no vision add-on serves model type {asked}: install a package with an add-on named "
+        f"{model_type!r} (known: {', '.join(sorted(registered()))}), or load with "
+        "decoder_only=True for text alone"
+    )
 
 
 def decoder_module(model_type: str) -> Any:

@@ -50,9 +50,9 @@ def _from_transformers(folder: Path, config: CheckpointConfig) -> "TokenizerWrap
     from transformers import PretrainedConfig
 
     extra = {}
-    if config.add_on is not None:
+    if config.add_on is not None or "vision_config" in config.raw:
         # Without a config of its own, the loader looks the model type up in a table that does
-        # not have it, and warns.
+        # not have it, and warns, or judges the vision half.
         extra["config"] = PretrainedConfig()
     return load(folder, extra, eos_token_ids=sorted(config.eos_token_ids))
 

@@ -1,4 +1,8 @@
-"""Which vision add-on serves which model type: built in, or brought by an installed package."""
+"""Which vision add-on serves which model type: built in, or brought by an installed package.
+
+A key is a model type (`llava`), or a model type and that of its vision tower (`llava.pixtral`), for
+model types that stand for more than one family. The longer key goes before the shorter.
+"""
 
 import importlib
 from importlib.metadata import EntryPoint, entry_points
@@ -14,7 +18,7 @@ GROUP = "sightline.vision_add_ons"
 # Named rather than imported: a family's module loads only when a checkpoint needs it.
 BUILT_IN = {
     "gemma3": "vision_add_ons.gemma3:Gemma3AddOn",
-    "llava": "vision_add_ons.pixtral:PixtralAddOn",
+    "llava.pixtral": "vision_add_ons.pixtral:PixtralAddOn",
     "mistral3": "vision_add_ons.mistral3:Mistral3AddOn",
     "moxin": "vision_add_ons.moxin:MoxinAddOn",
     "paligemma": "vision_add_ons.paligemma:PaliGemmaAddOn",
@@ -26,14 +30,14 @@ BUILT_IN = {
 
 
 class AddOnConflict(SightlineError):
-    """Two add-ons claim the same model type; the message names both."""
+    """Two add-ons claim the same key; the message names both."""
 
 
 def registered() -> dict[str, str]:
-    """Every known model type and where its add-on lives, as `module:Class`.
+    """Every known key and where its add-on lives, as `module:Class`.
 
     An installed package adds entry points to the group `sightline.vision_add_ons`, each named
-    after a model type. Raises `AddOnConflict` when a model type is claimed twice.
+    after a key. Raises `AddOnConflict` when one is claimed twice.
     """
     found = dict(BUILT_IN)
     for entry in entry_points(group=GROUP):
@@ -46,13 +50,22 @@ def registered() -> dict[str, str]:
     return found
 
 
-def find_add_on(model_type: str) -> "type[VisionAddOn] | None":
-    """The add-on class for a model type, or None if no add-on claims it."""
-    target = registered().get(model_type)
-    if target is None:
-        return None
-    add_on = EntryPoint(model_type, target, GROUP).load()
-    return add_on
+def find_add_on(model_type: str, tower: str | None = None) -> "type[VisionAddOn] | None":
+    """The add-on class for a model type, or None if no add-on claims it.
+
+    `tower` is `vision_config`'s own model type, where config.json tells it.
+    """
+    known = registered()
+    for key in (f"{model_type}.{tower}", model_type):
+        if key in known:
+            add_on: type[VisionAddOn] = EntryPoint(key, known[key], GROUP).load()
+            return add_on
+    return None
+
+
+def served_towers(model_type: str) -> list[str]:
+    """The towers' types for which some add-on claims this model type."""
+    return sorted(key.partition(".")[2] for key in registered() if key.startswith(f"{model_type}."))
 
 
 def import_path(add_on: "type[VisionAddOn]") -> str:
