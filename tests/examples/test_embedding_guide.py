@@ -6,25 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from guides import DOCS, blocks, run
 from PIL import Image
 
 from engine.cli import main
 
-GUIDE = Path(__file__).parents[2] / "docs" / "embedding.md"
+GUIDE = DOCS / "embedding.md"
 TEXT = GUIDE.read_text(encoding="utf-8")
 SAMPLE = Path(__file__).parents[2] / "model_kit" / "demo_parts" / "samples" / "animals.png"
-
-
-def blocks(language: str) -> list[Any]:
-    """Each block with the line that it begins on, named after its section."""
-    found, section = [], "Quick start"
-    for match in re.finditer(rf"^## ([^\n]+)$|^```{language}\n(.*?)^```$", TEXT, re.M | re.S):
-        if match[1]:
-            section = match[1]
-        else:
-            line = TEXT.count("\n", 0, match.start(2))
-            found.append(pytest.param(match[2], line, id=f"{section}, line {line + 1}"))
-    return found
 
 
 def quick_start(names: dict[str, Any], printed: str) -> None:
@@ -80,7 +69,7 @@ CHECKS: list[Callable[[dict[str, Any], str], None]] = [
     pictures,
     errors,
 ]
-SNIPPETS = blocks("python")
+SNIPPETS = blocks(GUIDE, "python")
 
 
 def test_each_snippet_is_checked() -> None:
@@ -100,13 +89,12 @@ def test_snippet(
     with Image.open(SAMPLE) as sample:
         sample.convert("RGB").save("photo.jpg", quality=95)
     Path("letter.txt").write_text("Dear Sir or Madam")
-    names: dict[str, Any] = {"__name__": "snippet"}
-    exec(compile("\n" * line + code, str(GUIDE), "exec"), names)
+    names = run(GUIDE, code, line)
     check = CHECKS[[snippet.values[1] for snippet in SNIPPETS].index(line)]
     check(names, capsys.readouterr().out)
 
 
-@pytest.mark.parametrize(("code", "line"), blocks("sh"))
+@pytest.mark.parametrize(("code", "line"), blocks(GUIDE, "sh"))
 def test_commands(code: str, line: int, capsys: pytest.CaptureFixture[str]) -> None:
     commands = [shown.split()[:2] for shown in code.splitlines()]
     assert {program for program, _ in commands} <= {"sightline", "hf"}
