@@ -50,3 +50,14 @@ def positive(config: dict[str, Any], where: str, *fields: str) -> None:
         value = config.get(field)
         if type(value) is not int or value < 1:
             raise BrokenConfig(f"{where}.{field} must be a whole number above 0, not {value!r}")
+
+
+def feature_states(chosen: int | list[int], layers: int) -> list[int]:
+    """`vision_feature_layer` as the numbers of layers after which features are taken."""
+    try:
+        states = [range(layers + 1)[i] for i in (chosen if isinstance(chosen, list) else [chosen])]
+    except IndexError:
+        states = []
+    if not states:
+        raise BrokenConfig(f"vision_feature_layer {chosen} does not name states of {layers} layers")
+    return states

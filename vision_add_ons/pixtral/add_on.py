@@ -13,7 +13,7 @@ import mlx.nn as nn
 from PIL import Image
 
 from vision_add_ons.base import Picture, VisionAddOn
-from vision_add_ons.configs import check_fields, resolve_config
+from vision_add_ons.configs import check_fields, feature_states, resolve_config
 from vision_add_ons.errors import (
     BrokenConfig,
     ImageError,
@@ -22,7 +22,6 @@ from vision_add_ons.json_files import read_json_if_there
 from vision_add_ons.pixels import CLIP_MEAN, CLIP_STD, Pixels, read_processor_config
 from vision_add_ons.pixtral.config import (
     check_quantization,
-    feature_states,
     half_config,
     size_limit,
 )

@@ -31,17 +31,6 @@ def check_quantization(config: dict[str, Any]) -> None:
         )
 
 
-def feature_states(chosen: int | list[int], layers: int) -> list[int]:
-    """`vision_feature_layer` as the numbers of layers after which features are taken."""
-    try:
-        states = [range(layers + 1)[i] for i in (chosen if isinstance(chosen, list) else [chosen])]
-    except IndexError:
-        states = []
-    if not states:
-        raise BrokenConfig(f"vision_feature_layer {chosen} does not name states of {layers} layers")
-    return states
-
-
 def size_limit(size: Any) -> tuple[int, int]:
     """The image processor's `size` as the largest width and height."""
     sides = [size, size]
