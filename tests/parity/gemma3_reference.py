@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from parity.family_checks import BOS, EOS, PAD, VOCAB, Reference, random_weights
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+
+from vision_add_ons.testing import BOS, EOS, PAD, VOCAB, Reference, random_weights
 
 BEGIN, ROW, END = 80, 81, 82
 ROWS = 16
@@ -18,6 +19,7 @@ ROWS = 16
 
 class Gemma3Reference(Reference):
     name = "gemma3"
+    dialects = ("transformers 5", "transformers 4", "mlx-vlm")
     image_token = ROW
     decoder_scale = 8.0
 

@@ -2,10 +2,11 @@
 
 from typing import Any, ClassVar
 
-from parity.family_checks import random_weights
 from parity.pixtral_reference import IMG, NONE, TEXT, VISION, Fields, PixtralReference
 from transformers import Mistral3Config, Mistral3ForConditionalGeneration
 from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
+
+from vision_add_ons.testing import random_weights
 
 
 class Mistral3Reference(PixtralReference):

@@ -6,11 +6,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from parity.family_checks import BOS, EOS, PAD, VOCAB, Reference, random_weights
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+from vision_add_ons.testing import BOS, EOS, PAD, VOCAB, Reference, random_weights
 
 IMAGE = 80
 SIDE, ROWS = 64, 16
@@ -19,6 +20,7 @@ PATCHES = "vision_tower.vision_model.embeddings.patch_embedding.weight"
 
 class PaliGemmaReference(Reference):
     name = "paligemma"
+    dialects = ("transformers 5", "transformers 4", "mlx-vlm")
     image_token = IMAGE
     continues = False
     text: ClassVar[dict[str, Any]] = {"model_type": "gemma"}

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from parity.family_checks import BOS, EOS, PAD, VOCAB, Reference, random_weights
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny import edit_config, extended_tokenizer
@@ -20,6 +19,7 @@ from transformers.models.pixtral import image_processing_pil_pixtral
 from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
 
 from model_kit.kit import ModelKit, load_model_kit
+from vision_add_ons.testing import BOS, EOS, PAD, VOCAB, Reference, random_weights
 
 IMG, BREAK, END = 80, 81, 82
 TOKENS = {
@@ -63,7 +63,7 @@ VISION: dict[str, Any] = {
 
 class PixtralReference(Reference):
     name = "pixtral"
-    dialects = (*Reference.dialects, "state dict")
+    dialects = ("transformers 5", "transformers 4", "mlx-vlm", "state dict")
     """The last with the names that transformers 5 has in memory."""
     image_token = IMG
     cell = 8

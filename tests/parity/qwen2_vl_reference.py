@@ -6,11 +6,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from parity.family_checks import BOS, EOS, PAD, VOCAB, Reference, random_weights
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from vision_add_ons.testing import BOS, EOS, PAD, VOCAB, Reference, random_weights
 
 START, END, IMAGE, VIDEO = 80, 81, 82, 83
 MERGE, PATCH = 2, 4

@@ -1,16 +1,16 @@
 """Qwen2-VL against transformers, in float32."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("torch")
 
-from parity.family_checks import BOS, FamilyChecks, written
+from parity.own_family import OwnFamily
 from parity.qwen2_vl_reference import SECTIONS, Qwen2VLReference
 
-from engine import load
+from vision_add_ons.qwen2_vl import Qwen2VLAddOn
+from vision_add_ons.testing import BOS, Kit, written
 
 YARN = {
     "rope_type": "yarn",
@@ -21,8 +21,9 @@ YARN = {
 }
 
 
-class TestQwen2VL(FamilyChecks):
-    reference_class = Qwen2VLReference
+class TestQwen2VL(OwnFamily):
+    add_on = Qwen2VLAddOn
+    reference = Qwen2VLReference
 
     @pytest.mark.parametrize("dialect", ["transformers 5", "transformers 4"])
     @pytest.mark.parametrize(
@@ -30,11 +31,10 @@ class TestQwen2VL(FamilyChecks):
         [{"tied": True}, {"rope_parameters": YARN}],
         ids=["tied embeddings", "yarn"],
     )
-    def test_variants(
-        self, changes: dict[str, Any], dialect: str, class_seed: int, tmp_path: Path
-    ) -> None:
+    def test_variants(self, changes: dict[str, Any], dialect: str, kit: Kit) -> None:
         """As the small models are, and as their makers set them up for long contexts."""
-        reference = Qwen2VLReference(class_seed, **changes)
-        prompt = [BOS, *self.words(3), self.photo(), *self.words(5), self.photo(1), *self.words(9)]
-        with load(written(reference, tmp_path, dialect)) as engine:
-            self.compare(engine, reference, prompt, prefill_step_size=32)
+        reference = Qwen2VLReference(kit.seed, **changes)
+        folder = written(reference, kit.new_folder("variant"), dialect)
+        case = kit.case(f"{next(iter(changes))}, {dialect}")
+        prompt = [BOS, *case.words(3), case.image(), *case.words(5), case.image(1), *case.words(9)]
+        case.compare(prompt, kit.open(folder), reference, prefill_step_size=32)

@@ -1,0 +1,36 @@
+"""Our own families: the conformance kit, and one thing more that it cannot ask for.
+
+The kit knows nothing of how a decoder is built, so it holds text against an engine that loaded the
+text half alone. Here text is held against mlx-lm's loop itself.
+"""
+
+import mlx.core as mx
+import numpy as np
+from mlx_lm import stream_generate
+
+from engine import load
+from model_kit.config import read_config
+from model_kit.decoder import build_decoder
+from model_kit.tokenizer import load_tokenizer
+from vision_add_ons.testing import BOS, Conformance, Kit, centred
+from vision_add_ons.testing.kit import ANSWER, ask
+from vision_add_ons.weights import read_weights
+
+
+class OwnFamily(Conformance):
+    load = staticmethod(load)
+
+    def test_text_is_mlx_lm_alone(self, kit: Kit) -> None:
+        """Bit for bit what mlx-lm's loop says with the decoder as it is built for text."""
+        case = kit.case("text by mlx-lm alone")
+        ask(kit.engine, [BOS, case.image(), *case.words(5)], kit.reference)
+        prompt = case.words(38)
+        answer, ours, end = ask(kit.engine, prompt, kit.reference)
+        assert end.cached_tokens == 0
+        config = read_config(kit.folder)
+        model = build_decoder(kit.folder, config, read_weights(kit.folder))
+        tokenizer = load_tokenizer(kit.folder, config)
+        alone = list(stream_generate(model, tokenizer, mx.array(prompt), max_tokens=ANSWER))
+        assert [r.token for r in alone] == answer
+        theirs = centred(np.array([np.array(r.logprobs) for r in alone]))
+        assert np.array_equal(ours, theirs)

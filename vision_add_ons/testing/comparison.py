@@ -1,0 +1,21 @@
+"""How far two arrays are apart, and how far they may be."""
+
+import numpy as np
+
+TOLERANCE = 2e-5
+"""The largest relative error that still counts as exact: float32 itself leaves about 1e-6."""
+
+
+def relative_error(ours: np.ndarray, reference: np.ndarray) -> float:
+    """||ours - reference|| / ||reference||, computed in float64. Raises AssertionError if the
+    shapes differ."""
+    assert ours.shape == reference.shape, (
+        f"ours has shape {ours.shape}, the reference {reference.shape}"
+    )
+    a, b = ours.astype(np.float64), reference.astype(np.float64)
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+def centred(logits: np.ndarray) -> np.ndarray:
+    """Logits without what softmax does not see: log-probabilities differ from them by just that."""
+    return logits - logits.mean(axis=-1, keepdims=True)

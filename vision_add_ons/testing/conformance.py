@@ -1,0 +1,98 @@
+"""The checks as tests of pytest."""
+
+import random
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import pytest
+
+from vision_add_ons.base import VisionAddOn
+from vision_add_ons.testing import answer_checks, prompt_checks, row_checks
+from vision_add_ons.testing.engines import Load
+from vision_add_ons.testing.kit import Kit
+from vision_add_ons.testing.reference import Reference
+
+STEPS = pytest.mark.parametrize("step", answer_checks.STEPS)
+
+
+class Conformance:
+    """Derive a test class from this, and a family's add-on is checked.
+
+    `load` is the engine's: `load = staticmethod(engine.load)`. Each run draws a fresh seed and
+    prints it; to repeat a run, set `seed`. Measured errors are recorded as the property "parity"
+    of the test, a tuple of family, case and relative error.
+    """
+
+    add_on: ClassVar[type[VisionAddOn]]
+    reference: ClassVar[Callable[[int], Reference] | Reference]
+    """A class derived from `Reference`, or one that is ready and has a `seed`."""
+    load: ClassVar[Load]
+    seed: ClassVar[int | None] = None
+    """None for a fresh one."""
+
+    @pytest.fixture(scope="class")
+    def class_kit(self, request: Any, tmp_path_factory: Any) -> Iterator[Kit]:
+        """The checkpoint, the reference and the engine that this class's tests share."""
+        cls = request.cls
+        reference, seed = cls.reference, cls.seed
+        ready = isinstance(reference, Reference)
+        if ready:
+            seed = reference.seed
+        if seed is None:
+            seed = random.SystemRandom().randrange(2**31)
+        if not ready:
+            reference = reference(seed)
+        place = tmp_path_factory.mktemp(cls.__name__)
+        kit = Kit(cls.add_on, reference, cls.load, place, seed)
+        yield kit
+        kit.close()
+
+    @pytest.fixture
+    def kit(self, class_kit: Kit, record_property: Any) -> Kit:
+        print(f"seed of {class_kit.reference.name}: {class_kit.seed}")
+
+        def note(case: str, what: str, error: float) -> None:
+            record_property("parity", (class_kit.reference.name, f"{case}, {what}", error))
+
+        class_kit.note = note
+        return class_kit
+
+    # --- rows and their places --------------------------------------------------------------------
+
+    def test_rows(self, kit: Kit) -> None:
+        row_checks.check_rows(kit)
+
+    def test_rows_follow_the_pixels(self, kit: Kit) -> None:
+        row_checks.check_rows_follow_the_pixels(kit)
+
+    def test_row_counts(self, kit: Kit) -> None:
+        row_checks.check_row_counts(kit)
+
+    def test_places(self, kit: Kit) -> None:
+        prompt_checks.check_places(kit)
+
+    def test_counts_that_disagree(self, kit: Kit) -> None:
+        prompt_checks.check_counts_that_disagree(kit)
+
+    # --- answers ----------------------------------------------------------------------------------
+
+    def test_text(self, kit: Kit) -> None:
+        answer_checks.check_text(kit)
+
+    @STEPS
+    def test_one_picture(self, kit: Kit, step: int) -> None:
+        answer_checks.check_one_picture(kit, step)
+
+    @STEPS
+    def test_a_later_picture(self, kit: Kit, step: int) -> None:
+        answer_checks.check_a_later_picture(kit, step)
+
+    @STEPS
+    def test_two_pictures(self, kit: Kit, step: int) -> None:
+        answer_checks.check_two_pictures(kit, step)
+
+    def test_a_conversation(self, kit: Kit) -> None:
+        answer_checks.check_a_conversation(kit)
+
+    def test_conversations_in_turns(self, kit: Kit) -> None:
+        answer_checks.check_conversations_in_turns(kit)

@@ -1,0 +1,82 @@
+"""Rows: what a picture becomes, and that every count of them agrees."""
+
+import mlx.core as mx
+import numpy as np
+
+from vision_add_ons.testing.comparison import TOLERANCE, relative_error
+from vision_add_ons.testing.kit import Kit, numbers
+from vision_add_ons.testing.photo import Photo
+
+
+def check_rows(kit: Kit) -> None:
+    """The rows of pictures of all the reference's sizes are the reference's."""
+    case = kit.case("rows")
+    reference = kit.reference
+    for which in range(len(reference.sizes) + len(reference.more_sizes)):
+        image = case.image(which)
+        rows = numbers(kit.eyes.encode_image(Photo.of(image))) * reference.decoder_scale
+        expected = reference.rows(image)
+        what = f"{image.size[0]}x{image.size[1]}"
+        assert rows.shape == expected.shape, (
+            f"a picture of {what} pixels gives rows of shape {rows.shape}, and {expected.shape} by "
+            "the reference: look at the size that preprocessing brings it to"
+        )
+        error = relative_error(rows, expected)
+        case.note(what, error)
+        assert error <= TOLERANCE, (
+            f"rows of a picture of {what} pixels are off by {error:.1e}, where {TOLERANCE:.0e} is "
+            "allowed: compare the pixels first (mean, std, resampling), then the tower's layers "
+            "one by one, then the projector, then the scale"
+        )
+
+
+def check_rows_follow_the_pixels(kit: Kit) -> None:
+    """Two pictures of one size have rows of their own, and the first the same ones again."""
+    case = kit.case("rows of look-alikes")
+    width, height = kit.reference.sizes[0]
+    one, other = case.photo(width, height), case.photo(width, height)
+    first = numbers(kit.eyes.encode_image(one))
+    second = numbers(kit.eyes.encode_image(other))
+    again = numbers(kit.eyes.encode_image(one))
+    assert not np.array_equal(first, second), (
+        "two pictures of one size have the same rows: nothing may be kept by a picture's size"
+    )
+    assert np.array_equal(first, again), (
+        "a picture's rows change when it is encoded again: the add-on keeps state between pictures"
+    )
+
+
+def check_row_counts(kit: Kit) -> None:
+    """`row_count`, the placeholders of `picture_tokens` and the rows agree, and the reference."""
+    case = kit.case("row counts")
+    reference, eyes = kit.reference, kit.eyes
+    for which in range(len(reference.sizes) + len(reference.more_sizes)):
+        photo = Photo.of(case.image(which))
+        what = f"a picture of {photo.size[0]}x{photo.size[1]} pixels"
+        tokens = eyes.picture_tokens(photo)
+        rows = eyes.encode_image(photo)
+        mx.eval(rows)
+        assert rows.ndim == 2, f"{what} gives rows of shape {rows.shape}, not [rows, hidden_size]"
+        assert eyes.row_count(photo) == rows.shape[0], (
+            f"row_count says {eyes.row_count(photo)} for {what}, but encode_image makes "
+            f"{rows.shape[0]} rows"
+        )
+        marks = tokens.count(eyes.placeholder_id)
+        assert marks == rows.shape[0], (
+            f"picture_tokens has {marks} placeholders ({eyes.placeholder_id}) for the "
+            f"{rows.shape[0]} rows of {what}"
+        )
+        expected = reference.block(photo.image)
+        if reference.image_token is not None:
+            assert tokens == expected, (
+                f"{what} stands in the prompt as {_brief(tokens)}, and as {_brief(expected)} by "
+                "the reference"
+            )
+        assert len(tokens) == len(expected), (
+            f"{what} takes {len(tokens)} tokens of the prompt, and {len(expected)} by the reference"
+        )
+
+
+def _brief(tokens: list[int]) -> str:
+    shown = ", ".join(map(str, tokens[:12]))
+    return f"{len(tokens)} tokens [{shown}{', ...' if len(tokens) > 12 else ''}]"
