@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 FinishReason = Literal["stop", "length", "stop_string", "cancelled", "error"]
+"""Why an answer ended: the model's end-of-text token, `max_tokens` or the context's end, a stop
+text, `Generation.cancel`, or an error."""
 
 
 @dataclass(frozen=True)
@@ -17,11 +19,12 @@ class Progress:
     total: int
     cached: int
     text: str = ""
+    """Always empty."""
 
 
 @dataclass(frozen=True)
 class TextDelta:
-    """One generated token, and the text that became ready with it (often empty, never cut
+    """One generated token, and the `text` that became ready with it (often empty, never cut
     within a character).
 
     `token` is None for text that was only held back. `logprob` and `top_logprobs` (token id,
@@ -39,16 +42,19 @@ class Finished:
     """The last event. Times are in seconds, counted from `submit`."""
 
     finish_reason: FinishReason
+    """Why it ended; with "error", `error` says more."""
     answer: str
     """The whole text of the answer: that of all events before this one."""
     tokens: tuple[int, ...]
     """The ids generated, without the end-of-text token."""
     prompt_tokens: int
+    """The whole prompt's, cached ones and the rows of pictures included."""
     cached_tokens: int
     """How many of the prompt's tokens needed no work, being in the prompt cache."""
     disk_tokens: int
     """Of those, how many were read from a file."""
     images_encoded: int
+    """Pictures that went through the towers."""
     images_reused: int
     """Pictures whose rows were at hand from an earlier request; those in cached tokens count in
     neither."""
@@ -61,14 +67,19 @@ class Finished:
     tokens_per_second: float
     """Of decoding: tokens after the first, by the time after the first."""
     seed: int
+    """What to give `GenerationOptions.seed` to draw the same again."""
     stop_string: str | None = None
     """The stop text that ended the answer."""
     error: BaseException | None = None
+    """What went wrong; `Generation.result` raises it."""
     text: str = ""
+    """Always empty: the answer's text came before."""
 
     @property
     def completion_tokens(self) -> int:
+        """How many tokens the answer has."""
         return len(self.tokens)
 
 
 Event = Progress | TextDelta | Finished
+"""What iterating a `Generation` gives."""

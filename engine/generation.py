@@ -4,7 +4,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import TYPE_CHECKING
 
 from engine.events import Event, Finished
@@ -33,14 +33,19 @@ class Generation:
         on_event: Callable[[Event], None] | None = None,
     ) -> None:
         self.prompt = prompt
+        """What is asked, ready for the decoder."""
         self.options = options
+        """How it is answered."""
         self.owner = owner
         """Whose history this continues: its own older cache is taken over, not copied."""
         self.on_cancel: Callable[[Generation], None] | None = None
         """Set by whoever queues it, to take it out of the queue."""
         self.engine: object = None
         """Held so that an engine lives until its last answer is there."""
+        self.client: Hashable = None
+        """Who asked; see `Request.client`."""
         self.submitted = time.perf_counter() if submitted is None else submitted
+        """When it was asked, in seconds of `time.perf_counter`."""
         self._on_finish = on_finish
         self._on_event = on_event
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
@@ -94,6 +99,7 @@ class Generation:
     # --- for the engine's thread ---------------------------------------------------------------
 
     def emit(self, event: Event) -> None:
+        """Deliver an event that is not the final one."""
         if self._on_event is None:
             self._events.put(event)
         else:

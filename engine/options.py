@@ -22,14 +22,19 @@ class GenerationOptions:
     temperature: float = 0.0
     """0 takes the likeliest token; else tokens are drawn from softmax(logits / temperature)."""
     top_p: float = 1.0
+    """Draw from the likeliest tokens that together have this probability; 1 for all."""
     top_k: int = 0
-    """0 for all tokens."""
+    """Draw from so many likeliest tokens; 0 for all."""
     min_p: float = 0.0
+    """Draw from tokens at least this likely, relative to the likeliest."""
     seed: int | None = None
     """Two requests with one seed draw alike. None: a fresh one, told in `Finished.seed`."""
     repetition_penalty: float = 1.0
+    """Above 1, logits of recent tokens are divided by it (multiplied where negative)."""
     presence_penalty: float = 0.0
+    """Taken from the logits of tokens that occurred recently."""
     frequency_penalty: float = 0.0
+    """The same, for each time that they occurred."""
     penalty_context: int = 20
     logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
     """Added to the logits of these token ids."""
@@ -44,6 +49,7 @@ class GenerationOptions:
     kv_bits: int | None = None
     """Quantize the KV cache to 2, 4 or 8 bits; None keeps it as it is."""
     kv_group_size: int = 64
+    """Values that share a scale in a quantized KV cache: 32, 64 or 128."""
     quantized_kv_start: int = 5000
     """Tokens in the cache from which on it is quantized."""
     prefill_step_size: int = 2048

@@ -1,6 +1,6 @@
 """What is asked of an engine."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,13 +9,17 @@ from engine.options import GenerationOptions
 
 @dataclass(frozen=True)
 class Request:
-    """One request: a raw text, token ids, or messages (see `engine.messages.read_messages`).
+    """One request: `prompt` is a raw text, token ids, or messages.
 
+    Messages are dictionaries of `role` and `content` (see `engine.messages.read_messages`).
     `images` belong to the last user message, or stand at the start of a raw text.
     """
 
     prompt: str | Sequence[Any]
     images: Sequence[Any] = ()
     options: GenerationOptions = field(default_factory=GenerationOptions)
+    """How it is to be answered."""
     owner: object = None
     """The conversation that this request continues, any object; see `Generation.owner`."""
+    client: Hashable = None
+    """Who asks: those who wait take turns, however many requests each of them has waiting."""

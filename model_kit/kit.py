@@ -41,8 +41,11 @@ class ModelKit:
     """A loaded model. It belongs to the thread that loaded it: MLX streams belong to threads."""
 
     folder: Path
+    """Where the checkpoint lies."""
     config: CheckpointConfig
+    """config.json as it was understood."""
     tokenizer: "TokenizerWrapper"
+    """mlx-lm's, with every end-of-text id and a chat template."""
     text_model: nn.Module | None
     """mlx-lm's decoder; None after a load with `vocab_only`."""
     add_on: VisionAddOn | None
@@ -50,6 +53,7 @@ class ModelKit:
     max_context: int | None
     """Positions that this model serves; None for no known limit."""
     report: LoadReport
+    """What was loaded, and what had to be assumed."""
     checkpoint_fingerprint: str = ""
     """What tells the checkpoint from others; see `model_kit.fingerprint`. Empty until loaded."""
     adapter: Adapter | None = None
@@ -130,6 +134,8 @@ def load_model_kit(
     `progress(stage, done, total)` is called from this thread. Raises a subclass of
     `CheckpointError`.
     """
+    if progress:
+        progress("open checkpoint", 0, 1)
     kit = open_model_kit(folder, decoder_only=decoder_only, vocab_only=vocab_only, add_on=add_on)
     if kit.text_model is not None:
         with _following(kit.folder, BrokenWeights, "the weights cannot be read"):

@@ -30,12 +30,15 @@ class Quantized:
     """What `quantize` made."""
 
     folder: Path
+    """The new checkpoint."""
     layers: int
     """Layers that were quantized."""
     left: tuple[str, ...]
     """Linear layers that were left as they are: their width is no multiple of the group size."""
     nbytes: int
+    """Bytes of its weights."""
     source_nbytes: int
+    """Bytes of the source's weights."""
 
 
 def quantize(

@@ -17,26 +17,42 @@ class LoadReport:
     """Sizes are in bytes; `kv_bytes_per_token` is what a conversation adds for each token."""
 
     folder: Path
+    """Where the checkpoint lies."""
     model_type: str
+    """That of config.json."""
     decoder_type: str
+    """mlx-lm's name for the decoder's architecture."""
     add_on: str | None
+    """The class that makes rows of pictures, `module:Class`; None where text is all."""
     layers: int | None
+    """The decoder's."""
     hidden_size: int | None
+    """How wide the decoder's rows are."""
     vocab_size: int | None
+    """How many tokens the decoder knows."""
     max_context: int | None
+    """The most tokens of prompt and answer together; None for no known limit."""
     decoder_bytes: int
+    """Of the decoder's weights."""
     vision_bytes: int
+    """Of the weights of towers and projector."""
     dtypes: dict[str, str]
+    """By part, "decoder" and "vision", what most of its weights are in."""
     quantization: dict[str, Any] | None
+    """config.json's, where MLX quantized the checkpoint."""
     other_quantization: str | None
     """The method, where another tool than MLX quantized the checkpoint."""
     kv_bytes_per_token: int | None
     memory_needed: int
+    """With room for a conversation of 4,096 tokens."""
     memory_there: int | None
+    """What the device recommends to use, else what the machine has."""
     pictures: list[str] = field(default_factory=list)
     """What pictures become and where their limits are."""
     assumed: list[str] = field(default_factory=list)
+    """Values that the checkpoint leaves out, and what was taken for them."""
     notes: list[str] = field(default_factory=list)
+    """What else a user should know."""
 
     def lines(self) -> list[str]:
         """The report as text, one fact a line."""

@@ -38,7 +38,7 @@ class Picture(Protocol):
 
 @dataclass(frozen=True)
 class ImageSpan:
-    """Where one picture stands in the prompt: `length` tokens from index `start` on.
+    """Where one `picture` stands in the prompt: `length` tokens from index `start` on.
 
     Its rows take the places of the placeholder ids among them, which may be all.
     """
@@ -49,18 +49,22 @@ class ImageSpan:
 
     @property
     def end(self) -> int:
+        """The index behind its last token."""
         return self.start + self.length
 
     def shifted(self, by: int) -> "ImageSpan":
+        """The same picture `by` tokens later."""
         return ImageSpan(self.start + by, self.length, self.picture)
 
 
 @dataclass(frozen=True)
 class ExpandedPrompt:
-    """Token ids with one placeholder id per embedding row, and the spans in order of `start`."""
+    """Where a prompt's pictures go."""
 
     tokens: list[int]
+    """Token ids, one placeholder id per embedding row among them."""
     spans: tuple[ImageSpan, ...] = ()
+    """The pictures, in order of `start`."""
     bidirectional: tuple[Range, ...] = ()
     """Ranges within which tokens see each other whole, in ascending order; else they see only
     what stands before them. Such a range is run in one piece, and stored and reused as one."""

@@ -15,7 +15,7 @@ Range = tuple[int, int]
 
 
 class CacheView:
-    """Stands for one layer's mlx-lm cache and hands everything on to it."""
+    """Stands for one layer's mlx-lm `cache` and hands everything on to it."""
 
     def __init__(self, cache: Any) -> None:
         self.cache = cache
@@ -27,6 +27,7 @@ class CacheView:
 
     @property
     def state(self) -> Any:
+        """The arrays of the cache."""
         return self.cache.state
 
     def like(self, cache: Any) -> "CacheView":
@@ -43,7 +44,7 @@ def plain_caches(caches: Sequence[Any]) -> list[Any]:
 
 
 class BidirectionalView(CacheView):
-    """A cache whose mask lets the tokens of each range see each other whole.
+    """A cache whose mask lets the tokens of each of `ranges` see each other whole.
 
     The mask is (causal or same range) and within the window, for caches that rotate and for those
     that do not, as transformers composes it for Gemma 3. A range must be run in one piece.

@@ -68,6 +68,7 @@ class Positions(int):
     """A cache's offset that knows where its prompt's tokens stand; else the number it is."""
 
     prompt: PromptPositions
+    """The positions of the whole prompt."""
 
     def __new__(cls, offset: int, prompt: PromptPositions) -> "Positions":
         self = super().__new__(cls, offset)
@@ -76,7 +77,7 @@ class Positions(int):
 
 
 class PositionView(CacheView):
-    """A cache whose offset brings the positions of its request's prompt along."""
+    """A cache whose `offset` brings the positions of its request's `prompt` along."""
 
     def __init__(self, cache: Any, prompt: PromptPositions) -> None:
         super().__init__(cache)
@@ -91,7 +92,7 @@ class PositionView(CacheView):
 
 
 class MRope(nn.Module):
-    """A layer's rope that also turns by `Positions`; any other offset goes to the rope it wraps.
+    """A layer's rope that also turns by `Positions`; any other offset goes to `rope` itself.
 
     `sections` are how many frequencies, the fastest first, follow time, height and width. All
     layers of a decoder must wrap equal ropes.

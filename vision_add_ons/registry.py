@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vision_add_ons.base import VisionAddOn
 
 GROUP = "sightline.vision_add_ons"
+"""The entry-point group in which installed packages bring add-ons, each named after its key."""
 
 # Named rather than imported: a family's module loads only when a checkpoint needs it.
 BUILT_IN = {
@@ -27,6 +28,7 @@ BUILT_IN = {
     "qwen2_5_vl": "vision_add_ons.qwen2_5_vl:Qwen25VLAddOn",
     "qwen2_vl": "vision_add_ons.qwen2_vl:Qwen2VLAddOn",
 }
+"""Our own add-ons by key, as `module:Class`."""
 
 
 class AddOnConflict(SightlineError):

@@ -38,7 +38,9 @@ class Settings:
     max_queue: int = 64
     """Requests that may wait behind the one at work; the next is refused with 429."""
     max_connections: int = 256
+    """Open at once; the next is closed unread."""
     max_body_bytes: int = 32 * 2**20
+    """The size of a request's body; a larger one is refused with 413."""
     max_images: int = 32
     """Pictures of one request."""
     max_image_bytes: int = 20 * 2**20
