@@ -46,8 +46,8 @@ class Engine:
     """A loaded model that answers requests; made by `load`.
 
     Every method may be called from any thread. All work is done on one thread that the engine
-    owns, one answer at a time in the order of their submission. Use it as a context manager, or
-    call `close`.
+    owns, one answer at a time in the order of their submission; requests of several clients (see
+    `Request.client`) take turns. Use it as a context manager, or call `close`.
     """
 
     options_class = GenerationOptions
@@ -129,17 +129,17 @@ class Engine:
                 f"the prompt has {len(prompt.tokens)} tokens, and the context ends at {limit}; "
                 "shorten the conversation or start a new one"
             )
-        if any(not 0 <= token < self._vocab_size for token in prompt.tokens):
-            raise RequestError(f"token ids must be from 0 to {self._vocab_size - 1}")
+        self._check_ids(prompt.tokens)
         generation = Generation(prompt, options, request.owner, on_finish, started, on_event)
+        generation.client = request.client
         generation.engine = self
         self._worker.submit(generation)
         return generation
 
     def save(
-        self, path: str | os.PathLike[str], messages: "Sequence[Message]", owner: object
+        self, path: str | os.PathLike[str], messages: "Sequence[Message]", owner: object | None
     ) -> "Future[int]":
-        """`Chat.save` of the conversation of `owner`."""
+        """`Chat.save`, with the KV cache of the conversation of `owner` if that is not None."""
         file = _path(path)
         future: Future[int] = Future()
         future.set_running_or_notify_cancel()  # it cannot be called off any more
@@ -189,6 +189,25 @@ class Engine:
         """The token ids of a text, with no special tokens added."""
         return self._builder().encode(text)
 
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        """The text of token ids, special ones written out; U+FFFD where characters are cut.
+
+        Some tokenizers drop the space that a text begins with. Raises `RequestError` for what is
+        no token id.
+        """
+        builder = self._builder()
+        self._check_ids(tokens)
+        return builder.decode(tokens)
+
+    def token_bytes(self, token: int) -> bytes | None:
+        """What a token stands for, which may be a part of a character; None if that is not known.
+
+        Raises `RequestError` for what is no token id.
+        """
+        builder = self._builder()
+        self._check_ids([token])
+        return builder.token_bytes(token)
+
     def cache_stats(self) -> dict[str, int]:
         """What is kept for later requests: conversations, images, bytes of each, the budget."""
         from engine.memory import stats
@@ -210,6 +229,10 @@ class Engine:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _check_ids(self, tokens: Sequence[int]) -> None:
+        if any(not 0 <= token < self._vocab_size for token in tokens):
+            raise RequestError(f"token ids must be from 0 to {self._vocab_size - 1}")
 
     def _check(self, options: GenerationOptions) -> None:
         """What an option asks for that this model cannot do."""
@@ -240,6 +263,7 @@ def load(
     cache_dir_bytes: int = CACHE_DIR_BYTES,
     adapter: str | os.PathLike[str] | None = None,
     add_on: "type[VisionAddOn] | None" = None,
+    cancel: threading.Event | None = None,
 ) -> Engine:
     """Load a model and return an engine that answers with it.
 
@@ -254,8 +278,10 @@ def load(
     that serves the checkpoint in place of the one that the registry names: for one that is not
     installed, or an application without its packages' metadata. It is refused
     (`UnsupportedCheckpoint`) if its `model_types` do not hold the checkpoint's.
-    `progress(stage, done, total)` is called from the engine's thread; what it raises ends the load.
-    Raises a subclass of `CheckpointError`, or `OptionError`.
+    `progress(stage, done, total)` is called from the engine's thread, from the start on; what it
+    raises ends the load. Whoever sets `cancel` ends it too, with `EngineClosed`, when the library
+    that is being imported or the weights that are being read are there. Raises a subclass of
+    `CheckpointError`, or `OptionError`.
     """
     if not isinstance(model, str | os.PathLike):
         raise CheckpointNotFound(f"a model is a name or a folder, not {type(model).__name__}")
@@ -268,16 +294,21 @@ def load(
     def load_kit(check_open: Callable[[], None]) -> "ModelKit":
         def report(stage: str, done: int, total: int) -> None:
             check_open()
+            if cancel is not None and cancel.is_set():
+                raise EngineClosed("loading the model was cancelled")
             if progress is not None:
                 progress(stage, done, total)
 
         from model_kit.blas import preload_openblas
 
         preload_openblas()
+        from engine.libraries import import_libraries
         from model_kit.hub import resolve
-        from model_kit.kit import load_model_kit
 
         folder = resolve(model, report)
+        import_libraries(report)
+        from model_kit.kit import load_model_kit
+
         kit = load_model_kit(
             folder,
             decoder_only=decoder_only,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.images import LoadedPicture, load_pictures
 from engine.messages import Message, read_messages
+from engine.pieces import piece_bytes
 from vision_add_ons.base import ExpandedPrompt
 from vision_add_ons.errors import ImageError, PromptError
 
@@ -96,6 +97,22 @@ class PromptBuilder:
         _check_text(text)
         with self._lock:
             return self._encode(text)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of token ids, special ones written out."""
+        text: str = self._tokenizer.decode(
+            list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def token_bytes(self, token: int) -> bytes | None:
+        """What a token stands for, as far as the tokenizer's way to write it is known."""
+        before = self._tokenizer.encode("a", add_special_tokens=False)
+        text = self.decode([*before, token]).removeprefix(self.decode(before))
+        if "\ufffd" not in text:
+            return text.encode()
+        piece = getattr(self._tokenizer, "convert_ids_to_tokens", lambda token: None)(token)
+        return piece_bytes(piece) if isinstance(piece, str) else None
 
     def _encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False))
@@ -199,17 +216,12 @@ class PromptBuilder:
                 if i < 1 or tokens[i:last] == generated:
                     break
                 before = tokens[i - 1 : i]  # decoders treat the first token in a way of its own
-                if self._decode(before + generated) == self._decode(before + tokens[i:last]):
+                if self.decode(before + generated) == self.decode(before + tokens[i:last]):
                     spread = [starts[i] if i < len(starts) else end] * len(generated)
                     tokens = tokens[:i] + generated + tokens[last:]
                     starts = starts[:i] + spread + starts[last:]
                     break
         return tokens, starts
-
-    def _decode(self, tokens: list[int]) -> str:
-        return self._tokenizer.decode(
-            tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
 
     def _place_by_parts(
         self, text: str, places: list[int], pictures: list[LoadedPicture]

@@ -5,8 +5,8 @@ import logging
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
 from engine.disk_writer import WriterThread
@@ -27,7 +27,7 @@ Task = Callable[["Memory"], None]
 
 
 class Worker:
-    """Loads a model on a thread of its own, then answers requests there, first come first served.
+    """Loads a model on a thread of its own, then answers requests there, client by client.
 
     Kept apart from `Engine` so that an engine that nobody holds any more can be collected while
     its thread still runs.
@@ -71,7 +71,7 @@ class Worker:
             raise EngineClosed("the engine was closed while its model was loading")
 
     def submit(self, generation: Generation) -> None:
-        """Have a request answered in its turn. Raises `EngineClosed`."""
+        """Have a request answered in its client's turn. Raises `EngineClosed`."""
         generation.on_cancel = self._withdraw
         self._put(generation)
 
@@ -86,8 +86,26 @@ class Worker:
         with self._changed:
             if self._closed:
                 raise EngineClosed("this engine is closed; load the model again")
-            self._waiting.append(job)
+            self._waiting.insert(self._place(job), job)
             self._changed.notify()
+
+    def _place(self, job: "Generation | Task") -> int:
+        """Where in the queue `job` comes: nobody's second request before another's first.
+
+        What was queued after a task is done after it.
+        """
+        others = [*filter(None, [self._current]), *self._waiting]
+        if not isinstance(job, Generation):
+            return len(self._waiting)
+        own = sum(isinstance(o, Generation) and o.client == job.client for o in others)
+        place, seen = 0, Counter[Hashable]()
+        for i, other in enumerate(others, 1):
+            if isinstance(other, Generation):
+                seen[other.client] += 1
+                if seen[other.client] > own + 1:
+                    continue
+            place = i
+        return place - len(others) + len(self._waiting)
 
     def close(self) -> None:
         """Cancel all answers, keep what is to be kept, and end the thread.
