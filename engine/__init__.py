@@ -7,8 +7,11 @@
         for event in chat.send("Hello!"):
             print(event.text, end="", flush=True)
 
-Importing this package is quick: MLX and transformers load with the first model.
+Importing this package is quick: MLX and transformers load with the first model, NumPy and Pillow
+with the first message.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from engine.chat import Chat
 from engine.engine import Engine, load
@@ -45,6 +48,10 @@ from vision_add_ons.errors import (
     WeightsNotFound,
 )
 
+if TYPE_CHECKING:
+    from engine.images import LoadedPicture, load_picture
+    from engine.messages import Message
+
 __all__ = [
     "AdapterError",
     "BrokenConfig",
@@ -66,6 +73,8 @@ __all__ = [
     "GenerationOptions",
     "ImageCountError",
     "ImageError",
+    "LoadedPicture",
+    "Message",
     "MissingWeight",
     "ModelUnavailable",
     "OptionError",
@@ -83,4 +92,13 @@ __all__ = [
     "UnsupportedCheckpoint",
     "WeightsNotFound",
     "load",
+    "load_picture",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("LoadedPicture", "Message", "load_picture"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from engine import images, messages
+
+    return getattr(messages if name == "Message" else images, name)

@@ -93,15 +93,17 @@ class Chat:
             generation.cancel()
         return generation
 
-    def save(self, path: str | os.PathLike[str]) -> "Future[int]":
+    def save(self, path: str | os.PathLike[str], *, kv: bool = True) -> "Future[int]":
         """Write the conversation as it stands, to go on with by `Engine.chat(restore=path)`.
 
         Its messages and pictures go to `path`, its KV cache, if memory still holds it, to a file
-        beside it, in the background. The future has the number of bytes written, or
+        beside it, in the background. That one takes thousands of times the space of the words:
+        whoever saves after each answer leaves it out with `kv=False`, and a KV cache that is there
+        already serves as far as it goes. The future has the number of bytes written, or
         `ConversationFileError` or OSError; closing the engine waits for it. Each file is whole at
         every moment. Raises `EngineClosed`, or `ConversationFileError` for what is no path.
         """
-        return self._engine.save(path, self.messages, self._owner)
+        return self._engine.save(path, self.messages, self._owner if kv else None)
 
     def reset(self, system: str | None = None) -> None:
         """Forget the history; `system` begins the new one. An answer under way is cancelled."""

@@ -48,11 +48,15 @@ class Memory:
         self.prompts, self.disk = self._of_models[fingerprint]
 
     def save(
-        self, path: Path, messages: "Sequence[Message]", owner: object, future: "Future[int]"
+        self,
+        path: Path,
+        messages: "Sequence[Message]",
+        owner: object | None,
+        future: "Future[int]",
     ) -> None:
-        """Have a conversation written to `path`, and its KV cache beside it."""
+        """Have a conversation written to `path`, and the KV cache of its owner beside it."""
         try:
-            entry, write = self.prompts.of(owner), None
+            entry, write = None if owner is None else self.prompts.of(owner), None
             if entry is not None and kv_file.serves(entry.kv):
                 _, write = self.disk.prepare(kv_path(path), entry)
         except BaseException as error:

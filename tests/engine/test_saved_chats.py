@@ -44,6 +44,28 @@ def test_a_saved_conversation_goes_on(tiny_folder: Path, tmp_path: Path) -> None
         assert (after.disk_tokens, after.cached_tokens > end.cached_tokens) == (0, True)
 
 
+def test_the_words_alone(tiny_folder: Path, tmp_path: Path) -> None:
+    """For whoever saves often; a KV cache that is there serves as far as it goes."""
+    path = tmp_path / "talk"
+    with load(tiny_folder) as engine:
+        chat = talk(engine)
+        written = chat.save(path, kv=False).result(60)
+        assert [file.name for file in tmp_path.iterdir()] == [path.name]
+        assert written == path.stat().st_size
+        engine.generate("A request of nobody's conversation", options=SHORT).result()
+        chat.save(path).result(60)
+        kept = kv_path(path).read_bytes()
+        chat.send("And then?").result()
+        chat.save(path, kv=False).result(60)
+        messages = chat.messages
+        assert kv_path(path).read_bytes() == kept
+    with load(tiny_folder) as engine:
+        chat = engine.chat(options=SHORT, restore=path)
+        assert chat.messages == messages
+        end = chat.send("Why?").result()
+        assert 40 < end.disk_tokens < end.prompt_tokens
+
+
 def test_with_a_picture(seeing_folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "talk"
     photo = Image.effect_noise((60, 40), 80).convert("RGB")
