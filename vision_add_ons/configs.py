@@ -11,10 +11,16 @@ def resolve_config(config: dict[str, Any]) -> dict[str, Any]:
     """config.json with every absent field as transformers' config class has it, nested ones too.
 
     Saved configs leave out what equals the defaults, and the defaults are those of the class that
-    the model type names. Raises `BrokenConfig`.
+    the model type names. Raises `BrokenConfig`, or `UnsupportedCheckpoint` for a half that it
+    does not know.
     """
     from transformers import CONFIG_MAPPING
 
+    for half in ("text_config", "vision_config"):
+        nested = config.get(half)
+        model_type = nested.get("model_type") if isinstance(nested, dict) else None
+        if isinstance(model_type, str) and model_type not in CONFIG_MAPPING:
+            raise UnsupportedCheckpoint(f"{half}.model_type {model_type!r} is not known")
     try:
         # They add fields to the nested objects that they are given.
         own = copy.deepcopy(config)

@@ -4,7 +4,7 @@ import json
 import random
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ from vision_add_ons.testing import (
     PAD,
     VOCAB,
     Conformance,
+    Conversation,
     Kit,
     Reference,
     random_weights,
@@ -62,6 +63,8 @@ class LlavaReference(Reference):
     name = "llava"
     image_token = IMAGE
     dialects = ("transformers 5", "transformers 4", "mlx-vlm", "in memory")
+    special_tokens: ClassVar = {"image_token": (IMAGE, "<image>")}
+    texts = (("<s>USER: <image>\n<image>\nCompare. ASSISTANT:", 2),)
     pixel_sizes = ((1, 50), (60, 1), (31, 33), (33, 31), (32, 32), (1300, 900))
     processors = ({}, {"resample": 2, "image_mean": [0.5, 0.4, 0.3]})
     refused = (
@@ -130,6 +133,17 @@ class LlavaReference(Reference):
 
     def our_pixels(self, add_on: LlavaAddOn, image: Image.Image) -> np.ndarray:
         return np.array(add_on.squares(image)).transpose(0, 3, 1, 2)
+
+    def conversations(self) -> list[Conversation]:
+        image = Image.new("RGB", self.sizes[0], "teal")
+        asked = {"role": "user", "content": "What is this?", "images": [image]}
+        answered = {"role": "assistant", "content": "Teal."}
+        turn = "USER: <image>\nWhat is this? ASSISTANT:"
+        text = f"<s>{turn} Teal.</s>{turn}"
+        return [Conversation([asked, answered, asked], text)]
+
+    def processed(self, tokenizer: Any, text: str, images: list[Image.Image]) -> list[int]:
+        return tokenizer.encode(text.replace("<image>", "<image>" * ROWS))
 
     def inputs(self, images: list[Image.Image]) -> dict[str, torch.Tensor]:
         return dict(self.processor(images, return_tensors="pt"))
