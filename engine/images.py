@@ -83,9 +83,11 @@ class LoadedPicture:
         `encoded` is the file that it was decoded from, if there was one.
         """
         self.size = pixels.size
+        """Width and height in pixels, upright."""
         content = hashlib.sha256(b"%d %d\n" % pixels.size)
         content.update(pixels.tobytes())
         self.digest = content.hexdigest()
+        """SHA-256 of the size and the pixels."""
         self._pixels: Image.Image | None = pixels
         self._decode = decode
         self._encoded = encoded

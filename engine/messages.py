@@ -12,7 +12,10 @@ ROLES = ("system", "user", "assistant", "tool")
 
 @dataclass
 class Message:
-    """One turn. `tokens` are the ids an answer was generated as, if it was generated here."""
+    """One turn: its `role`, its `text`, and the `pictures` that it shows.
+
+    `tokens` are the ids an answer was generated as, if it was generated here.
+    """
 
     role: str
     text: str

@@ -1,0 +1,50 @@
+"""How many lines each model family takes: `python -m scripts.family_lines`.
+
+Counted are all lines of a family's own files, comments and blank ones too; what it builds on beside
+the interface is named.
+"""
+
+import ast
+from pathlib import Path
+
+import vision_add_ons
+from vision_add_ons.registry import BUILT_IN
+
+ROOM = Path(vision_add_ons.__file__).parent
+EVERYBODYS = {"base", "configs", "errors", "json_files", "mlx_vlm_modules", "pixels", "weights"}
+
+
+def family_files(target: str) -> list[Path]:
+    """The files of the family whose add-on is `target`, as the registry names it."""
+    path = ROOM / target.partition(":")[0].rpartition(".")[2]
+    return sorted(path.glob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+
+
+def count(files: list[Path]) -> int:
+    """Lines of all of them."""
+    return sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files)
+
+
+def builds_on(files: list[Path], family: str) -> list[str]:
+    """The other families' and shared modules that these files import."""
+    found = set()
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(ROOM.name + "."):
+                found.add(str(node.module).split(".")[1])
+    return sorted(found - EVERYBODYS - {family})
+
+
+def main() -> None:
+    """Print a line for each family, the shortest first."""
+    rows = []
+    for target in sorted(set(BUILT_IN.values())):
+        files = family_files(target)
+        family = target.partition(":")[0].rpartition(".")[2]
+        rows.append((count(files), family, len(files), ", ".join(builds_on(files, family))))
+    for lines, family, files, others in sorted(rows):
+        print(f"{lines:4} lines, {files} file{'s' * (files > 1):1}  {family:12}  {others}".rstrip())
+
+
+if __name__ == "__main__":
+    main()
