@@ -169,19 +169,20 @@ def _model_type(raw: dict[str, Any], assumed: list[str]) -> str:
 
 
 def _vision_tower(raw: dict[str, Any]) -> str | None:
-    vision = raw.get("vision_config")
-    tower = vision.get("model_type") if isinstance(vision, dict) else None
-    return tower if isinstance(tower, str) else None
+    vision = raw.get("vision_config") or {}
+    if not isinstance(vision, dict):
+        raise BrokenConfig(f"vision_config of config.json must be an object, not {vision!r:.40}")
+    tower: str | None = vision.get("model_type")
+    return tower
 
 
 def _unserved(model_type: str, tower: str | None) -> str:
-    asked = repr(model_type)
+    asked, known = repr(model_type), ", ".join(sorted(registered()))
     if served := ", ".join(served_towers(model_type)):
         asked += f" whose vision_config.model_type is {tower or 'absent'} (only {served})"
     return (
         f"no vision add-on serves model type {asked}: install a package with an add-on named "
-        f"{model_type!r} (known: {', '.join(sorted(registered()))}), or load with "
-        "decoder_only=True for text alone"
+        f"{model_type!r} (known: {known}), or load with decoder_only=True for text alone"
     )
 
 
