@@ -172,8 +172,7 @@ def _vision_tower(raw: dict[str, Any]) -> str | None:
     vision = raw.get("vision_config") or {}
     if not isinstance(vision, dict):
         raise BrokenConfig(f"vision_config of config.json must be an object, not {vision!r:.40}")
-    tower: str | None = vision.get("model_type")
-    return tower
+    return vision.get("model_type")
 
 
 def _unserved(model_type: str, tower: str | None) -> str:
