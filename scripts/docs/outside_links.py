@@ -2,7 +2,7 @@
 
 In the repository `../examples/desktop_app.py` is a link that works. On the site, such a file is a
 page of its own under `repository/`, pictures are copied, and a folder is a page that lists its
-files. CONTRIBUTING.md and CHANGELOG.md are pages of the site.
+files. The pages at the root (README.md and its like) are pages of the site.
 """
 
 import posixpath
@@ -14,7 +14,11 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
-PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+PAGES = {
+    "README.md": "about.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+}
 """Files of the repository's root that are pages of the site."""
 LANGUAGES = {".py": "python", ".toml": "toml", ".yml": "yaml", ".sh": "sh", ".md": "markdown"}
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s#]+)")
@@ -49,8 +53,8 @@ def _carried(path: str, config: MkDocsConfig) -> File:
     """A file or folder of the repository, as the site has it."""
     source = ROOT / path
     if source.is_dir():
-        names = sorted(p.relative_to(source).as_posix() for p in source.rglob("*.*"))
-        listed = "\n".join(f"- `{n}`" for n in names if "__pycache__" not in n)
+        paths = (p.relative_to(source) for p in sorted(source.rglob("*")) if p.is_file())
+        listed = "\n".join(f"- `{p}`" for p in paths if not re.search(r"\.pyc|egg-info", str(p)))
         return File.generated(config, _place(path), content=f"# {path}\n\n{listed}\n")
     try:
         text = source.read_text(encoding="utf-8")
