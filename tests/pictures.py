@@ -15,3 +15,7 @@ def picture_of(which: str | tuple[int, int], seed: int) -> Image.Image:
     width, height = which
     noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(noise)
+
+
+def photographs() -> list[Image.Image]:
+    return [Image.fromarray(getattr(skimage.data, name)()) for name in PHOTOGRAPHS]

@@ -2,12 +2,21 @@
 
 from typing import ClassVar
 
-from parity.qwen2_vl_reference import TEXT, Qwen2VLReference
+from parity.qwen2_vl_reference import REFUSED, TEXT, Qwen2VLReference
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+from vision_add_ons.errors import BrokenConfig
 
 
 class Qwen25VLReference(Qwen2VLReference):
     name = "qwen2_5_vl"
+    refused = (
+        *REFUSED,
+        ("vision_config.out_hidden_size", 32, BrokenConfig),
+        ("vision_config.window_size", 7, BrokenConfig),
+        ("vision_config.window_size", 10**12, BrokenConfig),
+        ("vision_config.intermediate_size", 0, BrokenConfig),
+    )
     config_class = Qwen2_5_VLConfig
     model_class = Qwen2_5_VLForConditionalGeneration
     vision: ClassVar = {

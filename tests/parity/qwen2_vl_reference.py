@@ -1,17 +1,20 @@
 """A tiny random Qwen2-VL of transformers, written as each tool writes it."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from pictures import photographs
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from vision_add_ons.testing import BOS, EOS, PAD, VOCAB, Reference, random_weights
+from vision_add_ons.errors import BrokenConfig, UnsupportedCheckpoint
+from vision_add_ons.testing import BOS, EOS, PAD, VOCAB, Conversation, Reference, random_weights
 
 START, END, IMAGE, VIDEO = 80, 81, 82, 83
 MERGE, PATCH = 2, 4
@@ -32,10 +35,70 @@ TEXT: dict[str, Any] = {
 }
 
 
+LINEAR = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}
+DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4, "mrope_section": SECTIONS}
+
+REFUSED: tuple[tuple[Any, ...], ...] = (
+    ("vision_config.model_type", "qwen3_vl_vision", UnsupportedCheckpoint),
+    ("vision_config.hidden_act", "gelu", UnsupportedCheckpoint),
+    ("vision_config.in_channels", 1, UnsupportedCheckpoint),
+    ("vision_config.rope_parameters", LINEAR, UnsupportedCheckpoint, "rope_type"),
+    ("vision_config.patch_size", 0, BrokenConfig),
+    ("vision_config.patch_size", [4, 4], BrokenConfig),
+    ("vision_config.patch_size", 8, UnsupportedCheckpoint),
+    ("vision_config.temporal_patch_size", 1, UnsupportedCheckpoint),
+    ("vision_config.spatial_merge_size", 4, UnsupportedCheckpoint, "merge_size"),
+    ("vision_config.num_heads", 16, BrokenConfig),
+    ("text_config.rope_parameters.mrope_section", [2, 2, 2], BrokenConfig),
+    ("text_config.rope_parameters.mrope_section", [4, 4], BrokenConfig),
+    ("text_config.rope_parameters", DYNAMIC, UnsupportedCheckpoint, "rope_type"),
+    ("text_config.hidden_act", "gelu", UnsupportedCheckpoint),
+    ("text_config.model_type", "qwen3", UnsupportedCheckpoint),
+    ("preprocessor_config.json/patch_size", 14, UnsupportedCheckpoint),
+    ("preprocessor_config.json/merge_size", 1, UnsupportedCheckpoint),
+    ("preprocessor_config.json/temporal_patch_size", 1, UnsupportedCheckpoint),
+    ("preprocessor_config.json/do_resize", False, UnsupportedCheckpoint),
+    ("preprocessor_config.json/min_pixels", -1, BrokenConfig),
+    ("preprocessor_config.json/min_pixels", 5000, BrokenConfig),
+    ("preprocessor_config.json/max_pixels", 10**12, BrokenConfig),
+    ("preprocessor_config.json/max_pixels", "many", BrokenConfig),
+    (
+        "preprocessor_config.json/size",
+        {"height": 64, "width": 64},
+        BrokenConfig,
+        "size|min_pixels",
+    ),
+    ("preprocessor_config.json/size", 64, BrokenConfig),
+)
+"""By Qwen2.5-VL too."""
+
+
+class WithoutVideos(Qwen2VLProcessor):
+    def check_argument_for_proper_class(self, *_: Any) -> None:
+        """Let there be no video processor: it needs torchvision."""
+
+
 class Qwen2VLReference(Reference):
     name = "qwen2_vl"
     dialects = ("transformers 5", "transformers 4", "module names", "mlx-vlm")
     image_token = IMAGE
+    refused: ClassVar[tuple[tuple[Any, ...], ...]] = (
+        *REFUSED,
+        ("vision_config.hidden_size", 32, BrokenConfig),
+        ("vision_config.embed_dim", 0, BrokenConfig),
+    )
+    processors = ({}, {"min_pixels": 40_000, "max_pixels": 1_003_520}, {"max_pixels": 30_000})
+    pixel_sizes = ((1, 1), (1, 50), (190, 1), (3, 570), (8, 8), (1300, 900), (200, 1), (2200, 11))
+    special_tokens: ClassVar[dict[str, tuple[int, str]]] = {
+        "image_token": (IMAGE, "<|image_pad|>"),
+        "video_token": (VIDEO, "<|video_pad|>"),
+        "vision_start_token": (START, "<|vision_start|>"),
+        "vision_end_token": (END, "<|vision_end|>"),
+    }
+    texts = (
+        ("Say what <|image_pad|> is, and <|vision_start|><|image_pad|><|vision_end|>!", 2),
+        ("Nothing to see\n\n\nhere", 0),
+    )
 
     config_class: ClassVar[Any] = Qwen2VLConfig
     model_class: ClassVar[Any] = Qwen2VLForConditionalGeneration
@@ -91,6 +154,50 @@ class Qwen2VLReference(Reference):
             extra = {**self._pixels(images), "mm_token_type_ids": (ids == IMAGE).int()}
         with torch.no_grad():
             return self.model(input_ids=ids, **extra).logits[0].numpy()
+
+    def pictures(self) -> list[Image.Image]:
+        return photographs()
+
+    def pixels(self, image: Image.Image, settings: Mapping[str, Any]) -> np.ndarray:
+        limits = {"min_pixels": 512, "max_pixels": 4096, **settings}
+        theirs = Qwen2VLImageProcessorPil(patch_size=PATCH, merge_size=MERGE, **limits)
+        made = theirs([image], input_data_format="channels_last", return_tensors="np")
+        return made["pixel_values"]
+
+    def our_pixels(self, add_on: Any, image: Image.Image) -> np.ndarray:
+        return np.array(add_on.patches(image))
+
+    def conversations(self) -> list[Conversation]:
+        pictures = [Image.new("RGB", (30 + 9 * i, 40)) for i in range(3)]
+        mark = "<|vision_start|><|image_pad|><|vision_end|>"
+        found = [
+            Conversation(
+                [
+                    {"role": "user", "content": "What  is\n\nthis?", "images": pictures[:1]},
+                    {"role": "assistant", "content": "A square."},
+                    {"role": "user", "content": "And these?", "images": pictures[1:count]},
+                ],
+                "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+                f"<|im_start|>user\n{mark}What  is\n\nthis?<|im_end|>\n"
+                "<|im_start|>assistant\nA square.<|im_end|>\n"
+                f"<|im_start|>user\n{mark * (count - 1)}And these?<|im_end|>\n"
+                "<|im_start|>assistant\n",
+            )
+            for count in (1, 2, 3)
+        ]
+        own_system = [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Hello"},
+        ]
+        text = (
+            "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n"
+            "<|im_start|>assistant\n"
+        )
+        return [*found, Conversation(own_system, text)]
+
+    def processed(self, tokenizer: Any, text: str, images: list[Image.Image]) -> list[int]:
+        whole = WithoutVideos(self.processor, tokenizer)
+        return list(whole(images=images or None, text=text)["input_ids"][0])
 
     def _pixels(self, images: list[Image.Image]) -> Any:
         return self.processor(images, return_tensors="pt")

@@ -4,9 +4,12 @@ import pytest
 
 pytest.importorskip("torch")
 
-from parity.family_checks import FamilyChecks
+from parity.own_family import OwnFamily
 from parity.qwen2_5_vl_reference import Qwen25VLReference
 
+from vision_add_ons.qwen2_5_vl import Qwen25VLAddOn
 
-class TestQwen25VL(FamilyChecks):
-    reference_class = Qwen25VLReference
+
+class TestQwen25VL(OwnFamily):
+    add_on = Qwen25VLAddOn
+    reference = Qwen25VLReference

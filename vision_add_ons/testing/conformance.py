@@ -4,10 +4,23 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
+import mlx.core as mx
 import pytest
 
 from vision_add_ons.base import VisionAddOn
-from vision_add_ons.testing import answer_checks, prompt_checks, row_checks
+from vision_add_ons.testing import (
+    answer_checks,
+    config_checks,
+    dtype_checks,
+    form_checks,
+    processor_checks,
+    prompt_checks,
+    row_checks,
+    seam_checks,
+    state_checks,
+    text_checks,
+    weight_checks,
+)
 from vision_add_ons.testing.engines import Load
 from vision_add_ons.testing.kit import Kit
 from vision_add_ons.testing.reference import Reference
@@ -96,3 +109,74 @@ class Conformance:
 
     def test_conversations_in_turns(self, kit: Kit) -> None:
         answer_checks.check_conversations_in_turns(kit)
+
+    def test_text_is_left_alone(self, kit: Kit) -> None:
+        text_checks.check_text_is_left_alone(kit)
+
+    # --- the seam, state and dtypes ---------------------------------------------------------------
+
+    def test_embeddings(self, kit: Kit) -> None:
+        seam_checks.check_embeddings(kit)
+
+    def test_nothing_is_changed_in_place(self, kit: Kit) -> None:
+        seam_checks.check_nothing_is_changed_in_place(kit)
+
+    def test_no_state_is_kept(self, kit: Kit) -> None:
+        state_checks.check_no_state_is_kept(kit)
+
+    def test_counts_on_another_thread(self, kit: Kit) -> None:
+        state_checks.check_a_picture_of_another_thread(kit)
+
+    def test_two_engines_on_two_threads(self, kit: Kit) -> None:
+        state_checks.check_two_engines_on_two_threads(kit)
+
+    def test_float32_stays(self, kit: Kit) -> None:
+        dtype_checks.check_float32_stays(kit)
+
+    @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16], ids=["bfloat16", "float16"])
+    def test_halves_stay(self, kit: Kit, dtype: mx.Dtype) -> None:
+        dtype_checks.check_halves_stay(kit, dtype)
+
+    # --- what of a checkpoint is read -------------------------------------------------------------
+
+    def test_missing_weights(self, kit: Kit) -> None:
+        weight_checks.check_missing_weights(kit)
+
+    def test_no_vision_half(self, kit: Kit) -> None:
+        weight_checks.check_no_vision_half(kit)
+
+    def test_wrong_shapes(self, kit: Kit) -> None:
+        weight_checks.check_wrong_shapes(kit)
+
+    def test_surplus_weights(self, kit: Kit) -> None:
+        weight_checks.check_surplus_weights(kit)
+
+    def test_refused_values(self, kit: Kit) -> None:
+        config_checks.check_refused_values(kit)
+
+    def test_unknown_values(self, kit: Kit) -> None:
+        config_checks.check_unknown_values(kit)
+
+    def test_the_config_is_left_alone(self, kit: Kit) -> None:
+        config_checks.check_the_config_is_left_alone(kit)
+
+    def test_dialects(self, kit: Kit) -> None:
+        form_checks.check_dialects(kit)
+
+    @pytest.mark.parametrize("towers", [False, True], ids=["decoder", "decoder and towers"])
+    def test_quantized(self, kit: Kit, towers: bool) -> None:
+        form_checks.check_quantized(kit, towers)
+
+    # --- the family's own processor ---------------------------------------------------------------
+
+    def test_pixels(self, kit: Kit) -> None:
+        processor_checks.check_pixels(kit)
+
+    def test_saved_means(self, kit: Kit) -> None:
+        processor_checks.check_saved_means(kit)
+
+    def test_prompts(self, kit: Kit) -> None:
+        processor_checks.check_prompts(kit)
+
+    def test_answers_mark_nothing(self, kit: Kit) -> None:
+        processor_checks.check_answers_mark_nothing(kit)

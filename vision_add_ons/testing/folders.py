@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ def changed_folder(
     changes: Mapping[str, Any],
     tensors: Mapping[str, mx.array] | None = None,
 ) -> Path:
-    """Link the files of `folder` into `target`, with other values in JSON files, or other weights.
+    """Bring the files of `folder` to `target`, with other values in JSON files, or other weights.
 
     `changes` maps paths (see `Refused.path`) to values.
     """
@@ -29,7 +30,8 @@ def changed_folder(
     for source in folder.iterdir():
         weights = source.name.endswith((".safetensors", ".safetensors.index.json"))
         if source.name not in by_file and not (weights and tensors is not None):
-            os.link(source, target / source.name)
+            # Never a link to what may be written over.
+            (os.link if weights else shutil.copy)(source, target / source.name)
     for name, fields in by_file.items():
         source = folder / name
         content = json.loads(source.read_text()) if source.exists() else {}

@@ -6,19 +6,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
 from PIL import Image
 
 from vision_add_ons.base import VisionAddOn
+from vision_add_ons.errors import CheckpointError
 from vision_add_ons.testing.comparison import TOLERANCE, centred, relative_error
 from vision_add_ons.testing.engines import Load, LoadedEngine, tokens_of
 from vision_add_ons.testing.folders import changed_folder
 from vision_add_ons.testing.photo import Photo
 from vision_add_ons.testing.reference import Part, Reference, written
 from vision_add_ons.testing.vocabulary import VOCAB, WORDS, word
+from vision_add_ons.testing.watching import Watch, watched
 
 ANSWER = 8
 """Greedy tokens that are compared."""
@@ -93,6 +95,19 @@ class Kit:
         """What one check draws at random."""
         return Case(self, name)
 
+    @cached_property
+    def watched(self) -> tuple[LoadedEngine, Watch]:
+        """An engine whose add-on is watched, shared by the checks, and what was seen."""
+        watch = Watch()
+        return self.open(self.folder, watched(self.add_on, watch)), watch
+
+    def serving(self, add_on: type[VisionAddOn]) -> "Kit":
+        """The same checkpoint and reference, served by another class."""
+        place = self.new_folder(add_on.__name__)
+        kit = Kit(add_on, self.reference, self.load, place, self.seed, self.note)
+        kit.folder = self.folder
+        return kit
+
     def close(self) -> None:
         for engine in self._opened:
             engine.close()
@@ -133,11 +148,17 @@ class Case:
         The kit's own engine and reference if none is given. Raises AssertionError.
         """
         reference = reference or self.kit.reference
+        answered = ask(engine or self.kit.engine, prompt, reference, **options)
+        self.hold(prompt, answered, reference)
+        return answered.tokens, answered.end
+
+    def hold(self, prompt: Sequence[Part], answered: "Answered", reference: Reference) -> None:
+        """Hold every step of an answer against the reference. Raises AssertionError."""
         tokens, images = reference.expanded(prompt)
-        answer, ours, end = ask(engine or self.kit.engine, prompt, reference, **options)
-        assert end.prompt_tokens == len(tokens), (
-            f"the engine ran a prompt of {end.prompt_tokens} tokens where the reference has "
-            f"{len(tokens)}: look at picture_tokens and expand_prompt"
+        answer, ours, ran = answered.tokens, answered.logits, answered.end.prompt_tokens
+        assert ran == len(tokens), (
+            f"the engine ran a prompt of {ran} tokens where the reference has {len(tokens)}: look "
+            "at picture_tokens and expand_prompt"
         )
         theirs = centred(reference.logits(tokens, images, answer[:-1])[len(tokens) - 1 :])
         errors = [relative_error(a, b) for a, b in zip(ours, theirs, strict=False)]
@@ -153,7 +174,14 @@ class Case:
         assert len(theirs) == len(ours), (
             f"{self.name}: the reference knows {len(theirs)} of {len(ours)} steps of this answer"
         )
-        return answer, end
+
+
+class Answered(NamedTuple):
+    """A greedy answer: its tokens, its centred logits [ANSWER, VOCAB], and its figures."""
+
+    tokens: list[int]
+    logits: np.ndarray
+    end: Any
 
 
 def _apart(name: str, errors: list[float]) -> str:
@@ -169,8 +197,8 @@ def _apart(name: str, errors: list[float]) -> str:
 
 def ask(
     engine: LoadedEngine, prompt: Sequence[Part], reference: Reference, **options: Any
-) -> tuple[list[int], np.ndarray, Any]:
-    """A greedy answer: its tokens, its centred logits [ANSWER, VOCAB], and its figures."""
+) -> Answered:
+    """Ask an engine for `ANSWER` greedy tokens."""
     wanted = replace(engine.options_class(), max_tokens=ANSWER, top_logprobs=VOCAB, **options)
     asked, images = request(prompt, reference)
     generation = engine.generate(asked, images=images, options=wanted)
@@ -188,7 +216,7 @@ def ask(
         f"the answer ended after {len(deltas)} tokens; the head's rows outside of WORDS must be "
         "zero (see random_weights)"
     )
-    return [delta.token for delta in deltas], centred(logprobs), end
+    return Answered([delta.token for delta in deltas], centred(logprobs), end)
 
 
 def request(prompt: Sequence[Part], reference: Reference) -> tuple[list[Any], list[Image.Image]]:
@@ -207,6 +235,23 @@ def request(prompt: Sequence[Part], reference: Reference) -> tuple[list[Any], li
         else:
             last["images"].append(part)
     return messages, []
+
+
+def opened(kit: Kit, folder: Path, what: str) -> tuple[VisionAddOn | None, str]:
+    """The add-on of a changed checkpoint; or None, and what the error said that refused it.
+
+    Raises AssertionError if that is no error of the project's own, telling `what` was changed.
+    """
+    try:
+        return kit.look(folder), ""
+    except CheckpointError as error:
+        return None, str(error)
+    except Exception as error:
+        raise AssertionError(
+            f"{what}: a CheckpointError that names it must refuse the checkpoint, not {error!r}; "
+            "check_fields and positive of vision_add_ons.configs raise it for fields, load_module "
+            "and refuse_others of vision_add_ons.weights for tensors"
+        ) from error
 
 
 def numbers(array: mx.array) -> np.ndarray:

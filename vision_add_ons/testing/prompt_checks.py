@@ -51,11 +51,12 @@ def check_places(kit: Kit) -> None:
         assert seen == [Photo.of(image).digest for image in images], (
             "the spans' pictures are not the prompt's, in the order of their places"
         )
-        _check_spans(kit, ours)
+        check_spans(kit, ours)
         _check_ranges(ours)
 
 
-def _check_spans(kit: Kit, prompt: ExpandedPrompt) -> None:
+def check_spans(kit: Kit, prompt: ExpandedPrompt) -> None:
+    """Each span holds its picture's tokens, one after the other."""
     done = 0
     for span in prompt.spans:
         block = kit.eyes.picture_tokens(span.picture)

@@ -47,7 +47,7 @@ def round_weights(model: Any, towers: bool) -> Kept:
 
     Without `towers`, only its decoder's. Changes the model.
     """
-    kept = {}
+    kept: Kept = {}
     done = set()
     for name, module in model.named_modules():
         decoder = "lm_head" in name or "language_model" in name
@@ -57,11 +57,17 @@ def round_weights(model: Any, towers: bool) -> Kept:
         if module.weight.data_ptr() in done:  # the head of tied embeddings
             continue
         done.add(module.weight.data_ptr())
-        parts = mx.quantize(mx.array(module.weight.detach().numpy()), GROUP, BITS)
-        rounded = np.array(mx.dequantize(*parts, group_size=GROUP, bits=BITS))
-        set_values(module.weight, rounded)
-        kept[hashlib.sha256(rounded.tobytes()).hexdigest()] = parts
+        set_values(module.weight, round_array(module.weight.detach().numpy(), kept))
     return kept
+
+
+def round_array(array: np.ndarray, kept: Kept) -> np.ndarray:
+    """What quantization keeps of one matrix, whose rows `GROUP` divides; its quantized form is put
+    into `kept`."""
+    parts = mx.quantize(mx.array(array), GROUP, BITS)
+    rounded = np.array(mx.dequantize(*parts, group_size=GROUP, bits=BITS))
+    kept[hashlib.sha256(rounded.tobytes()).hexdigest()] = parts
+    return rounded
 
 
 def quantize_folder(folder: Path, kept: Kept) -> None:

@@ -1,11 +1,12 @@
 """What a family brings to be checked: a tiny checkpoint, and what it should give."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import mlx.core as mx
 import numpy as np
 from PIL import Image
 
@@ -127,6 +128,19 @@ class Reference(ABC):
         """How an error may call this tensor, if not by its name in the checkpoint."""
         return tensor
 
+    def misshapen(self, tensor: str, array: mx.array) -> mx.array:
+        """A tensor in a shape that the model cannot use: one more along its last axis.
+
+        For those whose last axis decides a size of the model, give another wrong shape.
+        """
+        return mx.zeros((*array.shape[:-1], array.shape[-1] + 1), array.dtype)
+
+    means: ClassVar[Mapping[str, Any]] = {
+        "image_mean": [0.1, 0.2, 0.3],
+        "image_std": [1.0, 2.0, 3.0],
+    }
+    """Settings of preprocessor_config.json that must change the rows."""
+
     def quantized(self, seed: int, towers: bool) -> "Reference | None":
         """A model of another seed whose weights are rounded to what MLX's quantization keeps of
         them, and written quantized; without `towers`, its decoder's alone.
@@ -165,8 +179,14 @@ class Reference(ABC):
         """The same by the add-on; must be equal to the last bit."""
         raise NotImplementedError(f"{type(self).__name__} has `pixels` and must have `our_pixels`")
 
-    special_tokens: ClassVar[Mapping[int, str]] = {}
-    """The family's special tokens and their texts, for `conversations` and `texts`."""
+    special_tokens: ClassVar[Mapping[str, tuple[int, str]]] = {}
+    """The family's special tokens by the names that processors know them by ("image_token"): ids
+    in the tiny vocabulary, and texts. For `conversations` and `texts`."""
+    with_words: ClassVar[Mapping[str, Any]] = {}
+    """What else changes in the checkpoint's JSON files (see `Refused.path`) where its tokenizer
+    knows these texts."""
+    adds_bos: ClassVar[Sequence[bool]] = (False,)
+    """Whether the tokenizer itself puts BOS before a text: both, where checkpoints differ."""
     texts: ClassVar[Sequence[tuple[str, int]]] = ()
     """Whole prompts as texts, and how many pictures each has."""
 
@@ -174,10 +194,10 @@ class Reference(ABC):
         """Messages whose prompts are compared with those of the family's processor."""
         return ()
 
-    def processor(self, tokenizer: Any) -> Callable[[str, list[Image.Image]], list[int]]:
-        """The family's own processor with this tokenizer of transformers: from a text and its
-        pictures to token ids."""
-        raise NotImplementedError(f"{type(self).__name__} has conversations and no processor")
+    def processed(self, tokenizer: Any, text: str, images: list[Image.Image]) -> list[int]:
+        """The token ids that the family's own processor makes of a whole prompt's text, with this
+        tokenizer of transformers, which adds no BOS."""
+        raise NotImplementedError(f"{type(self).__name__} has texts to process and no `processed`")
 
     # --- for the checks ---------------------------------------------------------------------------
 
