@@ -55,11 +55,14 @@ class Chat:
         text: str,
         images: Sequence[Any] = (),
         options: GenerationOptions | None = None,
+        cancel: threading.Event | None = None,
     ) -> Generation:
         """Ask, and return the answer under way: iterate it, or take its `result()`.
 
-        `images` are paths, bytes, PIL images, data URIs or base64 texts. Raises `ChatBusy` while
-        the previous answer is under way, or another `RequestError`.
+        `images` are paths, bytes, PIL images, data URIs, base64 texts, or what `load_picture`
+        returned. Whoever sets `cancel` ends the answer as its own `cancel()` does, also while the
+        pictures are still being read. Raises `ChatBusy` while the previous answer is under way, or
+        another `RequestError`.
         """
         from engine.images import load_pictures
         from engine.messages import Message
@@ -79,7 +82,7 @@ class Chat:
         # Not under the lock: building a long prompt takes its time.
         request = Request([*history, question], (), options or self._options, owner=self._owner)
         try:
-            generation = self._engine.submit(request, on_finish=answered)
+            generation = self._engine.submit(request, on_finish=answered, cancel=cancel)
         except BaseException:
             with self._lock:
                 if self._messages is history:

@@ -107,13 +107,16 @@ class Engine:
         request: Request,
         on_finish: Callable[[Finished], None] | None = None,
         on_event: Callable[[Event], None] | None = None,
+        cancel: threading.Event | None = None,
     ) -> Generation:
         """Queue a request and return at once.
 
         `on_finish` is called, usually on the engine's thread, before the final event is delivered;
         it must not wait for this generation. With `on_event`, every event, the final one too, goes
-        to that function instead, on the engine's thread: it must be quick and not raise. Raises a
-        `RequestError` before anything is run, or `EngineClosed`.
+        to that function instead, on the engine's thread: it must be quick and not raise. Whoever
+        sets `cancel` ends the answer as `Generation.cancel` does, also before there is one; only
+        what waits for its turn goes on waiting for it. Raises a `RequestError` before anything is
+        run, or `EngineClosed`.
         """
         if not isinstance(request, Request):
             raise RequestError(f"submit takes a Request, not {type(request).__name__}")
@@ -130,7 +133,9 @@ class Engine:
                 "shorten the conversation or start a new one"
             )
         self._check_ids(prompt.tokens)
-        generation = Generation(prompt, options, request.owner, on_finish, started, on_event)
+        generation = Generation(
+            prompt, options, request.owner, on_finish, started, on_event, cancel
+        )
         generation.client = request.client
         generation.engine = self
         self._worker.submit(generation)

@@ -31,6 +31,7 @@ class Generation:
         on_finish: Callable[[Finished], None] | None = None,
         submitted: float | None = None,
         on_event: Callable[[Event], None] | None = None,
+        cancel: threading.Event | None = None,
     ) -> None:
         self.prompt = prompt
         """What is asked, ready for the decoder."""
@@ -50,6 +51,7 @@ class Generation:
         self._on_event = on_event
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._cancelled = threading.Event()
+        self._cancelled_from_outside = cancel
         self._ended = threading.Event()
         self._finished: Finished | None = None
         self._finishing = threading.Lock()
@@ -76,8 +78,9 @@ class Generation:
 
     @property
     def cancelled(self) -> bool:
-        """Whether `cancel` was called."""
-        return self._cancelled.is_set()
+        """Whether `cancel` was called, or the event is set that was given for this."""
+        outside = self._cancelled_from_outside
+        return self._cancelled.is_set() or (outside is not None and outside.is_set())
 
     @property
     def done(self) -> bool:

@@ -88,6 +88,24 @@ def test_progress_tells_the_prefill(engine: Engine) -> None:
     assert events[0].cached + total == len(engine.tokenize(prompt))
 
 
+def test_cancel_by_an_event(engine: Engine) -> None:
+    """Whoever stops an answer need not have it yet."""
+    cancel = threading.Event()
+    chat = engine.chat(options=GenerationOptions(max_tokens=400))
+    for event in chat.send("Count to a hundred.", cancel=cancel):
+        if isinstance(event, TextDelta):
+            cancel.set()
+    assert chat.last is not None
+    assert chat.last.finish_reason == "cancelled"
+    assert 1 <= chat.last.completion_tokens < 20
+    before = chat.messages
+    end = chat.send("And now?", cancel=cancel).result()
+    assert (end.finish_reason, end.tokens) == ("cancelled", ())
+    assert chat.messages == before
+    cancel.clear()
+    assert chat.send("Hello", [], GenerationOptions(max_tokens=2), cancel).result().tokens
+
+
 def test_cancel_during_prefill_keeps_what_was_read(engine: Engine) -> None:
     prompt = f"{random.random()} {LONG}"
     generation = engine.generate(prompt, options=GenerationOptions(prefill_step_size=100))
