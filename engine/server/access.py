@@ -3,13 +3,15 @@
 import hashlib
 import hmac
 import ipaddress
-from urllib.parse import urlsplit
+import re
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from engine.server.errors import ApiError
 from engine.server.settings import LOOPBACK_NAMES, Settings
+
+_HOST = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[a-zA-Z0-9_.-]+)(:(?P<port>[0-9]{1,5}))?")
 
 
 class SameSite:
@@ -43,13 +45,10 @@ class SameSite:
         await self._app(scope, receive, send)
 
     def _is_ours(self, host: str) -> bool:
-        try:
-            parts = urlsplit(f"//{host}")
-            name = parts.hostname or ""
-            if parts.netloc != host or "@" in host or (parts.port or 1) < 1:
-                return False
-        except ValueError:
+        match = _HOST.fullmatch(host)
+        if match is None or not 0 < int(match["port"] or 1) < 2**16:
             return False
+        name = match["name"].strip("[]").lower()
         if name in self._names:
             return True
         try:

@@ -20,13 +20,21 @@ class Answer:
     """
 
     def __init__(self) -> None:
-        self.generation: Generation | None = None
+        self._generation: Generation | None = None
+        self._cancelled = False
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Event | Tick] = asyncio.Queue()
 
+    def begin(self, generation: Generation) -> None:
+        """From any thread, also after `cancel`."""
+        self._generation = generation
+        if self._cancelled:
+            generation.cancel()
+
     def cancel(self) -> None:
-        if self.generation is not None:
-            self.generation.cancel()
+        self._cancelled = True
+        if self._generation is not None:
+            self._generation.cancel()
 
     def tell(self, event: Event) -> None:
         # While the engine closes, the loop may be gone; then nobody asks any more.

@@ -10,7 +10,7 @@ from engine.server.answers import Health, Model, ModelList
 from engine.server.chat import chat_router
 from engine.server.completions import completion_router
 from engine.server.documents import describe, errors
-from engine.server.errors import ApiError, add_error_handlers, json_response
+from engine.server.errors import PRIVATE, ApiError, add_error_handlers, json_response
 from engine.server.fetch import Fetcher
 from engine.server.limits import ANSWERING, Counted, Limits
 from engine.server.metrics import CONTENT_TYPE
@@ -94,6 +94,6 @@ def _small_router(service: Service) -> APIRouter:
     @router.get("/metrics", response_class=Response, responses=figures)
     async def metrics() -> Response:
         """Figures for Prometheus."""
-        return Response(service.metrics.text(), headers={"content-type": CONTENT_TYPE})
+        return Response(service.metrics.text(), headers={**PRIVATE, "content-type": CONTENT_TYPE})
 
     return router

@@ -5,12 +5,14 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from engine.events import Finished, TextDelta
+from engine.server.answer import Answer
 from engine.server.answers import ChatCompletion
 from engine.server.documents import answered
+from engine.server.limits import client_of
 from engine.server.options import chat_options
 from engine.server.schemas import ChatRequest
 from engine.server.service import Service
@@ -81,13 +83,16 @@ def chat_router(service: Service) -> APIRouter:
     router = APIRouter()
 
     @router.post("/v1/chat/completions", responses=answered(ChatCompletion))
-    async def chat_completions(asked: ChatRequest) -> Response:
+    async def chat_completions(asked: ChatRequest, http: Request) -> Response:
         """Answer a conversation."""
         service.check_model(asked.model)
         options = chat_options(asked, service.settings.options)
-        messages = await service.read_messages(asked.messages)
-        answer = await service.submit(messages, options)
+
+        async def submit() -> Answer:
+            messages = await service.read_messages(asked.messages)
+            return await service.submit(messages, options, (client_of(http.scope), asked.user))
+
         respond = EventStream if asked.stream else WholeAnswer
-        return respond(answer, ChatForm(asked, service.tokens), service.settings)
+        return respond(submit, ChatForm(asked, service.tokens), service.settings)
 
     return router

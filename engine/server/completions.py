@@ -3,14 +3,16 @@
 import secrets
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from engine.events import Finished, TextDelta
 from engine.server.answers import Completion
 from engine.server.documents import answered
+from engine.server.limits import client_of
 from engine.server.options import completion_options
 from engine.server.schemas import CompletionRequest
 from engine.server.service import Service
@@ -27,6 +29,7 @@ class CompletionForm:
         self._logprobs = asked.logprobs is not None
         self._usage = bool(asked.stream_options and asked.stream_options.include_usage)
         self._offset = 0
+        self._begun, self._first = False, list[int]()
         self._base: Json = {
             "id": f"cmpl-{secrets.token_hex(12)}",
             "object": "text_completion",
@@ -38,6 +41,7 @@ class CompletionForm:
         return ()
 
     def piece(self, delta: TextDelta) -> Json | None:
+        delta = self._with_space(delta)
         if not delta.text and not self._logprobs:
             return None
         return self._chunk(delta.text, self._logprobs_of([delta]))
@@ -48,10 +52,26 @@ class CompletionForm:
             yield {**self._base, "choices": [], "usage": usage(finished)}
 
     def whole(self, finished: Finished, deltas: list[TextDelta]) -> Json:
-        choice = self._choice(
-            finished.answer, self._logprobs_of(deltas), FINISH[finished.finish_reason]
-        )
+        deltas = [self._with_space(delta) for delta in deltas]
+        text = "".join(delta.text for delta in deltas)
+        choice = self._choice(text, self._logprobs_of(deltas), FINISH[finished.finish_reason])
         return {**self._base, "choices": [choice], "usage": usage(finished)}
+
+    def _with_space(self, delta: TextDelta) -> TextDelta:
+        """The text's first piece with the space that it begins with.
+
+        mlx-lm drops one, as is right for an answer; a continuation would run into its prompt.
+        """
+        if self._begun:
+            return delta
+        if delta.token is not None:
+            self._first.append(delta.token)
+        if not delta.text:
+            return delta
+        self._begun = True
+        whole = self._tokens.joined(self._first)
+        lost = _spaces(whole) > _spaces(delta.text)
+        return replace(delta, text=" " * lost + delta.text)
 
     def _chunk(self, text: str, logprobs: Any = None, reason: str | None = None) -> Json:
         chunk = {**self._base, "choices": [self._choice(text, logprobs, reason)]}
@@ -68,26 +88,35 @@ class CompletionForm:
             if delta.token is not None and delta.logprob is not None:
                 told["tokens"].append(self._tokens(delta.token)[0])
                 told["token_logprobs"].append(finite(delta.logprob))
-                tops = {self._tokens(t)[0]: finite(p) for t, p in delta.top_logprobs}
+                # OpenAI tells the token that was drawn too, and of one text's tokens the likeliest.
+                tops: dict[str, float] = {}
+                for token, logprob in (*delta.top_logprobs, (delta.token, delta.logprob)):
+                    tops.setdefault(self._tokens(token)[0], finite(logprob))
                 told["top_logprobs"].append(tops)
                 told["text_offset"].append(self._offset)
             self._offset += len(delta.text)
         return told
 
 
+def _spaces(text: str) -> int:
+    """How many it begins with."""
+    return len(text) - len(text.lstrip(" "))
+
+
 def completion_router(service: Service) -> APIRouter:
     router = APIRouter()
 
     @router.post("/v1/completions", responses=answered(Completion))
-    async def completions(asked: CompletionRequest) -> Response:
+    async def completions(asked: CompletionRequest, http: Request) -> Response:
         """Go on with a text as it stands, without a chat template."""
         service.check_model(asked.model)
         options = completion_options(asked, service.settings.options)
         prompt: Any = asked.prompt
         if isinstance(prompt, list) and isinstance(prompt[0], str):
             prompt = prompt[0]
-        answer = await service.submit(prompt, options)
+        client = client_of(http.scope), asked.user
         respond = EventStream if asked.stream else WholeAnswer
-        return respond(answer, CompletionForm(asked, service.tokens), service.settings)
+        form = CompletionForm(asked, service.tokens)
+        return respond(lambda: service.submit(prompt, options, client), form, service.settings)
 
     return router

@@ -72,6 +72,14 @@ class ApiError(HTTPException):
         return json_response(self.body, self.status_code, self.headers)
 
 
+PRIVATE = {
+    "cache-control": "no-store",
+    "x-content-type-options": "nosniff",
+    "cross-origin-resource-policy": "same-origin",
+}
+"""What keeps an answer from caches, and from pages of other sites that would embed it."""
+
+
 def json_response(
     body: Any, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
@@ -79,7 +87,7 @@ def json_response(
     return Response(
         json.dumps(body),
         status,
-        {"cache-control": "no-store", "x-content-type-options": "nosniff", **(headers or {})},
+        {**PRIVATE, **(headers or {})},
         "application/json",
     )
 
@@ -131,10 +139,11 @@ def add_error_handlers(app: FastAPI) -> None:
 
 def from_validation(errors: Sequence[Any]) -> ApiError:
     """The one complaint, of those that pydantic has, which says most."""
-    unknown = [e for e in errors if e["type"] in ("extra_forbidden", "none_required")]
+    unknown = [e for e in errors if e["type"] in ("unknown_field", "none_required")]
     # Of a union's branches, the one that got furthest is the one that was meant.
     error = unknown[0] if unknown else max(errors, key=lambda e: len(_path(e["loc"])))
-    param = _path(error["loc"]) or None
+    within = (error["ctx"]["name"],) if error["type"] == "unknown_field" else ()
+    param = _path((*error["loc"], *within)) or None
     if unknown:
         return ApiError(
             400, f"this server does not support {param!r}", "unsupported_parameter", param

@@ -79,10 +79,13 @@ class Fetcher:
             writer.transport.abort()
 
     async def _open(self, host: str, port: int, secure: bool) -> Connection:
-        addresses = await self.resolve(host, port)
+        try:
+            addresses = await self.resolve(host, port)
+        except OSError:
+            addresses = []  # told as a private one is: nobody learns which names there are
         if not addresses or not all(_is_public(address) for address in addresses):
             raise _refused("is not at a public address")
-        context = _tls() if secure else None
+        context = await asyncio.to_thread(_tls) if secure else None
         failure: OSError = OSError()
         for address in addresses[:4]:
             try:

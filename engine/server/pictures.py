@@ -25,6 +25,7 @@ LOW_DETAIL = 512
 class PictureReader:
     def __init__(self, settings: Settings, fetcher: Fetcher) -> None:
         self._max_images = settings.max_images
+        self._max_total = settings.max_body_bytes
         self._limits = ImageLimits(settings.max_image_bytes, settings.max_pixels)
         self._fetcher = fetcher if settings.allow_image_urls else None
         root = settings.media_root
@@ -42,14 +43,19 @@ class PictureReader:
         for image in images:
             self._check_source(image.url)
         loop = asyncio.get_running_loop()
-        read = []
+        read, total = [], 0
         for image in images:
             data: str | bytes = image.url
             if _scheme(image.url) in ("http", "https"):
                 assert self._fetcher is not None
                 data = await self._fetcher.fetch(image.url)
             small = image.detail == "low"
-            read.append(await loop.run_in_executor(threads, self._load, data, small))
+            picture, size = await loop.run_in_executor(threads, self._load, data, small)
+            read.append(picture)
+            total += size
+            if total > self._max_total:
+                message = f"the request's pictures have more than {self._max_total:,} bytes"
+                raise ApiError(400, message, "too_many_images", "messages")
         return read
 
     def _check_source(self, url: str) -> None:
@@ -63,7 +69,8 @@ class PictureReader:
         elif scheme not in (None, "data"):
             raise _not_allowed("a picture comes as a data URI or as base64")
 
-    def _load(self, source: str | bytes, small: bool) -> LoadedPicture:
+    def _load(self, source: str | bytes, small: bool) -> tuple[LoadedPicture, int]:
+        """A picture, and the bytes of its file."""
         try:
             if isinstance(source, str) and _scheme(source) == "file":
                 assert self._media is not None
@@ -75,7 +82,7 @@ class PictureReader:
             raise as_api_error(error) from error
         # Requests may wait long, and decoded they would fill the memory.
         picture.release()
-        return picture.within(LOW_DETAIL) if small else picture
+        return picture.within(LOW_DETAIL) if small else picture, len(picture.encoded())
 
 
 def _scheme(url: str) -> str | None:

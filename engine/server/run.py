@@ -17,6 +17,9 @@ from engine.server.fetch import Fetcher
 from engine.server.settings import Settings
 from vision_add_ons.errors import OptionError
 
+LEAST_READ = 2**15
+"""Bytes of its answer that a client must take within `send_seconds`."""
+
 LAST_WORDS_SECONDS = 5
 """Between cancelling the answers under way and cutting the connections off."""
 
@@ -121,13 +124,12 @@ def _protocol(settings: Settings) -> type[H11Protocol]:
 
     class Guarded(H11Protocol):
         _timer: asyncio.TimerHandle | None = None
+        _reader_timer: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             if len(self.connections) >= settings.max_connections:
                 transport.abort()
                 return
-            # For whoever answers a client that reads nothing.
-            self.app_state = {**self.app_state, "abort": transport.abort}
             super().connection_made(transport)
             self._watch()
 
@@ -138,14 +140,44 @@ def _protocol(settings: Settings) -> type[H11Protocol]:
             self._watch()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            if self._timer is not None:
-                self._timer.cancel()
+            for timer in (self._timer, self._reader_timer):
+                if timer is not None:
+                    timer.cancel()
             if self.transport is not None:
                 super().connection_lost(exc)
 
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._expect_reading()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            self._expect_reading()
+
+        def _expect_reading(self) -> None:
+            if self._reader_timer is not None:
+                self._reader_timer.cancel()
+            if left := self.transport.get_write_buffer_size():
+                self._reader_timer = self.loop.call_later(
+                    settings.send_seconds, self._see_whether_read, left
+                )
+
+        def _see_whether_read(self, before: int) -> None:
+            """Leave a client that reads next to nothing of what only waits for it."""
+            self._reader_timer = None
+            left = self.transport.get_write_buffer_size()
+            only_waits = self.flow.write_paused or self.transport.is_closing()
+            if only_waits and left > max(0, before - LEAST_READ):
+                self.transport.abort()
+            else:
+                self._expect_reading()
+
         def _watch(self) -> None:
-            """See to it that a request's head comes whole in time, however slowly it trickles."""
-            waiting = self.conn.their_state is h11.IDLE
+            """See to it that a request's head comes whole in time, however slowly it trickles.
+
+            So does the rest of a body that nobody reads, its request being answered already.
+            """
+            waiting = self.conn.their_state is h11.IDLE or self.conn.our_state is h11.DONE
             if waiting and self._timer is None:
                 self._timer = self.loop.call_later(settings.header_seconds, self.transport.abort)
             elif not waiting and self._timer is not None:

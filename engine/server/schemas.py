@@ -8,6 +8,7 @@ import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 PART_TYPES = ("text", "image_url")
 
@@ -39,13 +40,33 @@ def _flag(value: Any) -> Any:
 
 Off = Annotated[Literal[False] | None, BeforeValidator(_flag)]
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
-TokenId = Annotated[Integer, Field(ge=0, lt=2**31)]
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+Bias = Annotated[float, Field(ge=-100, le=100)]
+MOST_BIASES = 1024
+
+
+def _not_many(biases: Any) -> Any:
+    if isinstance(biases, dict) and len(biases) > MOST_BIASES:  # before each is complained about
+        raise ValueError(f"names more than {MOST_BIASES:,} tokens")
+    return biases
 
 
 class Strict(BaseModel):
     """Values of exactly the type that is asked for, and no field but those below."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first_unknown(cls, given: Any) -> Any:
+        """Names the first unknown field alone: pydantic would list a million of them."""
+        for name in given if isinstance(given, dict) else ():
+            if name not in cls.model_fields:
+                shown = name[:100].encode(errors="replace").decode()  # half characters too
+                raise PydanticCustomError("unknown_field", "{name}", {"name": shown})
+        return given
 
 
 class TextPart(Strict):
@@ -75,7 +96,7 @@ class ChatMessage(Strict):
     role: Literal["system", "developer", "user", "assistant"] = Field(
         description='"developer" is another word for "system".'
     )
-    content: str | Annotated[list[Part], Field(min_length=1)]
+    content: str | Annotated[list[Part], Field(min_length=1, fail_fast=True)]
     # What a client sends back with an answer that it was given.
     name: Unsupported = None
     refusal: Unsupported = None
@@ -120,15 +141,17 @@ class Sampling(Strict):
         le=2**31 - 1,
         description="Beside OpenAI's: the tokens before, prompt included, that penalties look at.",
     )
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = Field(
+    logit_bias: Annotated[dict[str, Bias], BeforeValidator(_not_many)] | None = Field(
         None,
-        max_length=1024,
+        max_length=MOST_BIASES,
         description="By the token's id, as a text.",
         json_schema_extra={"propertyNames": {"pattern": "^[0-9]{1,9}$"}},
     )
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    user: str | None = Field(None, description="Accepted, and neither used nor kept.")
+    user: str | None = Field(
+        None, description="Whose request this is: a client's users take turns. Not kept."
+    )
     n: Integer | None = Field(None, ge=1, le=1)
 
     @model_validator(mode="after")
@@ -142,14 +165,14 @@ class Sampling(Strict):
 
 
 class ChatRequest(Sampling):
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1, fail_fast=True)
     max_completion_tokens: Integer | None = Field(
         None, ge=1, le=2**31 - 1, description="The newer name of max_tokens; give one of the two."
     )
     logprobs: bool | None = None
     top_logprobs: Integer | None = Field(None, ge=0, le=20)
     response_format: TextFormat | None = None
-    modalities: list[Literal["text"]] | None = None
+    modalities: list[Literal["text"]] | None = Field(None, max_length=8)
     service_tier: Literal["auto", "default"] | None = None
     store: Off = None
     parallel_tool_calls: bool | None = Field(None, description="Of no effect: there are no tools.")
@@ -176,7 +199,7 @@ class ChatRequest(Sampling):
 class CompletionRequest(Sampling):
     prompt: (
         Annotated[str, Field(min_length=1)]
-        | Annotated[list[TokenId], Field(min_length=1)]
+        | Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
         | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=1)]
     ) = Field(description="One text as it stands, without a chat template, or one list of ids.")
     max_tokens: Integer | None = Field(None, ge=1, le=2**31 - 1, description="16 by default.")

@@ -3,8 +3,9 @@
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 from weakref import WeakSet
 
@@ -18,12 +19,15 @@ from engine.server.errors import ApiError, as_api_error
 from engine.server.fetch import Fetcher
 from engine.server.metrics import Metrics
 from engine.server.pictures import PictureReader
-from engine.server.schemas import ChatMessage, ImagePart
+from engine.server.schemas import ChatMessage, ImagePart, TextPart
 from engine.server.settings import Settings
 from engine.server.tokens import TokenTexts
 
 REMEMBERED_ANSWERS = 256
 """Recent answers whose token ids are known when a client sends their text back."""
+
+MOST_TEXT = 4 * 2**20
+"""Characters of a request; a tokenizer takes seconds for more, and one at a time may use it."""
 
 READERS = 2
 """Threads that decode pictures and build prompts; each may hold one decoded picture."""
@@ -59,34 +63,44 @@ class Service:
         read = []
         for message in messages:
             role = "system" if message.role == "developer" else message.role
-            if isinstance(message.content, str):
-                tokens = self._answers.get(message.content, ()) if role == "assistant" else ()
-                read.append(Message(role, message.content, tokens=tokens))
-                continue
-            text = "".join(p.text for p in message.content if not isinstance(p, ImagePart))
-            own = tuple(next(pictures) for p in message.content if isinstance(p, ImagePart))
-            read.append(Message(role, text, own))
+            content = message.content
+            own = [TextPart(type="text", text=content)] if isinstance(content, str) else content
+            text = "".join(part.text for part in own if isinstance(part, TextPart))
+            shown = tuple(next(pictures) for part in own if isinstance(part, ImagePart))
+            tokens = self._answers.get(text, ()) if role == "assistant" else ()
+            read.append(Message(role, text, shown, tokens))
         return read
 
-    async def submit(self, prompt: str | Sequence[Any], options: GenerationOptions) -> Answer:
+    async def submit(
+        self, prompt: str | Sequence[Any], options: GenerationOptions, client: Hashable
+    ) -> Answer:
         """Queue a request. Raises `ApiError` if it is wrong in itself."""
+        texts = [prompt] if isinstance(prompt, str) else [getattr(p, "text", "") for p in prompt]
+        length = sum(map(len, texts))
+        if length > MOST_TEXT:
+            message = f"the request's text has more than {MOST_TEXT:,} characters"
+            raise ApiError(400, message, "context_length_exceeded")
         loop, answer = asyncio.get_running_loop(), Answer()
+        request = Request(prompt, options=options, client=client)
 
         def on_finish(finished: Finished) -> None:
             # While the engine closes, the loop may be gone; then nobody asks any more.
-            if not loop.is_closed():
+            with suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._ended, finished)
 
-        try:
-            request = Request(prompt, options=options)
-            answer.generation = await loop.run_in_executor(
-                self._readers, self.engine.submit, request, on_finish, answer.tell
-            )
-        except Exception as error:
-            raise as_api_error(error) from error
+        def start() -> None:
+            answer.begin(self.engine.submit(request, on_finish, answer.tell))
+
         self._active.add(answer)
         if self.closing:
             answer.cancel()
+        try:
+            await loop.run_in_executor(self._readers, start)
+        except Exception as error:
+            raise as_api_error(error) from error
+        except asyncio.CancelledError:
+            answer.cancel()  # its thread goes on, and may not have queued it yet
+            raise
         return answer
 
     def cancel_all(self) -> None:

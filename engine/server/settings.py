@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from engine.options import GenerationOptions
 from vision_add_ons.errors import OptionError
 
+_PORTS = {"http": 80, "https": 443}
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -36,7 +37,8 @@ class Settings:
     media_root: Path | None = None
     """The folder that `file:` URLs of pictures are confined to; None refuses them all."""
     max_queue: int = 64
-    """Requests that may wait behind the one at work; the next is refused with 429."""
+    """Requests that may wait behind the one at work; the next is refused with 429. The last
+    quarter of these places is kept from a client that has all the others."""
     max_connections: int = 256
     """Open at once; the next is closed unread."""
     max_body_bytes: int = 32 * 2**20
@@ -52,7 +54,7 @@ class Settings:
     body_seconds: float = 60.0
     """Within which a request's body must be there."""
     send_seconds: float = 30.0
-    """How long a client may leave a streamed answer unread."""
+    """How long a client may leave an answer unread."""
     idle_seconds: float = 30.0
     """How long a connection may stay open between two requests."""
     fetch_seconds: float = 10.0
@@ -72,6 +74,8 @@ class Settings:
                 f"listening on {self.host!r:.80} would let others in: set an API key, or leave "
                 "the host at 127.0.0.1"
             )
+        for name in self.allowed_hosts:
+            _check_name(name)
         for origin in self.cors_origins:
             _check_origin(origin)
         for name in ("max_body_bytes", "max_image_bytes", "max_pixels", "max_connections"):
@@ -96,14 +100,27 @@ class Settings:
             return False
 
 
+def _check_name(name: str) -> None:
+    """A port, a scheme or a wildcard would never be found in a Host header's name."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        if not re.fullmatch(r"[a-zA-Z0-9_.-]{1,253}", name):
+            raise OptionError(
+                f"{name!r:.80} is no host's name; give it alone, like box.example"
+            ) from None
+
+
 def _check_origin(origin: str) -> None:
     try:
         parts = urlsplit(origin)
         whole = f"{parts.scheme}://{parts.netloc}"
-        valid = parts.scheme in ("http", "https") and parts.hostname and parts.username is None
+        plain = parts.username is None and parts.port != _PORTS.get(parts.scheme, 0)
+        valid = parts.scheme in _PORTS and parts.hostname and plain
     except ValueError:
         valid = None
-    if not valid or origin != whole:
+    # As browsers write it: in small letters, without the port that its scheme has anyway.
+    if not valid or origin != whole or origin != origin.lower():
         raise OptionError(
             f"{origin!r:.80} is no origin; one looks like https://app.example or http://localhost:3000"
         )

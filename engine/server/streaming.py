@@ -2,19 +2,20 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Any, Protocol
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from engine.events import Finished, Progress, TextDelta
+from engine.events import Event, Finished, Progress, TextDelta
 from engine.server.answer import Answer, Tick
 from engine.server.errors import ApiError, as_api_error, json_response
 from engine.server.settings import Settings
 
 Json = dict[str, Any]
+Events = AsyncIterator[Event | Tick]
 
 
 class Form(Protocol):
@@ -33,39 +34,63 @@ class Form(Protocol):
         """The answer in one piece."""
 
 
-class _AnswerResponse(Response):
-    """Cancels the answer as soon as the client is gone, or the server gives up."""
+Submit = Callable[[], Awaitable[Answer]]
+"""Reads what a request holds and queues it. Raises `ApiError`."""
 
-    def __init__(self, answer: Answer, form: Form, settings: Settings) -> None:
+
+class _AnswerResponse(Response):
+    """What is done for a request ends as soon as its client is gone, or the server gives up."""
+
+    def __init__(self, submit: Submit, form: Form, settings: Settings) -> None:
         super().__init__()
-        self.answer, self.form, self.settings = answer, form, settings
+        self._submit, self.form = submit, form
+        self._tick = settings.keep_alive_seconds
+        self._answer: Answer | None = None
+        self.left = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        watcher = asyncio.ensure_future(self._cancel_when_left(receive))
+        work = asyncio.ensure_future(self._work(scope, send))
+        leaving = asyncio.ensure_future(_until_left(receive))
         try:
-            await self.deliver(scope, send)
+            await asyncio.wait({work, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            self.left = not work.done()
+            if self.left:
+                self._end(work)
+                with suppress(asyncio.CancelledError):
+                    await work
+            else:
+                work.result()
         finally:
-            self.answer.cancel()
-            watcher.cancel()
-            with suppress(asyncio.CancelledError):
-                await watcher
+            self._end(work)
+            leaving.cancel()
+            await asyncio.gather(work, leaving, return_exceptions=True)
 
-    async def deliver(self, scope: Scope, send: Send) -> None:
+    def _end(self, work: asyncio.Future[None]) -> None:
+        """Cancel the answer, whose final event ends the work; without one, the work itself."""
+        if self._answer is not None:
+            self._answer.cancel()
+        else:
+            work.cancel()
+
+    async def _work(self, scope: Scope, send: Send) -> None:
+        try:
+            self._answer = await self._submit()
+        except ApiError as refusal:
+            await refusal.response()(scope, _nothing, send)
+        else:
+            await self.deliver(self._answer.events(self._tick), scope, send)
+
+    async def deliver(self, events: Events, scope: Scope, send: Send) -> None:
         raise NotImplementedError
-
-    async def _cancel_when_left(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        self.answer.cancel()
 
 
 class WholeAnswer(_AnswerResponse):
-    async def deliver(self, scope: Scope, send: Send) -> None:
+    async def deliver(self, events: Events, scope: Scope, send: Send) -> None:
         deltas = []
-        async for event in self.answer.events(self.settings.keep_alive_seconds):
+        async for event in events:
             if isinstance(event, TextDelta):
                 deltas.append(event)
-            elif isinstance(event, Finished):
+            elif isinstance(event, Finished) and not self.left:
                 error = _failure(event)
                 response = (
                     json_response(self.form.whole(event, deltas))
@@ -78,34 +103,21 @@ class WholeAnswer(_AnswerResponse):
 class EventStream(_AnswerResponse):
     """Server-sent events: a `data:` line for each token, comments for what is going on."""
 
-    async def deliver(self, scope: Scope, send: Send) -> None:
-        abort: Callable[[], None] | None = scope.get("state", {}).get("abort")
-        seconds = self.settings.send_seconds
-
+    async def deliver(self, events: Events, scope: Scope, send: Send) -> None:
         async def write(data: str, more: bool = True) -> None:
-            async with asyncio.timeout(seconds):
-                await send({"type": "http.response.body", "body": data.encode(), "more_body": more})
+            await send({"type": "http.response.body", "body": data.encode(), "more_body": more})
 
-        await send(_START)
-        try:
-            await self._tell(write)
-        except TimeoutError:
-            # A client that reads nothing: its answer ends, and so does its connection.
-            if abort is not None:
-                abort()
-
-    async def _tell(self, write: Callable[..., Awaitable[None]]) -> None:
         form, begun = self.form, False
+        await send(_START)
         await write(": queued\n\n")
-        async for event in self.answer.events(self.settings.keep_alive_seconds):
+        async for event in events:
             if isinstance(event, TextDelta):
                 piece = form.piece(event)
                 if piece is None:
                     continue
-                if not begun:
-                    begun = True
-                    await write("".join(map(_data, form.first())))
-                await write(_data(piece))
+                start = [] if begun else form.first()
+                begun = True
+                await write("".join(map(_data, (*start, piece))))
             elif isinstance(event, Progress):
                 await write(f": prefill {event.processed}/{event.total}\n\n")
             elif isinstance(event, Tick):
@@ -142,6 +154,11 @@ def _failure(finished: Finished) -> ApiError | None:
     if finished.finish_reason == "cancelled":  # not by the client, who would not read this
         return ApiError(503, "the server is shutting down", "shutting_down")
     return None
+
+
+async def _until_left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _nothing() -> Message:

@@ -1,5 +1,7 @@
 """Token ids as the texts and bytes that log-probabilities are told with."""
 
+from collections.abc import Sequence
+
 from engine.engine import Engine
 
 
@@ -8,6 +10,9 @@ class TokenTexts:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        # Some tokenizers drop the space that a text begins with; after a token they keep it.
+        self._before = engine.tokenize("a")
+        self._prefix = engine.detokenize(self._before)
         self._known: dict[int, tuple[str, list[int] | None]] = {}
 
     def __call__(self, token: int) -> tuple[str, list[int] | None]:
@@ -19,6 +24,10 @@ class TokenTexts:
         if known is None:
             known = self._known[token] = self._look_up(token)
         return known
+
+    def joined(self, tokens: Sequence[int]) -> str:
+        """The text that tokens make, as it goes on from another."""
+        return self._engine.detokenize([*self._before, *tokens]).removeprefix(self._prefix)
 
     def _look_up(self, token: int) -> tuple[str, list[int] | None]:
         data = self._engine.token_bytes(token)

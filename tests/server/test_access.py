@@ -37,6 +37,12 @@ def locked(tiny_engine: Engine) -> Iterator[Running]:
         "127.0.0.1:99999",
         "[::1",
         "[::2]",
+        "evil.example[::1]",
+        "[::1]evil.example",
+        "[::1]evil.example:80",
+        "127.0.0.1:",
+        "127.0.0.1:0",
+        "127.0.0.1,evil.example",
         "",
     ],
 )
@@ -86,6 +92,21 @@ def test_its_own_page_may_ask(tiny_server: Running) -> None:
     assert not any(name.startswith("access-control") for name in reply.headers)
     preflight = {**headers, "access-control-request-method": "POST"}
     assert tiny_server.ask("OPTIONS", "/v1/models", headers=preflight).status == 405
+
+
+def test_its_page_behind_a_proxy_with_tls_may_ask(tiny_engine: Engine) -> None:
+    names = {"allowed_hosts": ("box.example",), "cors_origins": ("https://box.example",)}
+    with running(tiny_engine, **names) as server:
+        headers = {"host": "box.example", "origin": "https://box.example"}
+        assert server.chat("Hello", headers).status == 200
+        assert server.chat("Hello", {**headers, "origin": "https://x.example"}).status == 403
+
+
+def test_what_answers_tell_is_embedded_nowhere(tiny_server: Running) -> None:
+    for path in ("/v1/models", "/metrics", "/health", "/nowhere", "/"):
+        headers = tiny_server.ask("GET", path).headers
+        assert headers["cross-origin-resource-policy"] == "same-origin", path
+        assert headers["x-content-type-options"] == "nosniff", path
 
 
 def test_a_listed_origin_gets_cors_and_no_other_does(locked: Running) -> None:
@@ -167,7 +188,24 @@ def test_keys_that_are_none_are_refused(key: str) -> None:
         Settings(api_key=key)
 
 
-@pytest.mark.parametrize("origin", ["*", "app.example", "https://app.example/", "https://u@a.b"])
+@pytest.mark.parametrize("name", ["*", "*.example", "box:8000", "http://box", "box/", "", "[::1]"])
+def test_names_that_are_none_are_refused(name: str) -> None:
+    with pytest.raises(OptionError, match="no host's name"):
+        Settings(allowed_hosts=(name,))
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "*",
+        "app.example",
+        "https://app.example/",
+        "https://u@a.b",
+        "https://App.example",
+        "https://app.example:443",
+        "null",
+    ],
+)
 def test_origins_that_are_none_are_refused(origin: str) -> None:
     with pytest.raises(OptionError, match="no origin"):
         Settings(cors_origins=(origin,))

@@ -221,6 +221,20 @@ def test_a_name_with_one_private_address_is_refused_whole(web: Web, addresses: l
     assert web.reached == []
 
 
+def test_which_names_there_are_inside_is_not_told(web: Web) -> None:
+    """One that leads to a private address, and one that there is not, are answered alike."""
+
+    async def unknown(host: str, port: int) -> Sequence[str]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    web.names["inner.example"] = [["192.168.0.9"]]
+    told = {refused(web, "http://inner.example/")}
+    told.add(refused(web, "http://nobody.example/"))
+    with pytest.raises(ApiError) as caught:
+        run_async(Fetcher(1000, 1, unknown, web.connect).fetch("http://nobody.example/"))
+    assert told == {caught.value.detail}
+
+
 def test_a_name_that_changes_its_address_is_asked_once(web: Web) -> None:
     """DNS rebinding: public when it is checked, loopback when it is connected to."""
     web.names["rebinding.example"] = [[PUBLIC], ["127.0.0.1"]]
@@ -316,6 +330,16 @@ def test_in_the_server_only_where_it_is_allowed(
         assert web.reached == [(PUBLIC, 80)]
         error = server.chat([image_part("http://127.0.0.1:1/x")]).error
         assert error["message"] == "the picture is not at a public address"
+        # Their bytes count together, as if they had come with the request.
+        web.answers["/big.png"] = response(PICTURE + bytes(40_000))
+        parts = [image_part("http://site.example/big.png")] * 5
+        with running(
+            tiny_engine, web.fetcher(), allow_image_urls=True, max_body_bytes=100_000
+        ) as s:
+            reply = s.chat(parts)
+        assert reply.error["message"] == "the request's pictures have more than 100,000 bytes"
+        assert web.reached[1:] == [(PUBLIC, 80)] * 3
+        del web.reached[1:]
         # Nothing is fetched for a request that is refused anyway.
         error = server.chat([image_part(url), image_part("file:///etc/passwd")]).error
         assert error["code"] == "image_source_not_allowed"

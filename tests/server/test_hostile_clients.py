@@ -7,9 +7,11 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from serving import Reply, Running, read_all, running
 
 from engine import Engine
+from engine.server.schemas import ChatRequest, CompletionRequest
 
 CHAT = (
     b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -59,6 +61,56 @@ def test_a_body_that_tells_no_length_is_cut_off(strict: Running) -> None:
     assert healthy(strict)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"messages": [0] * 1000},
+        {"messages": [{"role": "user", "content": [0] * 1000}]},
+        {"messages": [{"role": "user", "content": "x", **{f"x{i}": 0 for i in range(1000)}}]},
+        {"messages": [], **{f"x{i}": 0 for i in range(1000)}},
+        {"messages": [], "logit_bias": {f"x{i}": "y" for i in range(2000)}},
+        {"messages": [], "stop": [0] * 1000},
+        {"messages": [], "modalities": [0] * 1000},
+        {"prompt": [-1] * 1000},
+        {"prompt": ["", ""] * 1000},
+    ],
+)
+def test_what_is_wrong_a_thousand_times_is_complained_about_once(body: Any) -> None:
+    """Millions of complaints would fill the memory."""
+    kind = CompletionRequest if "prompt" in body else ChatRequest
+    with pytest.raises(ValidationError) as caught:
+        kind.model_validate({"model": "x", **body})
+    assert caught.value.error_count() < 10
+
+
+def test_a_body_of_very_many_values_is_refused(tiny_server: Running) -> None:
+    body = b'{"model": "tiny", "prompt": [' + b"1," * 2**20 + b"1]}"
+    reply = tiny_server.ask("POST", "/v1/completions", body, {"content-type": "application/json"})
+    assert (reply.status, reply.error["code"]) == (413, "body_too_large")
+
+
+def test_a_text_that_a_tokenizer_would_take_long_for_is_refused(tiny_server: Running) -> None:
+    for reply in (
+        tiny_server.chat("x" * 2**22 + "x"),
+        tiny_server.ask("POST", "/v1/completions", {"model": "tiny", "prompt": "x" * 2**22 + "x"}),
+    ):
+        assert (reply.status, reply.error["code"]) == (400, "context_length_exceeded")
+        assert "4,194,304 characters" in reply.error["message"]  # not counted in tokens first
+
+
+def test_bodies_of_waiting_requests_are_held_within_bounds(tiny_engine: Engine) -> None:
+    with running(tiny_engine, max_body_bytes=1000) as server, ExitStack() as stack:
+        for _ in range(10):  # eight bodies at most
+            connection = stack.enter_context(server.connect())
+            connection.sendall(CHAT + b"Content-Length: 1000\r\n\r\n" + b" " * 999)
+        wait_for(lambda: server.figures()["sightline_requests_in_flight"] == 8)
+        reply = server.chat("x" * 100)
+        assert (reply.status, reply.error["code"]) == (429, "queue_full")
+        stack.close()
+        wait_for(lambda: server.figures()["sightline_requests_in_flight"] == 0)
+        assert healthy(server)
+
+
 def test_a_body_of_exactly_the_limit_is_read(strict: Running) -> None:
     body = b'{"model": "tiny", "max_tokens": 1, "messages": [{"role": "user", "content": "x"}]}'
     for extra, status in ((0, 200), (1, 413)):
@@ -94,6 +146,9 @@ def trickle(connection: socket.socket, start: bytes, piece: bytes, seconds: floa
         (CHAT + b"Content-Length: 100000\r\n\r\n", b" "),
         (CHAT + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
         (b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n", b"GET /"),  # after a good one
+        # Bodies that nobody reads, their requests being answered already.
+        (CHAT.replace(b"/v1/", b"/no/") + b"Content-Length: 100000\r\n\r\n", b" "),
+        (CHAT.replace(b"POST", b"PUT") + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
     ],
 )
 def test_slow_loris(strict: Running, start: bytes, piece: bytes) -> None:
@@ -177,8 +232,41 @@ def test_a_reader_that_does_not_read_is_left(tiny_engine: Engine) -> None:
             state = server.server.server_state
             wait_for(lambda: len(state.tasks) == 1)
             wait_for(lambda: not state.connections)
-        assert server.figures()["sightline_requests_in_flight"] == 0
+        wait_for(lambda: server.figures()["sightline_requests_in_flight"] == 0)
         assert server.chat("Hello").status == 200
+
+
+PAGE = b"GET /page/page.css HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.mark.parametrize("close", [b"", b"GET /health HTTP/1.1\r\nConnection: close\r\n\r\n"])
+def test_a_reader_of_nothing_holds_no_connection(tiny_engine: Engine, close: bytes) -> None:
+    """Whole responses too: what waits to be read keeps neither a task nor a connection."""
+    with running(tiny_engine, send_seconds=0.3, send_buffer=4096) as server:
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+            connection.connect(("127.0.0.1", server.port))
+            connection.sendall(PAGE * 20 + close)
+            state = server.server.server_state
+            wait_for(lambda: bool(state.connections))
+            wait_for(lambda: not state.connections and not state.tasks)
+        assert healthy(server)
+
+
+def test_a_slow_reader_gets_all_of_it(tiny_engine: Engine) -> None:
+    with running(tiny_engine, send_seconds=0.3, send_buffer=4096) as server:
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect(("127.0.0.1", server.port))
+            connection.sendall(
+                PAGE * 20 + PAGE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+            )
+            got = b""
+            while piece := connection.recv(20_000):
+                got += piece
+                time.sleep(0.02)
+        assert got.count(b"HTTP/1.1 200 OK") == 21
+        assert got.endswith(server.ask("GET", "/page/page.css").body)
 
 
 def test_leaving_in_the_middle_of_a_body_frees_the_place(strict: Running) -> None:

@@ -229,6 +229,20 @@ def test_closing_the_stream_cancels_the_answer(client: openai.OpenAI, demo_serve
     assert seen <= made <= seen + 3  # one at work, one on its way, one read ahead by the client
 
 
+@pytest.mark.parametrize("prompt", ["The capital of France is", "The capital of France is "])
+def test_a_continuation_goes_on_as_its_tokens_do(
+    client: openai.OpenAI, demo_engine: Engine, prompt: str
+) -> None:
+    """Also where it begins with a space, of which mlx-lm's detokenizer drops one."""
+    options = GenerationOptions(max_tokens=8)
+    tokens = demo_engine.generate(prompt, options=options).result().tokens
+    before = demo_engine.tokenize(prompt)
+    whole = demo_engine.detokenize([*before, *tokens])
+    reply = client.completions.create(model="demo", prompt=prompt, max_tokens=8)
+    assert prompt + reply.choices[0].text == whole
+    assert reply.choices[0].text.startswith(" Paris") == (not prompt.endswith(" "))
+
+
 def test_completions(client: openai.OpenAI) -> None:
     prompt = "The capital of France is"
     reply = client.completions.create(model="demo", prompt=prompt, max_tokens=3, logprobs=2)
@@ -237,13 +251,27 @@ def test_completions(client: openai.OpenAI) -> None:
     assert choice.finish_reason == "length"
     assert choice.logprobs is not None
     tokens, offsets = choice.logprobs.tokens or [], choice.logprobs.text_offset or []
-    assert "".join(tokens).lstrip() == choice.text  # mlx-lm drops the space an answer begins with
+    assert "".join(tokens) == choice.text
     assert offsets[0] == 0
     for token, offset in zip(tokens, offsets, strict=True):
-        assert choice.text[offset:].startswith(token.lstrip(" "))
+        assert choice.text[offset:].startswith(token)
     assert all(len(top) == 2 for top in choice.logprobs.top_logprobs or [])
-    stream = client.completions.create(model="demo", prompt=[prompt], max_tokens=3, stream=True)
-    assert "".join(chunk.choices[0].text for chunk in stream) == choice.text
+    stream = client.completions.create(
+        model="demo", prompt=[prompt], max_tokens=3, stream=True, logprobs=0
+    )
+    told = [chunk.choices[0] for chunk in stream]
+    assert "".join(one.text for one in told) == choice.text
+    assert [t for one in told if one.logprobs for t in one.logprobs.tokens or []] == tokens
+    assert [t for one in told if one.logprobs for t in one.logprobs.text_offset or []] == offsets
+    # The token that was drawn is told too, however unlikely it was.
+    drawn = client.completions.create(
+        model="demo", prompt=prompt, max_tokens=3, logprobs=1, temperature=2, seed=4
+    )
+    told_of = drawn.choices[0].logprobs
+    assert told_of is not None
+    tops = told_of.top_logprobs or []
+    assert all(token in top for token, top in zip(told_of.tokens or [], tops, strict=True))
+    assert any(len(top) == 2 for top in tops)
     default = client.completions.create(model="demo", prompt="One two three four")
     assert default.usage is not None
     assert default.usage.completion_tokens <= 16

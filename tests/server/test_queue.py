@@ -1,28 +1,35 @@
 """Several clients at once: order, a full queue, leaving, and the end of the server."""
 
+import asyncio
 import json
 import socket
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from serving import Reply, Running, read_all, running
+from serving import Reply, Running, image_part, read_all, running
 
-from engine import Engine
+from engine import Engine, Generation, TextDelta
+from engine.events import Event
+from engine.server.fetch import Fetcher
 
 NO_END = {"2": -100}
 """A bias by which the tiny model never ends an answer by itself."""
 
 
-def start(server: Running, content: str = "x", **more: Any) -> socket.socket:
+def start(server: Running, content: Any = "x", agent: str = "test", **more: Any) -> socket.socket:
     """Send a request for a stream, and leave its answer to whoever reads."""
     body = {"model": server.model, "max_tokens": 300, "stream": True, "logit_bias": NO_END, **more}
     data = json.dumps(body | {"messages": [{"role": "user", "content": content}]}).encode()
     connection = server.connect()
     head = (
         "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n"
+        f"User-Agent: {agent}\r\n\r\n"
     )
     connection.sendall(head.encode() + data)
     return connection
@@ -65,6 +72,42 @@ def test_whoever_comes_first_is_answered_first(tiny_engine: Engine) -> None:
         assert ended == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("by", ["agent", "user"])
+def test_one_client_with_many_requests_holds_no_other_up(tiny_engine: Engine, by: str) -> None:
+    with running(tiny_engine) as server, ExitStack() as stack:
+        first = stack.enter_context(start(server, **{by: "many"}))
+        read_until(first, b'"content":"')
+        ended: list[str] = []
+
+        def wait(connection: socket.socket, name: str) -> None:
+            read_until(connection, b"[DONE]")
+            ended.append(name)
+
+        threads = []
+        for name in ["many"] * 4 + ["one"]:
+            connection = stack.enter_context(start(server, max_tokens=50, **{by: name}))
+            read_until(connection, b": queued")
+            threads.append(threading.Thread(target=wait, args=(connection, name)))
+            threads[-1].start()
+        first.close()
+        for thread in threads:
+            thread.join(20)
+        assert ended == ["one"] + ["many"] * 4
+
+
+def test_one_client_never_has_the_whole_queue(tiny_engine: Engine) -> None:
+    with running(tiny_engine, max_queue=4) as server, ExitStack() as stack:
+        for _ in range(4):  # of five places
+            connection = stack.enter_context(start(server, agent="many"))
+            read_until(connection, b": queued")
+        reply = Reply(read_all(stack.enter_context(start(server, agent="many"))))
+        assert (reply.status, reply.error["code"]) == (429, "queue_full")
+        other = stack.enter_context(start(server, agent="one"))
+        read_until(other, b": queued")
+        reply = Reply(read_all(stack.enter_context(start(server, agent="two"))))
+        assert (reply.status, reply.error["code"]) == (429, "queue_full")
+
+
 def test_a_full_queue_says_so_before_it_reads(tiny_engine: Engine) -> None:
     with running(tiny_engine, max_queue=1) as server:
         at_work, waiting = start(server), start(server)
@@ -81,20 +124,93 @@ def test_a_full_queue_says_so_before_it_reads(tiny_engine: Engine) -> None:
         assert server.chat("Hello").status == 200
 
 
+class Watched:
+    """An engine at whose tokens something can be done, on its own thread."""
+
+    def __init__(self, engine: Engine, at_token: Callable[[Generation, int], None]) -> None:
+        self._engine, self._at_token = engine, at_token
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def submit(self, request: Any, on_finish: Any, on_event: Callable[[Event], None]) -> Generation:
+        submitted: Future[Generation] = Future()
+        seen = 0
+
+        def event_told(event: Event) -> None:
+            nonlocal seen
+            on_event(event)
+            if isinstance(event, TextDelta) and event.token is not None:
+                seen += 1
+                self._at_token(submitted.result(), seen)
+
+        submitted.set_result(self._engine.submit(request, on_finish, event_told))
+        return submitted.result()
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_leaving_cancels_within_a_token(tiny_engine: Engine, stream: bool) -> None:
-    with running(tiny_engine) as server:
-        # Slow enough to be left in the middle, by what it has to tell of each token.
-        connection = start(server, stream=stream, logprobs=True, top_logprobs=20)
-        if stream:
-            read_until(connection, b'"content":"')
-        else:
-            wait_for(lambda: server.figures()["sightline_requests_in_flight"] == 1)
-        connection.close()
+    """The client leaves while the engine is at its fifth token, and there is no sixth."""
+    connections: list[socket.socket] = []
+
+    def at_token(generation: Generation, count: int) -> None:
+        if count == 5:
+            wait_for(lambda: bool(connections))
+            connections.pop().close()
+            wait_for(lambda: generation.cancelled)
+
+    with running(Watched(tiny_engine, at_token)) as server:  # type: ignore[arg-type]
+        connections.append(start(server, stream=stream))
+        name = 'sightline_answers_total{reason="cancelled"}'
+        wait_for(lambda: server.figures().get(name, 0) == 1)
         wait_for(lambda: server.figures()["sightline_requests_in_flight"] == 0)
         figures = server.figures()
-        assert figures['sightline_answers_total{reason="cancelled"}'] == 1
-        assert figures["sightline_generated_tokens_total"] < 250
+        assert figures["sightline_generated_tokens_total"] == 5
+        # Nobody was told that the server is shutting down.
+        assert not any('status="503"' in figure for figure in figures)
+
+
+def test_leaving_while_a_picture_is_fetched_ends_the_fetching(tiny_engine: Engine) -> None:
+    asked, ended = threading.Event(), threading.Event()
+
+    async def resolve(host: str, port: int) -> list[str]:
+        asked.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            ended.set()
+            raise
+        return []
+
+    fetcher = Fetcher(1000, 60, resolve)
+    with running(tiny_engine, fetcher, allow_image_urls=True) as server:
+        connection = start(server, [image_part("http://site.example/cat.png")])
+        assert asked.wait(10)
+        assert server.figures()["sightline_requests_in_flight"] == 1
+        connection.close()
+        assert ended.wait(10)
+        wait_for(lambda: server.figures()["sightline_requests_in_flight"] == 0)
+        assert not any("answers_total" in figure for figure in server.figures())
+
+
+def test_leaving_while_it_is_queued_leaves_no_answer_behind(tiny_engine: Engine) -> None:
+    """The request reaches the engine after its client has gone."""
+    leave, generations = threading.Event(), []
+
+    class Slow(Watched):
+        def submit(self, *given: Any) -> Generation:
+            leave.set()
+            wait_for(lambda: not server.server.server_state.connections)
+            generations.append(super().submit(*given))
+            return generations[-1]
+
+    with running(Slow(tiny_engine, lambda *_: None)) as server:  # type: ignore[arg-type]
+        connection = start(server)
+        assert leave.wait(10)
+        connection.close()
+        wait_for(lambda: bool(generations))
+        assert generations[0].result(10).finish_reason == "cancelled"
+        wait_for(lambda: server.figures()["sightline_requests_in_flight"] == 0)
 
 
 def test_leaving_the_queue_needs_no_turn(tiny_engine: Engine) -> None:
