@@ -23,8 +23,8 @@ def fingerprint(folder: Path, add_on: type[VisionAddOn] | None) -> str:
     """A digest of a checkpoint and of the code that runs it, without reading the weights whole.
 
     Covered are the configs; of every file of weights its size, the time of its last change, its
-    header, and three samples of each tensor; the source of the add-on; the versions of the
-    packages. Raises a `CheckpointError`, or OSError.
+    header, and three samples of each tensor; the sources of the add-on and of those that it
+    derives from; the versions of the packages. Raises a `CheckpointError`, or OSError.
     """
     digest = hashlib.sha256()
 
@@ -35,10 +35,9 @@ def fingerprint(folder: Path, add_on: type[VisionAddOn] | None) -> str:
 
     for package in PACKAGES:
         add(package, _version(package))
-    source = inspect.getsourcefile(add_on) if add_on is not None else None
-    # A frozen application has no sources; its add-ons change with its packages' versions.
-    if source is not None and Path(source).is_file():
-        add(add_on, Path(source).read_bytes())
+    for part in add_on.__mro__ if add_on is not None else ():
+        if issubclass(part, VisionAddOn):
+            add(part, _source(part))
     for name in CONFIGS:
         if (folder / name).is_file():
             add(name, (folder / name).read_bytes())
@@ -46,6 +45,16 @@ def fingerprint(folder: Path, add_on: type[VisionAddOn] | None) -> str:
         status = file.stat()
         add(file.name, status.st_size, status.st_mtime_ns, *_samples(file))
     return digest.hexdigest()
+
+
+def _source(add_on: type[VisionAddOn]) -> bytes:
+    try:
+        source = inspect.getsourcefile(add_on)
+    except (TypeError, OSError):
+        # Typed in at a prompt: nothing tells whether the next one of that name is the same.
+        return os.urandom(16)
+    # A frozen application has no sources; its add-ons change with its packages' versions.
+    return Path(source).read_bytes() if source is not None and Path(source).is_file() else b""
 
 
 def _samples(file: Path) -> list[bytes]:

@@ -4,7 +4,6 @@ A key is a model type (`llava`), or a model type and that of its vision tower (`
 model types that stand for more than one family. The longer key goes before the shorter.
 """
 
-import importlib
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
@@ -72,5 +71,4 @@ def served_towers(model_type: str) -> list[str]:
 
 def import_path(add_on: "type[VisionAddOn]") -> str:
     """How an add-on class is named in reports: `module:Class`."""
-    module = importlib.import_module(add_on.__module__)
-    return f"{module.__name__}:{add_on.__qualname__}"
+    return f"{add_on.__module__}:{add_on.__qualname__}"
