@@ -1,20 +1,23 @@
 """Chat with a model in a window: how a desktop application embeds Sightline.
 
     pip install 'sightline[desktop]'
-    python examples/desktop_app.py [--model MODEL] [--chat FILE]
+    python examples/desktop_app.py [MODEL]
 
-Whatever waits has a thread, and Qt's signals tell the window about it. See docs/embedding.md.
+One thread does all that waits; Qt's signals tell the window about it. See docs/embedding.md.
 """
 
-import argparse
+import logging
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 from threading import Event, Thread
 from typing import Any
 
+from PIL.ImageQt import ImageQt
 from PySide6 import QtCore, QtGui, QtWidgets
-from PySide6.QtCore import Signal
 
 import engine
 
@@ -23,164 +26,142 @@ COLOURS = {"user": "royalblue", "error": "crimson"}
 
 
 class Window(QtWidgets.QMainWindow):
-    # Emitted on other threads. Qt runs a slot on the thread of the object whose method it is; a
-    # plain function belongs to none and would run on the thread that emits.
-    progress = Signal(str, int)  # what is under way, and per cent
-    said = Signal(str, str, list)  # role, text and encoded pictures of a message
-    text = Signal(str)
-    done = Signal(str)  # a line of figures
-    failed = Signal(str)  # a line for the user
+    # Emitted on the thread at work; Qt runs the methods that they are connected to on its own.
+    progress = QtCore.Signal(str, object, object)  # stage, done, total: Qt's int has only 32 bits
+    said = QtCore.Signal(object, str)  # a text or a picture, and by whom if that is new
+    busy = QtCore.Signal(bool, str)  # whether, and what to tell about it
 
     def __init__(self, model: str, file: Path) -> None:
-        super().__init__()
-        self.setWindowTitle(f"Chat with {model}")
-        self.setAcceptDrops(True)
-        self.resize(640, 720)
+        super().__init__(windowTitle=f"Chat with {model}", size=QtCore.QSize(640, 720))
         self.model, self.file = model, file
-        self.engine: engine.Engine | None = None
         self.chat: engine.Chat | None = None
-        self.generation: engine.Generation | None = None
+        self.questions: SimpleQueue[tuple[str, list[str]] | None] = SimpleQueue()
         self.stopped = Event()
-        self.pictures: list[str] = []  # they go with the next message
-        self.log, self.entry = QtWidgets.QTextBrowser(), QtWidgets.QLineEdit()
-        for widget in (self.log, self.entry):
-            widget.setAcceptDrops(False)  # they would take a dropped file for its name
+        self.setAcceptDrops(True)  # but not what is in it, which would insert a file's name
+        self.log = QtWidgets.QTextBrowser(acceptDrops=False)
         self.log.document().setDocumentMargin(16)
-        self.log.zoomIn(2)
         self.end = QtGui.QTextCursor(self.log.document())  # apart from what the user selects
-        self.setCentralWidget(self.log)
+        self.entry = QtWidgets.QLineEdit(acceptDrops=False, placeholderText="Ask, or drop pictures")
+        self.bar = QtWidgets.QProgressBar(maximumWidth=160)
         tools = QtWidgets.QToolBar(movable=False)
-        self.addToolBar(QtCore.Qt.ToolBarArea.BottomToolBarArea, tools)
         tools.addWidget(self.entry)
         self.send = tools.addAction("Send", self.ask)
         self.entry.returnPressed.connect(self.send.trigger)  # does nothing while it is disabled
-        self.halt = tools.addAction("Stop", "Esc", self.stop)
-        tools.addAction("Picture…", "Ctrl+O", self.choose_pictures)
+        self.halt = tools.addAction("Stop", "Esc", self.stopped.set)
         self.new = tools.addAction("New", "Ctrl+N", self.begin_anew)
+        self.addToolBar(QtCore.Qt.ToolBarArea.BottomToolBarArea, tools)
         self.attached = QtWidgets.QLabel()
-        self.bar = QtWidgets.QProgressBar(maximum=0)  # of unknown length until there is progress
-        self.bar.setMaximumWidth(160)
-        self.statusBar().showMessage("starting")
         self.statusBar().addPermanentWidget(self.attached)
         self.statusBar().addPermanentWidget(self.bar)
+        self.setCentralWidget(self.log)
         self.progress.connect(self.show_progress)
-        self.said.connect(self.show_message)
-        self.text.connect(self.write)
-        self.done.connect(self.rest)
-        self.failed.connect(self.show_error)
-        self.start(self.open_chat)
-
-    def start(self, work: Callable[..., None], *args: Any) -> None:
-        """Do on a thread of its own what waits."""
-
-        def run() -> None:
-            try:
-                work(*args)
-            except engine.SightlineError as error:
-                self.failed.emit(str(error))  # one line, which says what to do
-            except Exception as error:  # outside this thread, nobody would know
-                self.failed.emit(f"{type(error).__name__}: {error}")
-
-        self.set_busy(True)
-        self.stopped.clear()
-        self.thread_at_work = Thread(target=run)
+        self.said.connect(self.show_part)
+        self.busy.connect(self.set_busy)
+        self.attach([])
+        self.set_busy(True, "")
+        self.thread_at_work = Thread(target=self.work)
         self.thread_at_work.start()
 
-    def open_chat(self) -> None:
-        self.engine = engine.load(self.model, progress=self.report)
-        there = self.file if self.file.exists() else None
-        self.chat = self.engine.chat(options=OPTIONS, restore=there)
+    def work(self) -> None:
+        """All that waits, on a thread of its own."""
+        watched = {"progress": self.progress.emit, "cancel": self.stopped}
+        with self.errors_shown(), engine.load(self.model, **watched) as loaded:
+            self.open_chat(loaded)
+            while question := self.questions.get():
+                with self.errors_shown():
+                    self.answer(*question)
+            self.chat.save(self.file)  # with the KV cache: it will go on without reading
+
+    @contextmanager
+    def errors_shown(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if not isinstance(error, engine.SightlineError):  # those say all in one line
+                logging.exception("unforeseen")
+            self.said.emit(str(error) or repr(error), "error")
+            self.busy.emit(False, "")
+
+    def open_chat(self, loaded: engine.Engine) -> None:
+        try:
+            there = self.file if self.file.exists() else None
+            self.chat = loaded.chat(options=OPTIONS, restore=there)
+        except engine.ConversationFileError as error:
+            aside = self.file.rename(f"{self.file}.unread-{time.time():.0f}")
+            self.said.emit(f"{error}; renamed {aside.name}", "error")
+            self.chat = loaded.chat(options=OPTIONS)
         for message in self.chat.messages:
-            self.said.emit(message.role, message.text, [p.encoded() for p in message.pictures])
-        self.done.emit("ready")
+            self.said.emit(message.text, message.role)
+            self.show_pictures(message.pictures)
+        self.busy.emit(False, "ready")
 
-    def report(self, stage: str, done: int, total: int) -> None:  # called on the engine's thread
-        if self.stopped.is_set():
-            raise engine.EngineClosed("loading was cancelled")  # what is raised here ends the load
-        # Per cent, since a signal's int has 32 bits, too few for the bytes of a download.
-        self.progress.emit(stage, 100 * done // max(total, 1))
-
-    def answer(self, text: str, pictures: Sequence[str]) -> None:
-        assert self.chat is not None
-        generation = self.generation = self.chat.send(text, pictures)  # waits: it reads pictures
-        if self.stopped.is_set():  # before there was a generation to cancel
-            generation.cancel()
-        self.said.emit("assistant", "", [])
+    def answer(self, text: str, files: list[str]) -> None:
+        pictures = self.show_pictures(files)
+        generation = self.chat.send(text, pictures, cancel=self.stopped)
+        self.said.emit("", "assistant")
         for event in generation:
             if isinstance(event, engine.Progress):
-                self.progress.emit("reading", 100 * event.processed // max(event.total, 1))
-            elif event.text:
-                self.text.emit(event.text)
+                self.progress.emit("answering", event.processed, event.total)
+            self.said.emit(event.text, "")
         end = generation.result()  # raises the error that ended it, if one did
-        self.chat.save(self.file)  # in the background; closing the engine waits for it
-        reused = f"{end.cached_tokens} of the prompt's {end.prompt_tokens} from the cache"
-        self.done.emit(f"{end.finish_reason}: {end.completion_tokens} tokens, {reused}")
+        self.chat.save(self.file, kv=False).result()  # the words: quick, however long the chat
+        cached = f"{end.cached_tokens} of the prompt's {end.prompt_tokens} from the cache"
+        self.busy.emit(False, f"{end.finish_reason}: {end.completion_tokens} tokens, {cached}")
 
-    # --- on the window's thread; nothing here waits, but for the end ---------------------------
+    def show_pictures(self, sources: Sequence[Any]) -> list[engine.LoadedPicture]:
+        pictures: list[engine.LoadedPicture] = []
+        for picture in map(engine.load_picture, sources):
+            self.said.emit(" " if pictures else "\n", "")
+            self.said.emit(ImageQt(picture.within(1024).within(160).pixels()), "")
+            pictures.append(picture)
+            if self.stopped.is_set():
+                break
+        return pictures
 
-    def show_progress(self, stage: str, percent: int) -> None:
-        self.statusBar().showMessage(stage)
-        self.bar.setRange(0, 100)
-        self.bar.setValue(percent)
-
-    def show_error(self, line: str) -> None:
-        self.show_message("error", line)
-        self.rest("")
-
-    def rest(self, figures: str) -> None:
-        self.statusBar().showMessage(figures)
-        self.set_busy(False)
-
-    def set_busy(self, busy: bool) -> None:
-        for button in (self.send, self.new):
-            button.setEnabled(self.chat is not None and not busy)
-        self.halt.setEnabled(busy)
-        self.bar.setVisible(busy)
+    # --- on the window's own thread, where nothing may wait ------------------------------------
 
     def ask(self) -> None:
         if text := self.entry.text().strip():
-            pictures, self.pictures = self.pictures, []
+            self.show_part(text, "user")
+            self.set_busy(True, "asking")
+            self.stopped.clear()
+            self.questions.put((text, self.files))
             self.entry.clear()
-            self.attached.clear()
-            self.show_message("user", text, pictures)
-            self.start(self.answer, text, pictures)
-
-    def stop(self) -> None:
-        self.stopped.set()
-        if self.generation is not None:
-            self.generation.cancel()
+            self.attach([])
 
     def begin_anew(self) -> None:
-        assert self.chat is not None
         self.chat.reset()
-        self.chat.save(self.file)
+        self.chat.save(self.file, kv=False)
         self.log.clear()
 
-    def choose_pictures(self) -> None:
-        self.add_pictures(QtWidgets.QFileDialog.getOpenFileNames(self, "Pictures")[0])
+    def attach(self, files: list[str]) -> None:
+        self.files = files
+        self.attached.setText(f"with {len(files)} dropped" if files else "")
 
-    def add_pictures(self, files: Sequence[str]) -> None:
-        self.pictures += files
-        self.attached.setText("with " + ", ".join(Path(file).name for file in self.pictures))
+    def set_busy(self, busy: bool, status: str) -> None:
+        self.statusBar().showMessage(status)
+        for action in (self.send, self.new):
+            action.setEnabled(self.chat is not None and not busy)
+        self.halt.setEnabled(busy)
+        self.bar.setVisible(busy)
+        self.bar.setRange(0, 0)  # without an end, until there is progress
 
-    def show_message(self, role: str, text: str, pictures: Sequence[str | bytes] = ()) -> None:
-        space, look = QtGui.QTextBlockFormat(), QtGui.QTextCharFormat()
-        space.setTopMargin(10)
-        if role in COLOURS:
-            look.setForeground(QtGui.QColor(COLOURS[role]))
-        self.end.insertBlock(space, look)
-        for image in map(thumbnail, pictures):
-            if not image.isNull():  # Qt reads fewer kinds than the engine does
-                self.end.insertImage(image)
-                self.end.insertText("\n", look)
-        self.end.insertText(text)
-        self.log.verticalScrollBar().setValue(self.log.verticalScrollBar().maximum())
+    def show_progress(self, stage: str, done: int, total: int) -> None:
+        self.statusBar().showMessage(stage)
+        self.bar.setRange(0, 100 if done < total else 0)  # what follows has no known end
+        self.bar.setValue(100 * done // max(total, 1))
 
-    def write(self, text: str) -> None:
+    def show_part(self, part: str | QtGui.QImage, role: str) -> None:
         bar = self.log.verticalScrollBar()
-        at_end = bar.value() > bar.maximum() - 40
-        self.end.insertText(text)
-        if at_end:  # else the user is reading further up
+        follow = bar.value() > bar.maximum() - 40  # else the user is reading further up
+        if role:
+            block, look = QtGui.QTextBlockFormat(), QtGui.QTextCharFormat()
+            block.setTopMargin(10)
+            if role in COLOURS:
+                look.setForeground(QtGui.QColor(COLOURS[role]))
+            self.end.insertBlock(block, look)
+        self.end.insertText(part) if isinstance(part, str) else self.end.insertImage(part)
+        if follow or role == "user":
             bar.setValue(bar.maximum())
 
     def dragEnterEvent(self, event: QtGui.QDragEnterEvent) -> None:
@@ -188,39 +169,24 @@ class Window(QtWidgets.QMainWindow):
             event.acceptProposedAction()
 
     def dropEvent(self, event: QtGui.QDropEvent) -> None:
-        self.add_pictures([u.toLocalFile() for u in event.mimeData().urls() if u.isLocalFile()])
+        files = [u.toLocalFile() for u in event.mimeData().urls() if u.isLocalFile()]
+        self.attach(self.files + files)
         event.acceptProposedAction()
 
     def closeEvent(self, event: QtGui.QCloseEvent) -> None:
-        self.hide()  # before the wait: a library that is being imported cannot be stopped
-        self.stop()
+        self.hide()  # before the wait: a library's import cannot be stopped
+        self.stopped.set()
+        self.questions.put(None)
         self.thread_at_work.join()
-        if self.engine is not None:
-            self.engine.close()  # waits for what is being saved
-
-
-def thumbnail(picture: str | bytes) -> QtGui.QImage:
-    """A file or its content, upright and small; no more is decoded than that takes."""
-    buffer = QtCore.QBuffer()
-    reader = QtGui.QImageReader(picture) if isinstance(picture, str) else QtGui.QImageReader(buffer)
-    if isinstance(picture, bytes):
-        buffer.setData(picture)
-    reader.setAutoTransform(True)
-    reader.setScaledSize(reader.size().scaled(160, 160, QtCore.Qt.AspectRatioMode.KeepAspectRatio))
-    return reader.read()
 
 
 def main() -> int:
-    app = QtWidgets.QApplication(sys.argv[:1])
+    app = QtWidgets.QApplication(sys.argv)
     app.setApplicationName("Sightline chat")
-    places = QtCore.QStandardPaths
-    folder = Path(places.writableLocation(places.StandardLocation.AppDataLocation))
-    parser = argparse.ArgumentParser(description="Chat with a model in a window.")
-    parser.add_argument("--model", default="demo", help="a name, a folder or an id of the hub")
-    parser.add_argument("--chat", type=Path, default=folder / "conversation", metavar="FILE")
-    args = parser.parse_args()
-    args.chat.parent.mkdir(parents=True, exist_ok=True)
-    window = Window(args.model, args.chat)
+    place = QtCore.QStandardPaths.StandardLocation.AppDataLocation
+    folder = Path(QtCore.QStandardPaths.writableLocation(place))
+    folder.mkdir(parents=True, exist_ok=True)
+    window = Window(sys.argv[1] if len(sys.argv) > 1 else "demo", folder / "conversation")
     window.show()
     return app.exec()
 
