@@ -1,5 +1,6 @@
 """What the tests share: servers of the default model and of tiny ones, and a real browser."""
 
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 from serving import Running, running
 
-from engine import Engine, load
+from engine import Engine, GenerationOptions, load
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Request
@@ -33,7 +34,9 @@ def demo_engine(seeing_demo: Path) -> Iterator[Engine]:
 
 @pytest.fixture(scope="session")
 def demo_server(demo_engine: Engine) -> Iterator[Running]:
-    with running(demo_engine) as server:
+    # Smaller steps than by default, so that progress is told of short prompts too.
+    options = GenerationOptions(max_tokens=4096, prefill_step_size=64)
+    with running(demo_engine, options=options) as server:
         yield server
 
 
@@ -111,5 +114,7 @@ def pictures(tmp_path: Path) -> list[Path]:
     files = []
     for name in ("red", "green", "blue"):
         files.append(tmp_path / f"{name}.png")
-        Image.new("RGB", (48, 32), name).save(files[-1])
+        picture = Image.new("RGB", (48, 32), name)
+        picture.putpixel((0, 0), tuple(secrets.token_bytes(3)))  # one that no test has shown yet
+        picture.save(files[-1])
     return files

@@ -80,7 +80,7 @@ def test_the_prompt_being_read_is_shown(page: "Page") -> None:
         }"""
     )
     limit_tokens(page, 4)
-    send(page, "The ship sailed on. " * 130)  # more than one step of the prefill
+    send(page, "The ship sailed on. " * 30)  # more than one step of the prefill
     wait_for_answer(page)
     seen = page.evaluate("[...seen]")
     assert any(re.fullmatch(r"Reading \d+ of \d+ tokens", status) for status in seen), seen

@@ -2,13 +2,13 @@
 
 import { copyButton, el } from "./dom.js";
 
-const FENCE = /^ {0,3}(`{3,}|~{3,})\s*([^`\s]*)[^`]*$/;
+const FENCE = /^ {0,3}(`{3,}|~{3,})(.*)$/;
 const HEADING = /^ {0,3}(#{1,6})\s+(.*)$/;
 const RULE = /^ {0,3}(?:(?:\*\s*){3,}|(?:-\s*){3,}|(?:_\s*){3,})$/;
 const QUOTE = /^ {0,3}> ?/;
 const ITEM = /^(\s*)([-*+]|\d{1,9}[.)])(?:\s+(.*))?$/;
-const DELIMITERS = /^\s*\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|?\s*$/;
-const LINK = /\[((?:[^[\]\\]|\\.|\[[^[\]]*\])*)\]\(\s*<?((?:[^\s()<>]|\([^\s()<>]*\))*)>?(?:\s+"[^"\n]{0,200}")?\s*\)/y;
+const DELIMITERS = /^\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|?$/;
+const LINK = /\[((?:[^[\]\\]|\\.|\[[^[\]]*\])*)\]\(\s{0,9}<?((?:[^\s()<>]|\([^\s()<>]*\))*)>?(?:\s{1,9}"[^"\n]{0,200}")?\s{0,9}\)/y;
 const BRACKETED = /<((?:https?:\/\/|mailto:)[^\s<>]{1,2000})>/iy;
 const ADDRESS = /https?:\/\/[^\s<>`]{0,2000}/iy;
 const SPECIAL = /[\\`*_~[!<\n]|https?:\/\//;
@@ -58,7 +58,7 @@ function parse(lines, depth) {
 
 function readBlock(lines, i, depth) {
   const line = lines[i];
-  const fence = FENCE.exec(line);
+  const fence = readFence(line);
   if (fence) return readCode(lines, i, fence);
   const heading = HEADING.exec(line);
   if (heading) {
@@ -83,7 +83,7 @@ function readBlock(lines, i, depth) {
 
 function interrupts(lines, i, depth) {
   const line = lines[i];
-  if (FENCE.test(line) || HEADING.test(line) || RULE.test(line) || startsTable(lines, i)) return true;
+  if (readFence(line) || HEADING.test(line) || RULE.test(line) || startsTable(lines, i)) return true;
   if (depth >= DEEPEST) return false;
   const item = ITEM.exec(line);
   // "1999. …" at a line's start is hardly a list, as in CommonMark.
@@ -98,8 +98,14 @@ function until(lines, i, ends) {
 
 const nodes = (blocks) => blocks.map((block) => block.build());
 
-function readCode(lines, i, [opening, mark, language]) {
-  const indent = opening.search(/\S/);
+/** What opens a block of code: its indent, its mark and the language; null if the line does not. */
+function readFence(line) {
+  const [whole, mark, rest] = FENCE.exec(line) ?? [];
+  if (!whole || (mark[0] === "`" && rest.includes("`"))) return null;
+  return { indent: whole.search(/\S/), mark, language: rest.trim().split(/\s/, 1)[0] };
+}
+
+function readCode(lines, i, { indent, mark, language }) {
   const close = (line) => line.trim().startsWith(mark) && !line.trim().replaceAll(mark[0], "");
   const end = until(lines, i, close);
   const code = lines.slice(i + 1, end).map((line) => line.replace(new RegExp(`^ {0,${indent}}`), "")).join("\n");
@@ -150,7 +156,7 @@ function itemNodes(blocks) {
 }
 
 const startsTable = (lines, i) =>
-  lines[i].includes("|") && i + 1 < lines.length && lines[i + 1].includes("|") && DELIMITERS.test(lines[i + 1]);
+  lines[i].includes("|") && i + 1 < lines.length && lines[i + 1].includes("|") && DELIMITERS.test(lines[i + 1].trim());
 
 const cells = (row) => row.trim().replace(/^\|/, "").replace(/(?<!\\)\|$/, "").split(/(?<!\\)\|/)
   .map((cell) => cell.trim().replaceAll("\\|", "|"));
