@@ -33,6 +33,7 @@ class Photo:
         self.digest = content.hexdigest()
 
     def pixels(self) -> Image.Image:
+        """The picture, not to be changed."""
         return self.image
 
     def release(self) -> None:

@@ -30,6 +30,7 @@ class Refused(NamedTuple):
     value: Any
     """`REMOVED` takes the field away."""
     error: type[CheckpointError] = CheckpointError
+    """What must be raised, or a class that is derived from it."""
     told: str | None = None
     """A regular expression that the message must match; by default the field's own name, and for
     a `model_type` that of the object that it stands in."""
@@ -41,7 +42,7 @@ REMOVED = object()
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages, and the text that the family's chat template must make of them.
+    """`messages`, and the `text` that the family's chat template must make of them.
 
     Each message is a dictionary of `role`, `content` and, for a user's, `images`.
     """
@@ -51,6 +52,7 @@ class Conversation:
 
     @property
     def images(self) -> list[Image.Image]:
+        """Those of all messages, in their order."""
         return [image for message in self.messages for image in message.get("images", ())]
 
 

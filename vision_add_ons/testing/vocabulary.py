@@ -4,7 +4,12 @@ from pathlib import Path
 
 VOCAB = 96
 """Token ids, few enough that an engine can tell the log-probability of each."""
-PAD, BOS, EOS = 0, 1, 2
+PAD = 0
+"""The token that fills up, in no prompt of the kit's."""
+BOS = 1
+"""The token that begins a text."""
+EOS = 2
+"""The token that ends an answer."""
 WORDS = range(8, 80)
 """Ids of plain words, of which prompts and answers are made; those above are a family's own special
 tokens, such as its image token."""
