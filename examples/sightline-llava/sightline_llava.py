@@ -23,25 +23,6 @@ ACTIVATIONS = {"gelu": nn.gelu, "quick_gelu": nn.gelu_fast_approx}
 TOWER = ("vision_tower.vision_model.", "vision_tower.", "model.vision_tower.")
 PROJECTOR = ("multi_modal_projector.", "model.multi_modal_projector.")
 
-# For checkpoints that bring no chat template: how a decoder is asked, and how it is to answer.
-TURNS = {"llama": ("USER: ", " ASSISTANT:"), "mistral": ("[INST] ", " [/INST]")}
-CHAT_TEMPLATE = """\
-{%%- set ask, answer = %r -%%}
-{{- bos_token -}}
-{%%- for message in messages -%%}
-  {%%- set parts = message['content'] -%%}
-  {%%- set text = parts if parts is string
-                  else parts | map(attribute='text', default='') | join -%%}
-  {%%- if message['role'] == 'system' -%%}{{- text + ' ' -}}
-  {%%- elif message['role'] == 'assistant' -%%}{{- ' ' + text + eos_token -}}
-  {%%- else -%%}
-    {{- ask -}}
-    {%%- for part in parts if part['type'] == 'image' -%%}{{- '<image>\\n' -}}{%%- endfor -%%}
-    {{- text + answer -}}
-  {%%- endif -%%}
-{%%- endfor -%%}
-"""
-
 
 def group(**parts: nn.Module | mx.array | list[nn.Module]) -> nn.Module:
     """A module that only holds others, under the names that the weights have."""
@@ -123,6 +104,26 @@ class Projector(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         return self.linear_2(self.activation(self.linear_1(x)))
+
+
+# For checkpoints that bring no chat template: how a decoder is asked, and how it is to answer.
+TURNS = {"llama": ("USER: ", " ASSISTANT:"), "mistral": ("[INST] ", " [/INST]")}
+CHAT_TEMPLATE = """\
+{%%- set ask, answer = %r -%%}
+{{- bos_token -}}
+{%%- for message in messages -%%}
+  {%%- set parts = message['content'] -%%}
+  {%%- set text = parts if parts is string
+                  else parts | map(attribute='text', default='') | join -%%}
+  {%%- if message['role'] == 'system' -%%}{{- text + ' ' -}}
+  {%%- elif message['role'] == 'assistant' -%%}{{- ' ' + text + eos_token -}}
+  {%%- else -%%}
+    {{- ask -}}
+    {%%- for part in parts if part['type'] == 'image' -%%}{{- '<image>\\n' -}}{%%- endfor -%%}
+    {{- text + answer -}}
+  {%%- endif -%%}
+{%%- endfor -%%}
+"""
 
 
 class LlavaAddOn(VisionAddOn):

@@ -65,6 +65,7 @@ class LlavaReference(Reference):
     dialects = ("transformers 5", "transformers 4", "mlx-vlm", "in memory")
     special_tokens: ClassVar = {"image_token": (IMAGE, "<image>")}
     texts = (("<s>USER: <image>\n<image>\nCompare. ASSISTANT:", 2),)
+    turn = "USER: <image>\nWhat is this? ASSISTANT:"
     pixel_sizes = ((1, 50), (60, 1), (31, 33), (33, 31), (32, 32), (1300, 900))
     processors = ({}, {"resample": 2, "image_mean": [0.5, 0.4, 0.3]})
     refused = (
@@ -138,12 +139,13 @@ class LlavaReference(Reference):
         image = Image.new("RGB", self.sizes[0], "teal")
         asked = {"role": "user", "content": "What is this?", "images": [image]}
         answered = {"role": "assistant", "content": "Teal."}
-        turn = "USER: <image>\nWhat is this? ASSISTANT:"
-        text = f"<s>{turn} Teal.</s>{turn}"
+        text = f"<s>{self.turn} Teal.</s>{self.turn}"
         return [Conversation([asked, answered, asked], text)]
 
     def processed(self, tokenizer: Any, text: str, images: list[Image.Image]) -> list[int]:
-        return tokenizer.encode(text.replace("<image>", "<image>" * ROWS))
+        for image in images:
+            text = text.replace("<image>", "<row>" * len(self.block(image)), 1)
+        return tokenizer.encode(text.replace("<row>", "<image>"))
 
     def inputs(self, images: list[Image.Image]) -> dict[str, torch.Tensor]:
         return dict(self.processor(images, return_tensors="pt"))
