@@ -38,6 +38,11 @@ def application() -> QtWidgets.QApplication:
     return QtWidgets.QApplication.instance() or QtWidgets.QApplication([])
 
 
+# Python collects garbage on whichever thread is at work, and PySide6 cannot end a window on another
+# than its own. An app has one as long as it runs; here are several.
+WINDOWS: list[QtWidgets.QMainWindow] = []
+
+
 class Observed:
     """A window, what it was told, and when its event loop turned."""
 
@@ -46,6 +51,7 @@ class Observed:
         self.texts: list[float] = []
         self.ticks: list[float] = []
         self.window = example.Window(str(model), file)
+        WINDOWS.append(self.window)
         self.window.progress.connect(lambda *told: self.stages.append(told))
         self.window.said.connect(self.note)
         self.timer = QtCore.QTimer(interval=10)
