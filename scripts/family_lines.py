@@ -1,7 +1,7 @@
 """How many lines each model family takes: `python -m scripts.family_lines`.
 
 Counted are all lines of a family's own files, comments and blank ones too; what it builds on beside
-the interface is named.
+the interface is named. The example package is counted with those that come along.
 """
 
 import ast
@@ -11,6 +11,7 @@ import vision_add_ons
 from vision_add_ons.registry import BUILT_IN
 
 ROOM = Path(vision_add_ons.__file__).parent
+EXAMPLE = ROOM.parent / "examples" / "sightline-llava"
 EVERYBODYS = {"base", "configs", "errors", "json_files", "mlx_vlm_modules", "pixels", "weights"}
 
 
@@ -37,13 +38,15 @@ def builds_on(files: list[Path], family: str) -> list[str]:
 
 def main() -> None:
     """Print a line for each family, the shortest first."""
-    rows = []
-    for target in sorted(set(BUILT_IN.values())):
-        files = family_files(target)
-        family = target.partition(":")[0].rpartition(".")[2]
-        rows.append((count(files), family, len(files), ", ".join(builds_on(files, family))))
-    for lines, family, files, others in sorted(rows):
-        print(f"{lines:4} lines, {files} file{'s' * (files > 1):1}  {family:12}  {others}".rstrip())
+    families = {file.stem: [file] for file in EXAMPLE.glob("*.py")}
+    for target in BUILT_IN.values():
+        families[target.partition(":")[0].rpartition(".")[2]] = family_files(target)
+    for family, files in sorted(families.items(), key=lambda item: count(item[1])):
+        name, many = (
+            f"{len(files)} file{'s' * (len(files) > 1)}",
+            ", ".join(builds_on(files, family)),
+        )
+        print(f"{count(files):4} lines, {name:8} {family:20} {many}".rstrip())
 
 
 if __name__ == "__main__":
