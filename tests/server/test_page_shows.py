@@ -172,7 +172,8 @@ def test_odd_markdown_takes_no_time(page: "Page") -> None:
 def test_a_failed_request_can_be_tried_again(page: "Page", pictures: list[Path]) -> None:
     limit_tokens(page, 8)
     failures = [
-        {"status": 400, "json": {"error": {"message": "The prompt is too long."}}},
+        {"status": 400, "json": {"error": {"message": "the prompt is too long"}}},
+        {"status": 413, "json": {"error": {"message": "the body has more than 9 bytes"}}},
         {
             "content_type": "text/event-stream",
             "body": server_sent(piece("It was"), {"error": {"message": "The memory is full."}}),
@@ -193,6 +194,8 @@ def test_a_failed_request_can_be_tried_again(page: "Page", pictures: list[Path])
     again = page.get_by_role("button", name="Try again")
     for message in (
         "The prompt is too long.",
+        "The conversation is too large to send with its pictures. "
+        "Start a new chat, or show smaller ones.",
         "The memory is full.",
         "The connection ended before the answer did.",
         "The server answered with status 502.",

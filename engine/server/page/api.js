@@ -18,11 +18,18 @@ async function request(path, key, options = {}) {
     throw new ServerError("The server cannot be reached. Is it still running?");
   }
   if (response.ok) return response;
+  if (response.status === 413) {
+    throw new ServerError("The conversation is too large to send with its pictures. Start a new chat, or show smaller ones.", 413);
+  }
   const body = await response.json().catch(() => null);
   throw new ServerError(message(body?.error) ?? `The server answered with status ${response.status}.`, response.status);
 }
 
-const message = (error) => (typeof error === "string" ? error : error?.message);
+/** What an error says, as a sentence; undefined if it says nothing. */
+function message(error) {
+  const text = typeof error === "string" ? error : error?.message;
+  return text && text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+}
 
 export async function listModels(key) {
   const { data } = await (await request("/v1/models", key)).json();
