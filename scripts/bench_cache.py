@@ -87,7 +87,9 @@ def restored(demo: Path, rounds: int) -> Iterator[dict[str, float]]:
 def _eyes() -> tuple[Any, Any]:
     """What writes a checkpoint that sees, and a picture for it."""
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-    from parity.moxin_checkpoint import Photo, write_seeing
+    from parity.moxin_checkpoint import write_seeing
+
+    from vision_add_ons.testing import Photo
 
     return write_seeing, Photo(320, 240, 1).image
 

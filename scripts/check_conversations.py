@@ -21,8 +21,9 @@ from model_kit.blas import preload_openblas  # noqa: E402
 preload_openblas()
 
 from engine_conversations import Simulation  # noqa: E402
-from parity.family_checks import written  # noqa: E402
 from test_conversations import BUDGET, FAMILIES  # noqa: E402
+
+from vision_add_ons.testing import written  # noqa: E402
 
 
 def main() -> int:

@@ -13,10 +13,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from parity.family_checks import BOS, TOLERANCE, VOCAB, WORDS, Part, relative_error
 from PIL import Image
 
 from engine import Engine, GenerationOptions, Request, TextDelta, load
+from vision_add_ons.testing import BOS, TOLERANCE, VOCAB, WORDS, Part, relative_error
 
 MOVES = {
     "go on": 33,

@@ -6,13 +6,13 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 from parity import moxin_checkpoint as moxin
-from parity.family_checks import BOS, WORDS, Reference, write_tokenizer, written
 from parity.gemma3_reference import Gemma3Reference
 from parity.pixtral_reference import PixtralReference
 from parity.qwen2_vl_reference import Qwen2VLReference
 
 from engine.images import load_picture
 from model_kit import ModelKit
+from vision_add_ons.testing import BOS, WORDS, Photo, Reference, write_tokenizer, written
 
 Write = Callable[[Path, int], Path]
 
@@ -51,7 +51,7 @@ def prompt_logits(kit: ModelKit, seed: int, sees: bool = True) -> np.ndarray:
     if sees:
         add_on = kit.add_on
         assert add_on is not None
-        picture = load_picture(moxin.Photo(40, 30, seed).image)
+        picture = load_picture(Photo(40, 30, seed).image)
         if add_on.image_token_id is None:
             prompt = add_on.expand_prompt(tokens, [picture], [1])
         else:

@@ -131,7 +131,7 @@ class Gemma3AddOn(VisionAddOn):
         dtype = self.tower.post_layernorm.weight.dtype
         features, _, _ = self.tower(pixels[None].astype(dtype))
         rows: mx.array = self.projector(features)[0]
-        return rows.astype(mx.float32) / self.scale
+        return (rows.astype(mx.float32) / self.scale).astype(dtype)
 
 
 def _checked_rows(rows: int, vision: dict[str, Any]) -> int:

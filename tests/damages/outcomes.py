@@ -13,10 +13,10 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from damages.basics import ANOTHER, HARMLESS, TYPED, Damage
-from parity.moxin_checkpoint import Photo
 
 from model_kit.kit import ModelKit, load_model_kit
 from vision_add_ons.errors import CheckpointError, ImageError, UnknownModelType
+from vision_add_ons.testing import Photo
 from vision_add_ons.weights import parameters
 
 LONGEST_MESSAGE = 400

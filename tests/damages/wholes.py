@@ -5,25 +5,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from parity.family_checks import (
-    VOCAB,
-    dequantized_weights,
-    quantize_folder,
-    random_weights,
-    write_tokenizer,
-)
 from safetensors.numpy import load_file, save_file
 from seeing_checkpoints import FORMS
 from tiny import SIZES
 from transformers import MistralConfig, MistralForCausalLM
 
 from model_kit import quantize
+from vision_add_ons.testing import VOCAB, random_weights, write_tokenizer
+from vision_add_ons.testing.quantization import quantize_folder, round_weights
 
 
 def _text(folder: Path, seed: int, quantized: bool = False) -> None:
     sizes = {**SIZES, "vocab_size": VOCAB, "num_hidden_layers": 2}
     model = random_weights(MistralForCausalLM(MistralConfig(**sizes)), seed)
-    kept = dequantized_weights(model, towers=True) if quantized else {}
+    kept = round_weights(model, towers=True) if quantized else {}
     model.save_pretrained(folder)
     if quantized:
         quantize_folder(folder, kept)

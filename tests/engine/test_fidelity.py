@@ -13,9 +13,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from parity.family_checks import BOS, EOS, PAD, VOCAB, Reference
 from parity.gemma3_reference import Gemma3Reference
-from parity.moxin_checkpoint import Photo
 from parity.paligemma_reference import PaliGemma2Reference
 from parity.qwen2_vl_reference import Qwen2VLReference
 from PIL import Image
@@ -43,6 +41,7 @@ from engine.fidelity import (
 )
 from engine.prompt import PromptBuilder
 from model_kit import load_model_kit
+from vision_add_ons.testing import BOS, EOS, PAD, VOCAB, Photo, Reference
 
 TEXTS = ["The harbour lay still.", "1, 2, 3, and\nthen?", "def f(x):\n    return x + 1\n"]
 

@@ -1,17 +1,20 @@
 """A tiny random Gemma 3 of transformers, written as each tool writes it."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from pictures import photographs
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3Processor
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
-from vision_add_ons.testing import BOS, EOS, PAD, VOCAB, Reference, random_weights
+from vision_add_ons.errors import BrokenConfig, MissingWeight, UnsupportedCheckpoint
+from vision_add_ons.testing import BOS, EOS, PAD, VOCAB, Conversation, Reference, random_weights
 
 BEGIN, ROW, END = 80, 81, 82
 ROWS = 16
@@ -22,6 +25,35 @@ class Gemma3Reference(Reference):
     dialects = ("transformers 5", "transformers 4", "mlx-vlm")
     image_token = ROW
     decoder_scale = 8.0
+    refused = (
+        ("vision_config.model_type", "clip_vision_model", UnsupportedCheckpoint),
+        ("vision_config.hidden_act", "gelu", UnsupportedCheckpoint),
+        ("vision_config.num_channels", 1, UnsupportedCheckpoint),
+        ("vision_config.patch_size", 0, BrokenConfig),
+        ("vision_config.num_attention_heads", -1, BrokenConfig),
+        ("vision_config.num_attention_heads", 5, BrokenConfig),
+        ("text_config.use_bidirectional_attention", True, UnsupportedCheckpoint),
+        ("text_config.final_logit_softcapping", 30.0, UnsupportedCheckpoint),
+        ("text_config.tie_word_embeddings", False, MissingWeight, r"lm_head\.weight"),
+        ("mm_tokens_per_image", 15, BrokenConfig),
+        ("mm_tokens_per_image", 9, BrokenConfig),
+        ("preprocessor_config.json/do_pan_and_scan", True, UnsupportedCheckpoint),
+        ("preprocessor_config.json/do_resize", False, UnsupportedCheckpoint),
+        ("preprocessor_config.json/do_normalize", False, UnsupportedCheckpoint),
+        ("preprocessor_config.json/size", {"height": 32, "width": 64}, UnsupportedCheckpoint),
+        ("preprocessor_config.json/size", {"shortest_edge": 64}, UnsupportedCheckpoint),
+    )
+    processors = ({}, {"image_mean": [0.1, 0.2, 0.3], "image_std": [1.0, 2.0, 3.0]})
+    pixel_sizes = (*Reference.pixel_sizes, (64, 64))
+    special_tokens: ClassVar[dict[str, tuple[int, str]]] = {
+        "boi_token": (BEGIN, "<start_of_image>"),
+        "image_token": (ROW, "<image_soft_token>"),
+        "eoi_token": (END, "<end_of_image>"),
+    }
+    texts = (
+        ("Look:\n<start_of_image>\nNow say what it is, and this <start_of_image>!", 2),
+        ("Nothing to see\n\n\nhere", 0),
+    )
 
     def __init__(self, seed: int) -> None:
         text = {
@@ -104,6 +136,42 @@ class Gemma3Reference(Reference):
             }
         with torch.no_grad():
             return self.model(input_ids=ids, **extra).logits[0].numpy()
+
+    def pictures(self) -> list[Image.Image]:
+        return photographs()
+
+    def pixels(self, image: Image.Image, settings: Mapping[str, Any]) -> np.ndarray:
+        half = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+        size = {"height": 64, "width": 64}
+        theirs = Gemma3ImageProcessorPil(size=size, **{**half, **settings})
+        return theirs([image], return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
+
+    def our_pixels(self, add_on: Any, image: Image.Image) -> np.ndarray:
+        return np.array(add_on.pixels(image, 64, 64))
+
+    def conversations(self) -> list[Conversation]:
+        pictures = [Image.new("RGB", (30 + i, 20)) for i in range(3)]
+        mark = "<start_of_image>"
+        return [
+            Conversation(
+                [
+                    {"role": "system", "content": "Be  brief.\n"},
+                    {"role": "user", "content": "What  is\n\nthis?", "images": pictures[:1]},
+                    {"role": "assistant", "content": "A square."},
+                    {"role": "user", "content": "\nAnd these?", "images": pictures[1:count]},
+                ],
+                f"<s><start_of_turn>user\nBe  brief.\n\n\n{mark}What  is\n\nthis?<end_of_turn>\n"
+                "<start_of_turn>model\nA square.<end_of_turn>\n"
+                f"<start_of_turn>user\n{mark * (count - 1)}And these?<end_of_turn>\n"
+                "<start_of_turn>model\n",
+            )
+            for count in (1, 2, 3)
+        ]
+
+    def processed(self, tokenizer: Any, text: str, images: list[Image.Image]) -> list[int]:
+        whole = Gemma3Processor(Gemma3ImageProcessorPil(), tokenizer, image_seq_length=ROWS)
+        made = whole(images=images or None, text=text, add_special_tokens=False)
+        return list(made["input_ids"][0])
 
     def _pixels(self, images: list[Image.Image]) -> torch.Tensor:
         return self.processor(images, return_tensors="pt")["pixel_values"]

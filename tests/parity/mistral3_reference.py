@@ -2,15 +2,30 @@
 
 from typing import Any, ClassVar
 
-from parity.pixtral_reference import IMG, NONE, TEXT, VISION, Fields, PixtralReference
+from parity.pixtral_reference import IMG, NONE, PROCESSOR, TEXT, VISION, Fields, PixtralReference
 from transformers import Mistral3Config, Mistral3ForConditionalGeneration
 from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
 
+from vision_add_ons.errors import BrokenConfig, UnsupportedCheckpoint
 from vision_add_ons.testing import random_weights
 
 
 class Mistral3Reference(PixtralReference):
     name = "mistral3"
+    refused = (
+        ("spatial_merge_size", 0, BrokenConfig),
+        ("spatial_merge_size", 3, UnsupportedCheckpoint),
+        ("vision_feature_layer", [0, -1], UnsupportedCheckpoint),
+        ("projector_hidden_act", "relu", UnsupportedCheckpoint),
+        ("vision_config", {"model_type": "siglip_vision_model"}, UnsupportedCheckpoint),
+        ("quantization_config", {"quant_method": "fp8"}, UnsupportedCheckpoint),
+        *PROCESSOR,
+    )
+    processors = ({"size": {"longest_edge": 700}}, {"size": {"longest_edge": 100}})
+    asked = (
+        "<s>[SYSTEM_PROMPT]Be  brief.\n[/SYSTEM_PROMPT][INST][IMG]What  is\n\nthis?[/INST]"
+        "A square.</s>[INST]{marks}\nAnd these?[/INST]"
+    )
     text: ClassVar[dict[str, Any]] = TEXT
 
     def __init__(self, seed: int, vision: Fields = NONE, **changes: Any) -> None:

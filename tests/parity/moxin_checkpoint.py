@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from safetensors.numpy import load_file, save_file
+
+from vision_add_ons.testing import VOCAB
 
 Tensors = dict[str, np.ndarray]
 
@@ -74,11 +75,11 @@ TEXT = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "intermediate_size": 96,
-    "vocab_size": 130,
+    "vocab_size": VOCAB,
     "rms_norm_eps": 1e-5,
     "rope_theta": 10000.0,
     "tie_word_embeddings": False,
-    "pad_token_id": 100,
+    "pad_token_id": 90,
 }
 
 
@@ -245,19 +246,3 @@ def write_seeing(folder: Path, demo: Path, seed: int, template: bool = True) -> 
         del tokenizer["chat_template"]
         file.write_text(json.dumps(tokenizer))
     return folder
-
-
-class Photo:
-    """A picture of smooth colour fields with some noise, as the engine hands pictures over."""
-
-    def __init__(self, width: int, height: int, seed: int) -> None:
-        rng = np.random.default_rng(seed)
-        coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
-        smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BILINEAR), np.int16)
-        noise = rng.integers(-30, 31, smooth.shape)
-        self.image = Image.fromarray(np.clip(smooth + noise, 0, 255).astype(np.uint8))
-        self.size = self.image.size
-        self.digest = f"{seed}:{width}x{height}"
-
-    def pixels(self) -> Image.Image:
-        return self.image

@@ -1,17 +1,20 @@
 """Tiny random PaliGemmas of transformers, 1 and 2, written as each tool writes them."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from pictures import photographs
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
+from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from vision_add_ons.testing import BOS, EOS, PAD, VOCAB, Reference, random_weights
+from vision_add_ons.errors import BrokenConfig, UnsupportedCheckpoint
+from vision_add_ons.testing import BOS, EOS, PAD, VOCAB, Conversation, Reference, random_weights
 
 IMAGE = 80
 SIDE, ROWS = 64, 16
@@ -23,6 +26,41 @@ class PaliGemmaReference(Reference):
     dialects = ("transformers 5", "transformers 4", "mlx-vlm")
     image_token = IMAGE
     continues = False
+    places_pictures = True
+    refused: ClassVar[tuple[tuple[Any, ...], ...]] = (
+        ("vision_config.model_type", "clip_vision_model", UnsupportedCheckpoint),
+        ("vision_config.hidden_act", "gelu", UnsupportedCheckpoint),
+        ("vision_config.num_channels", 1, UnsupportedCheckpoint),
+        ("vision_config.patch_size", -16, BrokenConfig),
+        ("text_config.model_type", "llama", UnsupportedCheckpoint),
+        ("text_config.hidden_act", "silu", UnsupportedCheckpoint),
+        ("text_config.tie_word_embeddings", False, UnsupportedCheckpoint),
+        ("tie_word_embeddings", False, UnsupportedCheckpoint),
+        ("image_token_index", 96, UnsupportedCheckpoint),
+        ("text_config", None, UnsupportedCheckpoint),
+        ("preprocessor_config.json/do_resize", False, UnsupportedCheckpoint),
+        ("preprocessor_config.json/do_normalize", False, UnsupportedCheckpoint),
+        ("preprocessor_config.json/size", {"height": 32, "width": 64}, UnsupportedCheckpoint),
+        ("preprocessor_config.json/size", {"shortest_edge": 64}, UnsupportedCheckpoint),
+        ("preprocessor_config.json/image_seq_length", 256, UnsupportedCheckpoint),
+    )
+    processors = (
+        {},
+        {"image_mean": [0.1, 0.2, 0.3], "image_std": [1.0, 2.0, 3.0], "resample": 0},
+    )
+    pixel_sizes = (*Reference.pixel_sizes, (SIDE, SIDE))
+    special_tokens: ClassVar[dict[str, tuple[int, str]]] = {
+        "image_token": (IMAGE, "<image>"),
+        "bos_token": (BOS, "<bos>"),
+    }
+    adds_bos = (False, True)
+    texts = (
+        ("<image>caption en", 1),
+        ("<image><bos>caption en", 1),
+        ("<image><image>\ncaption both", 2),
+        ("look at <image> and at <image> now", 2),
+        ("<bos>caption en\n", 2),
+    )
     text: ClassVar[dict[str, Any]] = {"model_type": "gemma"}
 
     def __init__(self, seed: int) -> None:
@@ -107,6 +145,46 @@ class PaliGemmaReference(Reference):
         with torch.no_grad():
             return self.model(input_ids=torch.tensor([tokens + answer]), **extra).logits[0].numpy()
 
+    def pictures(self) -> list[Image.Image]:
+        return photographs()
+
+    def pixels(self, image: Image.Image, settings: Mapping[str, Any]) -> np.ndarray:
+        theirs = SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE}, **settings)
+        return theirs([image], return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
+
+    def our_pixels(self, add_on: Any, image: Image.Image) -> np.ndarray:
+        return np.array(add_on.pixels(image, SIDE, SIDE))
+
+    def conversations(self) -> list[Conversation]:
+        """One turn with pictures; turns, which the family has none of, joined; and no picture."""
+        question = "answer en  what\n\nis this? "
+        pictures = [Image.new("RGB", size) for size in ((30, 20), (9, 9), (32, 20))]
+        turns = [
+            {"role": "user", "content": "caption en", "images": pictures[:1]},
+            {"role": "assistant", "content": "a square"},
+            {"role": "user", "content": "and this", "images": pictures[1:2]},
+        ]
+        single = [
+            Conversation(
+                [{"role": "user", "content": question, "images": pictures[:count]}], f"{question}\n"
+            )
+            for count in (1, 2, 3)
+        ]
+        return [
+            *single,
+            Conversation(turns, "caption en\na square\nand this\n"),
+            Conversation([{"role": "user", "content": "no picture here"}], "no picture here\n"),
+        ]
+
+    def processed(self, tokenizer: Any, text: str, images: list[Image.Image]) -> list[int]:
+        if not images:
+            return list(tokenizer.encode(f"<bos>{text}", add_special_tokens=False))
+        whole = PaliGemmaProcessor(SiglipImageProcessorPil(image_seq_length=ROWS), tokenizer)
+        # It puts BOS where it belongs, and ends each prompt with a line break.
+        own = text.replace("<bos>", "").removesuffix("\n")
+        ids = whole(images=[images], text=[own], truncation=False)["input_ids"][0]
+        return [int(token) for token in (ids if text.endswith("\n") else ids[:-1])]
+
     def _pixels(self, images: list[Image.Image]) -> torch.Tensor:
         return self.processor(images, return_tensors="pt")["pixel_values"]
 
@@ -115,6 +193,7 @@ class PaliGemma2Reference(PaliGemmaReference):
     """With a window that prompts are longer than."""
 
     name = "paligemma2"
+    refused = (("text_config.hidden_activation", "silu", UnsupportedCheckpoint),)
     text: ClassVar = {
         "model_type": "gemma2",
         "sliding_window": 24,

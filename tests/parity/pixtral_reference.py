@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,23 +10,26 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from pictures import photographs
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny import edit_config, extended_tokenizer
-from transformers import LlavaConfig, LlavaForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import LlavaConfig, LlavaForConditionalGeneration
 from transformers.models.pixtral import image_processing_pil_pixtral
 from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
 
-from model_kit.kit import ModelKit, load_model_kit
-from vision_add_ons.testing import BOS, EOS, PAD, VOCAB, Reference, random_weights
+from vision_add_ons.errors import BrokenConfig, BrokenTokenizer, UnsupportedCheckpoint
+from vision_add_ons.testing import (
+    BOS,
+    EOS,
+    PAD,
+    REMOVED,
+    VOCAB,
+    Conversation,
+    Reference,
+    random_weights,
+)
 
 IMG, BREAK, END = 80, 81, 82
-TOKENS = {
-    "image_token": "[IMG]",
-    "image_break_token": "[IMG_BREAK]",
-    "image_end_token": "[IMG_END]",
-}
-
 Fields = Mapping[str, Any]
 NONE: Fields = {}
 
@@ -61,11 +63,85 @@ VISION: dict[str, Any] = {
 }
 
 
+LINEAR = {"rope_type": "linear", "rope_theta": 500.0, "factor": 2.0}
+PROCESSOR: tuple[tuple[Any, ...], ...] = (
+    (
+        "processor_config.json/image_break_token",
+        "[LINE]",
+        BrokenTokenizer,
+        r"'\[LINE\]'.* image_break_token",
+    ),
+    ("preprocessor_config.json/do_resize", False, UnsupportedCheckpoint),
+    ("preprocessor_config.json/do_center_crop", True, UnsupportedCheckpoint),
+    ("preprocessor_config.json/size", {"shortest_edge": 48}, BrokenConfig),
+    ("preprocessor_config.json/size", {"longest_edge": "48"}, BrokenConfig),
+)
+
+
 class PixtralReference(Reference):
     name = "pixtral"
     dialects = ("transformers 5", "transformers 4", "mlx-vlm", "state dict")
     """The last with the names that transformers 5 has in memory."""
     image_token = IMG
+    refused: ClassVar[tuple[tuple[Any, ...], ...]] = (
+        ("vision_config.model_type", "clip_vision_model", UnsupportedCheckpoint),
+        ("vision_config.model_type", "nobody_knows", UnsupportedCheckpoint),
+        ("vision_config.hidden_act", "quick_gelu", UnsupportedCheckpoint),
+        ("vision_config.num_channels", 4, UnsupportedCheckpoint),
+        ("vision_config.head_dim", 16, UnsupportedCheckpoint),
+        ("vision_config.patch_size", 0, BrokenConfig),
+        ("vision_config.patch_size", [8, 8], BrokenConfig),
+        ("vision_config.num_hidden_layers", 0, BrokenConfig),
+        (
+            "vision_config.rope_parameters",
+            LINEAR,
+            UnsupportedCheckpoint,
+            r"vision_config\.rope_parameters\.rope_type",
+        ),
+        ("vision_config", ["pixtral"], BrokenConfig),
+        ("projector_hidden_act", "relu", UnsupportedCheckpoint),
+        ("vision_feature_select_strategy", "default", UnsupportedCheckpoint),
+        ("vision_feature_layer", 4, BrokenConfig),
+        ("vision_feature_layer", [-1, -5], BrokenConfig),
+        ("vision_feature_layer", [], BrokenConfig),
+        ("quantization_config", {"quant_method": "fp8"}, UnsupportedCheckpoint),
+        ("text_config.quantization_config", {"quant_method": "awq"}, UnsupportedCheckpoint),
+        ("text_config.model_type", "qwen2", UnsupportedCheckpoint),
+        ("image_token_index", BREAK, BrokenConfig, f"image_token_index is {BREAK}, .* {IMG}"),
+        *PROCESSOR,
+        ("processor_config.json/patch_size", 16, UnsupportedCheckpoint),
+        ("processor_config.json/spatial_merge_size", 2, UnsupportedCheckpoint),
+    )
+    processors: ClassVar[tuple[dict[str, Any], ...]] = (
+        {"size": {"longest_edge": 1024}},
+        {"size": {"longest_edge": 100}},
+        {"size": {"height": 60, "width": 200}, "image_mean": [0.1, 0.2, 0.3]},
+    )
+    pixel_sizes = (
+        (1, 50),
+        (60, 1),
+        (31, 33),
+        (1300, 900),
+        (100, 8),
+        (101, 99),
+        (7, 400),
+        (200, 60),
+    )
+    special_tokens: ClassVar[dict[str, tuple[int, str]]] = {
+        "image_token": (IMG, "[IMG]"),
+        "image_break_token": (BREAK, "[IMG_BREAK]"),
+        "image_end_token": (END, "[IMG_END]"),
+    }
+    with_words: ClassVar[dict[str, Any]] = {
+        f"processor_config.json/{name}": REMOVED for name in special_tokens
+    }
+    """They go by their usual names then."""
+    texts = (("Look: [IMG]\nNow say what it is,[IMG][INST]!", 2), ("Nothing\n\n\nhere", 0))
+    asked: ClassVar[str] = (
+        "<s>[INST][IMG]What  is\n\nthis?[/INST]A square.</s>[INST]Be  brief.\n\n\n{marks}\n"
+        "And these?[/INST]"
+    )
+    """A conversation with a system message, and so many pictures in its second question."""
     cell = 8
     """A row of embeddings stands for so many pixels a side."""
     merged = 1
@@ -140,6 +216,45 @@ class PixtralReference(Reference):
             out = self.model(input_ids=torch.tensor([tokens + answer]), **extra)
         return out.logits[0].numpy()
 
+    def pictures(self) -> list[Image.Image]:
+        return photographs()
+
+    def pixels(self, image: Image.Image, settings: Mapping[str, Any]) -> np.ndarray:
+        # Sides become multiples of a row's, whatever patch size is saved.
+        patch = {"height": self.cell, "width": self.cell}
+        made = PixtralImageProcessorPil(**settings)([image], patch_size=patch, return_tensors="np")
+        return made["pixel_values"][0].transpose(1, 2, 0)
+
+    def our_pixels(self, add_on: Any, image: Image.Image) -> np.ndarray:
+        lines, columns = add_on.grid(image.size)
+        return np.array(add_on.pixels(image, columns * self.cell, lines * self.cell))
+
+    def conversations(self) -> list[Conversation]:
+        sizes = ((40, 30), (self.cell, self.cell), (9, 47), (120, 20))
+        pictures = [Image.new("RGB", size) for size in sizes]
+        return [
+            Conversation(
+                [
+                    {"role": "system", "content": "Be  brief.\n"},
+                    {"role": "user", "content": "What  is\n\nthis?", "images": pictures[:1]},
+                    {"role": "assistant", "content": "A square."},
+                    {"role": "user", "content": "\nAnd these?", "images": pictures[1:count]},
+                ],
+                self.asked.format(marks="[IMG]" * (count - 1)),
+            )
+            for count in (1, 2, 4)
+        ]
+
+    def processed(self, tokenizer: Any, text: str, images: list[Image.Image]) -> list[int]:
+        whole = _processor_class()(
+            PixtralImageProcessorPil(size={"longest_edge": self.longest}),
+            tokenizer,
+            patch_size=self.cell // self.merged,
+            spatial_merge_size=self.merged,
+        )
+        made = whole(images=images or None, text=text, add_special_tokens=False)
+        return [int(token) for token in made["input_ids"][0]]
+
     def _processed(self, images: list[Image.Image]) -> dict[str, torch.Tensor]:
         patch = {"height": self.cell, "width": self.cell}  # as the whole processor has it
         return dict(self.processor(images, patch_size=patch, return_tensors="pt"))
@@ -154,33 +269,6 @@ def write_flat(config: dict[str, Any]) -> None:
         part.pop("attention_dropout")
     config["text_config"].pop("tie_word_embeddings")
     config["vision_config"].pop("num_channels")
-
-
-def kit_with_words(folder: Path, demo: Path, other: Path) -> ModelKit:
-    """A copy in `other` whose tokenizer knows words, and the special tokens by their usual names.
-
-    Their ids are beyond the tiny decoder's, so it serves for prompts alone.
-    """
-    shutil.copytree(folder, other, dirs_exist_ok=True)
-    tokenizer = extended_tokenizer(demo, other, TOKENS, bos_token="<|im_start|>")
-    tokenizer.chat_template = None
-    tokenizer.save_pretrained(other)
-    (other / "chat_template.jinja").unlink(missing_ok=True)
-    edit_config(other, image_token_index=tokenizer.image_token_id)
-    settings = json.loads((other / "processor_config.json").read_text())
-    named = {name: value for name, value in settings.items() if name not in TOKENS}
-    (other / "processor_config.json").write_text(json.dumps(named))
-    return load_model_kit(other)
-
-
-def processor_of(kit: ModelKit, reference: PixtralReference) -> Any:
-    """transformers' own processor for such a copy."""
-    return _processor_class()(
-        PixtralImageProcessorPil(size={"longest_edge": reference.longest}),
-        PreTrainedTokenizerFast.from_pretrained(kit.folder),
-        patch_size=reference.cell // reference.merged,
-        spatial_merge_size=reference.merged,
-    )
 
 
 def _processor_class() -> Any:

@@ -82,6 +82,7 @@ class Qwen2VLReference(Reference):
     name = "qwen2_vl"
     dialects = ("transformers 5", "transformers 4", "module names", "mlx-vlm")
     image_token = IMAGE
+    touching = False  # transformers tells pictures apart by the tokens between them
     refused: ClassVar[tuple[tuple[Any, ...], ...]] = (
         *REFUSED,
         ("vision_config.hidden_size", 32, BrokenConfig),

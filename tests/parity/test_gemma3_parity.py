@@ -4,9 +4,12 @@ import pytest
 
 pytest.importorskip("torch")
 
-from parity.family_checks import FamilyChecks
 from parity.gemma3_reference import Gemma3Reference
+from parity.own_family import OwnFamily
+
+from vision_add_ons.gemma3 import Gemma3AddOn
 
 
-class TestGemma3(FamilyChecks):
-    reference_class = Gemma3Reference
+class TestGemma3(OwnFamily):
+    add_on = Gemma3AddOn
+    reference = Gemma3Reference

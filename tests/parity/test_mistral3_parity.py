@@ -4,13 +4,17 @@ import pytest
 
 pytest.importorskip("torch")
 
-from parity.family_checks import FamilyChecks
 from parity.mistral3_reference import Ministral3Reference, Mistral3Reference
+from parity.own_family import OwnFamily
+
+from vision_add_ons.mistral3 import Mistral3AddOn
 
 
-class TestMistral3(FamilyChecks):
-    reference_class = Mistral3Reference
+class TestMistral3(OwnFamily):
+    add_on = Mistral3AddOn
+    reference = Mistral3Reference
 
 
-class TestMinistral3(FamilyChecks):
-    reference_class = Ministral3Reference
+class TestMinistral3(OwnFamily):
+    add_on = Mistral3AddOn
+    reference = Ministral3Reference

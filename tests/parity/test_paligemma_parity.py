@@ -4,13 +4,17 @@ import pytest
 
 pytest.importorskip("torch")
 
-from parity.family_checks import FamilyChecks
+from parity.own_family import OwnFamily
 from parity.paligemma_reference import PaliGemma2Reference, PaliGemmaReference
 
-
-class TestPaliGemma(FamilyChecks):
-    reference_class = PaliGemmaReference
+from vision_add_ons.paligemma import PaliGemmaAddOn
 
 
-class TestPaliGemma2(FamilyChecks):
-    reference_class = PaliGemma2Reference
+class TestPaliGemma(OwnFamily):
+    add_on = PaliGemmaAddOn
+    reference = PaliGemmaReference
+
+
+class TestPaliGemma2(OwnFamily):
+    add_on = PaliGemmaAddOn
+    reference = PaliGemma2Reference

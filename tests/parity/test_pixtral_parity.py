@@ -4,9 +4,12 @@ import pytest
 
 pytest.importorskip("torch")
 
-from parity.family_checks import FamilyChecks
+from parity.own_family import OwnFamily
 from parity.pixtral_reference import PixtralReference
 
+from vision_add_ons.pixtral import PixtralAddOn
 
-class TestPixtral(FamilyChecks):
-    reference_class = PixtralReference
+
+class TestPixtral(OwnFamily):
+    add_on = PixtralAddOn
+    reference = PixtralReference

@@ -1,4 +1,7 @@
-"""Mistral 3 where it differs from Pixtral: merged patches, and two decoders."""
+"""Mistral 3 where it differs from Pixtral: merged patches, and two decoders.
+
+What every family holds is checked in tests/parity.
+"""
 
 import json
 from pathlib import Path
@@ -7,27 +10,16 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from parity.family_checks import TOLERANCE, WORDS, relative_error, written
 from parity.mistral3_reference import Ministral3Reference, Mistral3Reference
-from parity.moxin_checkpoint import Photo
-from parity.pixtral_reference import BREAK, END, IMG, kit_with_words, processor_of, write_flat
-from pictures import ODD_SIZES, PHOTOGRAPHS, picture_of
-from PIL import Image
-from tiny import edit_config, edit_weights
-from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
+from parity.pixtral_reference import write_flat
+from tiny import edit_config
 
-from engine.images import load_picture
-from engine.prompt import PromptBuilder
 from model_kit.config import read_config
-from model_kit.kit import ModelKit, inspect_checkpoint, load_model_kit
-from vision_add_ons.errors import (
-    BrokenConfig,
-    MissingWeight,
-    UnexpectedShape,
-    UnsupportedCheckpoint,
-)
+from model_kit.kit import inspect_checkpoint, load_model_kit
+from vision_add_ons.errors import BrokenConfig
 from vision_add_ons.mistral3 import Mistral3AddOn
 from vision_add_ons.registry import find_add_on
+from vision_add_ons.testing import TOLERANCE, WORDS, Photo, relative_error, written
 
 
 @pytest.fixture(scope="module")
@@ -41,24 +33,6 @@ def add_on_of(folder: Path) -> Mistral3AddOn:
 
 def test_registry_knows_it() -> None:
     assert find_add_on("mistral3") is Mistral3AddOn
-
-
-# --- pixels and rows --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("which", [*PHOTOGRAPHS, *ODD_SIZES], ids=str)
-def test_pixels_are_those_of_the_reference(copy: Path, which: Any, seed: int) -> None:
-    """The processor makes sides multiples of merged patches, whatever it has saved."""
-    photo = picture_of(which, seed)
-    saved = PixtralImageProcessorPil(size={"longest_edge": 700})
-    saved.save_pretrained(copy)
-    assert saved.patch_size == {"height": 16, "width": 16}
-    add_on = add_on_of(copy)
-    lines, columns = add_on.grid(photo.size)
-    ours = np.array(add_on.pixels(photo, columns * 8, lines * 8))
-    theirs = saved([photo], patch_size={"height": 8, "width": 8}, return_tensors="np")
-    assert np.array_equal(ours, theirs["pixel_values"][0].transpose(1, 2, 0))
-    assert add_on.row_count(load_picture(photo)) == lines * columns
 
 
 @pytest.mark.parametrize(
@@ -83,47 +57,6 @@ def test_rows_with(merged: int, changes: dict[str, Any], tmp_path: Path, seed: i
     assert error <= TOLERANCE
 
 
-# --- prompts ----------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def kit(folder: Path, demo: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelKit:
-    return kit_with_words(folder, demo, tmp_path_factory.mktemp("words"))
-
-
-@pytest.fixture(scope="module")
-def processor(kit: ModelKit) -> Any:
-    return processor_of(kit, Mistral3Reference(1))
-
-
-SIZES = ((40, 30), (4, 4), (9, 47), (120, 20))
-
-
-@pytest.mark.parametrize("count", [1, 2, 4])
-def test_prompt_of_messages_is_the_processor_s(kit: ModelKit, processor: Any, count: int) -> None:
-    pictures = [Image.new("RGB", size) for size in SIZES[:count]]
-    messages = [
-        {"role": "system", "content": "Be  brief.\n"},
-        {"role": "user", "content": "What  is\n\nthis?", "images": pictures[:1]},
-        {"role": "assistant", "content": "A square."},
-        {"role": "user", "content": "\nAnd these?", "images": pictures[1:]},
-    ]
-    ours = PromptBuilder(kit).build(messages)
-    text = (
-        "<|im_start|>[SYSTEM_PROMPT]Be  brief.\n[/SYSTEM_PROMPT]"
-        "[INST][IMG]What  is\n\nthis?[/INST]A square.<|im_end|>"
-        f"[INST]{'[IMG]' * (count - 1)}\nAnd these?[/INST]"
-    )
-    theirs = processor(images=pictures, text=text, add_special_tokens=False)["input_ids"][0]
-    assert ours.tokens == theirs.tolist()
-    assert [span.picture.size for span in ours.spans] == list(SIZES[:count])
-
-
-def test_tokens_of_a_picture(folder: Path) -> None:
-    tokens = add_on_of(folder).picture_tokens(Photo(20, 16, 0))
-    assert tokens == [IMG, IMG, IMG, BREAK, IMG, IMG, IMG, END]
-
-
 # --- limits and refusals ------------------------------------------------------------------------
 
 
@@ -131,39 +64,6 @@ def test_load_report_states_the_limits(folder: Path) -> None:
     report = inspect_checkpoint(folder)
     assert report.add_on == "vision_add_ons.mistral3:Mistral3AddOn"
     assert "a row for each 8 x 8 pixels, at most 36" in "\n".join(report.lines())
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "error"),
-    [
-        ("spatial_merge_size", 0, BrokenConfig),
-        ("spatial_merge_size", 3, UnsupportedCheckpoint),
-        ("vision_feature_layer", [0, -1], UnsupportedCheckpoint),
-        ("projector_hidden_act", "relu", UnsupportedCheckpoint),
-        ("vision_config", {"model_type": "siglip_vision_model"}, UnsupportedCheckpoint),
-        ("quantization_config", {"quant_method": "fp8"}, UnsupportedCheckpoint),
-    ],
-)
-def test_config_that_is_not_served(
-    copy: Path, field: str, value: Any, error: type[Exception]
-) -> None:
-    edit_config(copy, **{field: value})
-    with pytest.raises(error, match=field):
-        load_model_kit(copy)
-
-
-@pytest.mark.parametrize(
-    ("change", "error"),
-    [
-        (lambda t, name: t.pop(name), MissingWeight),
-        (lambda t, name: t.update({name: t[name][:, 1:].clone()}), UnexpectedShape),
-    ],
-)
-def test_wrong_weights(copy: Path, change: Any, error: type[Exception]) -> None:
-    name = "multi_modal_projector.patch_merger.merging_layer.weight"
-    edit_weights(copy, lambda tensors: change(tensors, name))
-    with pytest.raises(error, match=name):
-        load_model_kit(copy)
 
 
 # --- the decoders -----------------------------------------------------------------------------

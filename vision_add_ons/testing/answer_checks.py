@@ -38,6 +38,15 @@ def check_two_pictures(kit: Kit, step: int = 2048) -> None:
     )
 
 
+def check_touching_pictures(kit: Kit) -> None:
+    """Two pictures with nothing between them."""
+    if not kit.reference.touching:
+        return
+    case = kit.case("touching pictures")
+    prompt = [BOS, case.image(), case.image(1), *case.words(6)]
+    case.compare(prompt, prefill_step_size=STEPS[0])
+
+
 def check_a_conversation(kit: Kit) -> None:
     """Text, a picture after it, text, and another picture: each continues the cache."""
     case = kit.case("a conversation")

@@ -37,6 +37,7 @@ class Conformance:
     """
 
     add_on: ClassVar[type[VisionAddOn]]
+    """The class that is checked."""
     reference: ClassVar[Callable[[int], Reference] | Reference]
     """A class derived from `Reference`, or one that is ready and has a `seed`."""
     load: ClassVar[Load]
@@ -62,6 +63,7 @@ class Conformance:
 
     @pytest.fixture
     def kit(self, class_kit: Kit, record_property: Any) -> Kit:
+        """The same for one test, whose measured errors become its properties."""
         print(f"seed of {class_kit.reference.name}: {class_kit.seed}")
 
         def note(case: str, what: str, error: float) -> None:
@@ -103,6 +105,9 @@ class Conformance:
     @STEPS
     def test_two_pictures(self, kit: Kit, step: int) -> None:
         answer_checks.check_two_pictures(kit, step)
+
+    def test_touching_pictures(self, kit: Kit) -> None:
+        answer_checks.check_touching_pictures(kit)
 
     def test_a_conversation(self, kit: Kit) -> None:
         answer_checks.check_a_conversation(kit)

@@ -33,6 +33,7 @@ def check_places(kit: Kit) -> None:
     first, second, third = (case.image(i) for i in (0, 1, 2))
     prompts: list[list[Part]] = [
         [BOS, first, *case.words(4)],
+        [BOS, first, second, *case.words(3), third],
         [BOS, *case.words(4), second, *case.words(2), first, *case.words(3)],
         [BOS, first, *case.words(2), third, *case.words(2), second, *case.words(1)],
         [BOS, *case.words(2), second, *case.words(1), second, *case.words(4)],

@@ -83,6 +83,8 @@ class Reference(ABC):
     whose prompts see themselves whole."""
     places_pictures: ClassVar[bool] = False
     """Whether pictures without a place in the prompt are no error, the family giving them one."""
+    touching: ClassVar[bool] = True
+    """Whether `logits` can be asked for pictures with nothing between them."""
     decoder_scale: ClassVar[float] = 1.0
     """What the decoder multiplies its input by, so that the add-on's rows are `rows` divided by
     it."""
