@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from engine.cli import chat, checkpoints, demo, generate, inspect, models, serve
+from engine.cli import chat, checkpoints, demo, generate, inspect, models, new_add_on, serve
 from engine.cli.terminal import complain, warnings_in_one_line
 from vision_add_ons.errors import OptionError, SightlineError
 
@@ -88,6 +88,7 @@ def _run(argv: Sequence[str] | None) -> int:
     models.add_command(commands)
     checkpoints.add_commands(commands)
     serve.add_command(commands)
+    new_add_on.add_command(commands)
     args = parser.parse_args(argv)
     if args.version:
         from importlib.metadata import version
