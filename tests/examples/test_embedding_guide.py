@@ -22,6 +22,11 @@ def quick_start(names: dict[str, Any], printed: str) -> None:
     assert "stop" in printed
 
 
+def stopping(names: dict[str, Any], printed: str) -> None:
+    assert printed == "cancelled 2\nloading the model was cancelled\n"
+    assert names["chat"].last.completion_tokens < 20
+
+
 def callback(names: dict[str, Any], printed: str) -> None:
     assert "Paris" in printed
 
@@ -29,10 +34,6 @@ def callback(names: dict[str, Any], printed: str) -> None:
 def asyncio_bridge(names: dict[str, Any], printed: str) -> None:
     assert names["end"].finish_reason == "stop"
     assert printed == names["end"].answer
-
-
-def cancelled_load(names: dict[str, Any], printed: str) -> None:
-    assert printed == "the window was closed\n"
 
 
 def memory(names: dict[str, Any], printed: str) -> None:
@@ -61,9 +62,9 @@ def errors(names: dict[str, Any], printed: str) -> None:
 
 CHECKS: list[Callable[[dict[str, Any], str], None]] = [
     quick_start,
+    stopping,
     callback,
     asyncio_bridge,
-    cancelled_load,
     memory,
     conversations,
     pictures,
