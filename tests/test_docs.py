@@ -28,6 +28,7 @@ PUBLIC = (
     "vision_add_ons.errors",
     "vision_add_ons.mrope",
     "vision_add_ons.registry",
+    "vision_add_ons.testing",
 )
 
 
@@ -54,11 +55,11 @@ def commands() -> list:
     """Every command line of ours that a page shows, as it stands there."""
     lines = {}
     for page in PAGES:
-        for block in blocks(page, "sh"):
-            for line in block.values[0].splitlines():
-                shown = line.split("  #")[0].strip()
-                if re.match(r"sightline [a-z]", shown):
-                    lines[shown] = page.name
+        shown = [line for block in blocks(page, "sh") for line in block.values[0].splitlines()]
+        shown += re.findall(r"`(sightline [^`]+)`", page.read_text(encoding="utf-8"))
+        for line in shown:
+            if re.match(r"sightline [a-z]", line):
+                lines[line.split("  #")[0].strip()] = page.name
     return [pytest.param(line, id=f"{page}: {line}") for line, page in lines.items()]
 
 
@@ -87,7 +88,7 @@ def undocumented(owner: Module | Class) -> list[str]:
     """
     found = []
     for name, member in owner.members.items():
-        if name.startswith("_"):
+        if name.startswith(("_", "test_")):  # a check's name says what it checks
             continue
         if owner.is_module:
             exported = owner.exports is None and not member.is_alias
