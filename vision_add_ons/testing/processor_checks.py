@@ -100,26 +100,33 @@ def check_answers_mark_nothing(kit: Kit) -> None:
 
     Else the conversation that the answer belongs to could not go on.
     """
-    if not kit.reference.special_tokens or not kit.eyes.image_marks:
+    known = {token: text for token, text in kit.reference.special_tokens.values()}
+    marks = [mark for mark in kit.eyes.image_marks if mark in known.values()]
+    if kit.reference.image_token in known:
+        marks.append(known[kit.reference.image_token])
+    if not marks:
         return
     prompts = Prompts(kit)
-    known = [text for _, text in kit.reference.special_tokens.values()]
-    for mark in kit.eyes.image_marks:
-        if mark not in known:
-            continue
-        said, asked = {"role": "assistant"}, {"role": "user", "content": "And now?"}
+    for mark in dict.fromkeys(marks):
         start = {"role": "user", "content": "How?"}
+        said, asked = {"role": "assistant"}, {"role": "user", "content": "And now?"}
         marked = [start, {**said, "content": f"I write {mark} or{mark}."}, asked]
         plain = [start, {**said, "content": "I write  or."}, asked]
-        assert prompts.of(marked).tokens == prompts.of(plain).tokens, (
+        assert _tokens(prompts, marked) == _tokens(prompts, plain), (
             f"an answer with {mark} in it makes another prompt: list it in image_marks"
         )
-        told = None
-        try:
-            prompts.of([{"role": "user", "content": f"Look: {mark}"}])
-        except RequestError as error:
-            told = error
-        assert told is not None, f"a question with {mark} and no picture is accepted"
+        assert _tokens(prompts, [{"role": "user", "content": f"Look: {mark}"}]) is None, (
+            f"a question with {mark} and no picture is accepted"
+        )
+
+
+def _tokens(prompts: Prompts, messages: list[dict[str, Any]]) -> list[int] | None:
+    """The prompt that messages make; None if they are refused."""
+    try:
+        tokens: list[int] = prompts.of(messages).tokens
+    except RequestError:
+        return None
+    return tokens
 
 
 def check_saved_means(kit: Kit) -> None:

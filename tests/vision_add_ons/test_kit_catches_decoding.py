@@ -1,0 +1,151 @@
+"""The conformance kit catches faults in masks and positions, and decoders changed for text."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+
+pytest.importorskip("torch")
+
+from planted import Planting
+
+from vision_add_ons.base import ExpandedPrompt, ImageSpan
+from vision_add_ons.cache_views import BidirectionalView, Range
+from vision_add_ons.gemma3 import Gemma3AddOn
+from vision_add_ons.mrope import MRope, Positions, PositionView, PromptPositions
+from vision_add_ons.paligemma import PaliGemmaAddOn
+from vision_add_ons.qwen2_vl import Qwen2VLAddOn
+from vision_add_ons.testing import answer_checks, text_checks
+
+# --- masks ------------------------------------------------------------------------------------
+
+
+class CausalPictures(Gemma3AddOn):
+    def bidirectional_ranges(
+        self, tokens: Sequence[int], spans: Sequence[ImageSpan]
+    ) -> tuple[Range, ...]:
+        return ()
+
+
+class RangesOneTooLong(Gemma3AddOn):
+    def bidirectional_ranges(
+        self, tokens: Sequence[int], spans: Sequence[ImageSpan]
+    ) -> tuple[Range, ...]:
+        return tuple((a, b + 1) for a, b in super().bidirectional_ranges(tokens, spans))
+
+
+class PicturesSeeEachOther(Gemma3AddOn):
+    """All of them, across the text between them."""
+
+    def bidirectional_ranges(
+        self, tokens: Sequence[int], spans: Sequence[ImageSpan]
+    ) -> tuple[Range, ...]:
+        return ((spans[0].start, spans[-1].end),)
+
+
+class PrefixWithinTheWindow(PaliGemmaAddOn):
+    """As Gemma 3 has it: PaliGemma's prompt sees farther than Gemma 2's window."""
+
+    def cache_views(self, caches: Sequence[Any], prompt: ExpandedPrompt) -> list[Any]:
+        return [BidirectionalView(cache, prompt.bidirectional) for cache in caches]
+
+
+@pytest.mark.parametrize(
+    ("faulty", "check"),
+    [
+        (CausalPictures, answer_checks.check_one_picture),
+        (RangesOneTooLong, answer_checks.check_one_picture),
+        (PicturesSeeEachOther, answer_checks.check_two_pictures),
+        (PrefixWithinTheWindow, answer_checks.check_one_picture),
+    ],
+)
+def test_masks(planting: Planting, faulty: Any, check: Any) -> None:
+    planting.caught(faulty, check, r"logits are off by .* after the prompt")
+
+
+# --- positions --------------------------------------------------------------------------------
+
+
+class CountsOnOneAxis(Qwen2VLAddOn):
+    def cache_views(self, caches: Sequence[Any], prompt: ExpandedPrompt) -> list[Any]:
+        return list(caches)
+
+
+class AxesSwapped(Qwen2VLAddOn):
+    def cache_views(self, caches: Sequence[Any], prompt: ExpandedPrompt) -> list[Any]:
+        grids = [(span.start, *self.patches.grid(span.picture.size)[::-1]) for span in prompt.spans]
+        positions = PromptPositions(len(prompt.tokens), grids)
+        return [PositionView(cache, positions) for cache in caches]
+
+
+class WrongDelta(Qwen2VLAddOn):
+    """The prompt is right, and what follows it stands one too far."""
+
+    def cache_views(self, caches: Sequence[Any], prompt: ExpandedPrompt) -> list[Any]:
+        views = super().cache_views(caches, prompt)
+        views[0].prompt.delta += 1  # all of them share it
+        return views
+
+
+@pytest.mark.parametrize(
+    ("faulty", "saying"),
+    [
+        (CountsOnOneAxis, r"logits are off by .* after the prompt"),
+        (AxesSwapped, r"logits are off by .* after the prompt"),
+        (WrongDelta, "the positions of what follows it"),
+    ],
+)
+def test_positions(planting: Planting, faulty: Any, saying: str) -> None:
+    planting.caught(faulty, answer_checks.check_one_picture, saying)
+
+
+class PositionsOfThisTurn(Qwen2VLAddOn):
+    """Pictures of earlier turns, whose tokens are in the cache, are forgotten."""
+
+    def cache_views(self, caches: Sequence[Any], prompt: ExpandedPrompt) -> list[Any]:
+        spans = tuple(s for s in prompt.spans if s.start >= caches[0].offset)
+        return super().cache_views(caches, ExpandedPrompt(prompt.tokens, spans))
+
+
+def test_a_conversation(planting: Planting) -> None:
+    planting.caught(PositionsOfThisTurn, answer_checks.check_a_conversation, "logits are off by")
+
+
+# --- text -------------------------------------------------------------------------------------
+
+
+class DecoderChanged(Gemma3AddOn):
+    """By as little as can be."""
+
+    def prepare_decoder(self, text_model: nn.Module) -> None:
+        text_model.model.norm.weight = text_model.model.norm.weight * 1.0001
+
+
+class RememberingRope(MRope):
+    """Goes on from the last picture, whoever asks next."""
+
+    def __call__(self, x: mx.array, offset: Any = 0) -> mx.array:
+        if isinstance(offset, Positions):
+            self.last = offset.prompt.delta
+        elif hasattr(self, "last"):
+            offset = offset + self.last
+        return super().__call__(x, offset)
+
+
+class DecoderRemembers(Qwen2VLAddOn):
+    def prepare_decoder(self, text_model: nn.Module) -> None:
+        for layer in text_model.layers:
+            layer.self_attn.rope = RememberingRope(layer.self_attn.rope, self.sections)
+
+
+@pytest.mark.parametrize(
+    ("faulty", "saying"),
+    [
+        (DecoderChanged, "before any picture, text has other logits"),
+        (DecoderRemembers, "after a picture, text has other logits"),
+    ],
+)
+def test_text(planting: Planting, faulty: Any, saying: str) -> None:
+    planting.caught(faulty, text_checks.check_text_is_left_alone, saying)
