@@ -139,8 +139,12 @@ def main() -> int:
         copy_checkout(place / "sightline")
         # Nothing of the environment that this script runs in.
         base = Path(getattr(sys, "_base_executable", sys.executable)).resolve().parent
-        names = ("HOME", "LANG", "TMPDIR", "SSL_CERT_FILE", "PIP_INDEX_URL", "PIP_CERT")
-        environment = {name: os.environ[name] for name in names if name in os.environ}
+        names = ("HOME", "LANG", "TMPDIR", "SSL_CERT_FILE")
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if name in names or name.startswith("PIP_")
+        }
         environment["PATH"] = f"{base}:/usr/local/bin:/usr/bin:/bin"
         started = since = time.monotonic()
         last = ""
