@@ -31,6 +31,7 @@ preload_openblas()
 import bench_apc  # noqa: E402
 import bench_cache  # noqa: E402
 import bench_quantize  # noqa: E402
+import bench_server  # noqa: E402
 import bench_vision  # noqa: E402
 import mlx.core as mx  # noqa: E402
 from mlx_lm import load as mlx_lm_load  # noqa: E402
@@ -229,6 +230,14 @@ class Bench:
         detail = f"bound {found[0]['bound']['memory'] / 1e9:.2f} GB, arrays {arrays / 1e9:.2f} GB"
         yield self._row("quantize, peak / bound", shares, "ratio", at_most=1.3, detail=detail)
 
+    def server(self) -> Iterator[Row]:
+        """What HTTP adds to each token, for a client in another process."""
+        found = list(bench_server.rows(self.engine, self.rounds))
+        added = [f["added"] * 1000 for f in found]
+        a, b = (statistics.median(f[side] for f in found) * 1000 for side in ("through", "alone"))
+        detail = f"{a:.1f} ms a token against {b:.1f} ms by the engine alone"
+        yield self._row("server, added a token", added, "ms", at_most=1.0, detail=detail)
+
     def _ask(self, chat: Any, question: str) -> tuple[list[int], list[int], float, float]:
         """Ask; the whole prompt and its new part, seconds to the first token, bytes of growth."""
         gc.collect()
@@ -306,6 +315,7 @@ PARTS = {
     "peak": Bench.peak,
     "apc": Bench.apc,
     "quantize": Bench.quantize,
+    "server": Bench.server,
 }
 
 

@@ -1,10 +1,12 @@
 """Ask a server many things over several connections, leaving some answers in the middle.
 
-    python scripts/soak_server.py [--model MODEL] [--requests 2000] [--connections 16]
+    python scripts/soak_server.py [--model MODEL] [--requests 2000] [--connections 16] [--bursts 4]
 
-Starts `sightline serve`, and prints what was asked, how it ended, and the server's memory. Fails
-unless every request that was waited for ended exactly once, the server counts as many answers as
-were asked of it, nothing is left under way, and its memory is flat after the first third.
+Starts `sightline serve`, and prints what was asked, how it ended, and the server's memory. Between
+shares of these requests come bursts: on every connection a conversation is begun and then, on all
+of them at once, continued. Fails unless every request that was waited for ended exactly once, the
+server counts as many answers as were asked of it, nothing is left under way, its memory is flat
+after the first third, and the follow-ups of the bursts wait for hardly more than their turns.
 """
 
 import argparse
@@ -13,22 +15,56 @@ import json
 import random
 import re
 import signal
+import statistics
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 GROWTH_ALLOWED = 0.05
 """How much larger than in its second third the server may be in its last."""
 
+WAIT_ALLOWED = 1.1
+"""The median wait of a queued follow-up for its first token, over its turn; see `waits`."""
+
 TOPICS = ("rivers", "lighthouses", "a long winter", "bread", "the moon", "trains")
 
 
 class Left(Exception):
     """This request was to be left at this point."""
+
+
+@dataclass
+class FollowUp:
+    """A follow-up as its client saw it, and the work that the server says it was. In seconds."""
+
+    sent: float
+    first: float
+    """When its first text was there."""
+    prefill: float
+    work: float
+    """From the start of its prefill to its last token."""
+    cached: int
+
+
+def waits(burst: list[FollowUp]) -> list[tuple[float, float]]:
+    """Of each follow-up that had others ahead of it: its wait for the first text, and its turn.
+
+    Its turn is the work of those that were answered before it, from when it was sent on, and its
+    own prefill: how soon its first token could be there if the queue, HTTP and whatever else lies
+    between two answers took no time at all.
+    """
+    found, free = [], 0.0
+    for i, one in enumerate(sorted(burst, key=lambda one: one.first)):
+        begun = max(free, one.sent)
+        free = begun + one.work
+        if i:
+            found.append((one.first - one.sent, begun + one.prefill - one.sent))
+    return found
 
 
 class Soak:
@@ -43,6 +79,55 @@ class Soak:
     async def run(self, requests: int, connections: int) -> None:
         self._left = requests
         await asyncio.gather(*(self._one_connection() for _ in range(connections)))
+
+    async def burst(self, connections: int) -> list[FollowUp]:
+        """A conversation on each connection, and then a follow-up on all of them at once."""
+        streams = [
+            await asyncio.open_connection("127.0.0.1", self.port) for _ in range(connections)
+        ]
+        # A first message of its own each, so that none finds another's prompt in the cache.
+        openings = [f"{self.random.random()}. {self._question()}" for _ in streams]
+        begun = [[{"role": "user", "content": text}] for text in openings]
+        answers = await asyncio.gather(
+            *(self._follow(*s, m, 8) for s, m in zip(streams, begun, strict=True))
+        )
+        for messages, (text, _) in zip(begun, answers, strict=True):
+            messages.append({"role": "assistant", "content": text})
+            messages.append({"role": "user", "content": f"And {self.random.choice(TOPICS)}?"})
+        answers = await asyncio.gather(
+            *(self._follow(*s, m, 16) for s, m in zip(streams, begun, strict=True))
+        )
+        for _, writer in streams:
+            writer.close()
+        self.counts["in bursts"] += 2 * connections
+        return [follow_up for _, follow_up in answers]
+
+    async def _follow(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        messages: list[dict[str, str]],
+        most: int,
+    ) -> tuple[str, FollowUp]:
+        body = {"model": self.model, "messages": messages, "max_tokens": most, "stream": True}
+        writer.write(_post("/v1/chat/completions", body | {"stream_options": _USAGE}))
+        sent, first, text = time.perf_counter(), 0.0, ""
+        while (line := await reader.readline()) != b"data: [DONE]\n":
+            assert line, "the connection was closed"
+            if not line.startswith(b"data: "):
+                continue
+            chunk = json.loads(line[6:])
+            for choice in chunk["choices"]:
+                text += choice["delta"].get("content") or ""
+            if text and not first:
+                first = time.perf_counter()
+            usage = chunk["usage"]
+        await reader.readuntil(b"\r\n0\r\n\r\n")
+        told = usage["sightline"]
+        decoded = (usage["completion_tokens"] - 1) / (told["tokens_per_second"] or 1)
+        cached = usage["prompt_tokens_details"]["cached_tokens"]
+        prefill = told["prefill_seconds"]
+        return text, FollowUp(sent, first, prefill, prefill + decoded, cached)
 
     async def _one_connection(self) -> None:
         streams = None
@@ -64,18 +149,14 @@ class Soak:
 
     async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         path, body = self._request()
-        data = json.dumps(body).encode()
-        head = (
-            f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(data)}\r\n\r\n"
-        ).encode()
+        data = _post(path, body)
         leave = self.random.choice(["never"] * 6 + ["in body", "at once", "in answer", "in answer"])
         if leave == "in body":
             self.counts["left in body"] += 1
-            writer.write(head + data[: len(data) // 2])
+            writer.write(data[: -len(json.dumps(body)) // 2])
             await writer.drain()
             raise Left
-        writer.write(head + data)
+        writer.write(data)
         await writer.drain()
         self.counts["asked"] += 1
         if leave == "at once":
@@ -100,7 +181,7 @@ class Soak:
 
     def _request(self) -> tuple[str, dict[str, Any]]:
         draw = self.random
-        text = f"Tell me about {draw.choice(TOPICS)}, and then about {draw.choice(TOPICS)}."
+        text = self._question()
         body: dict[str, Any] = {
             "model": self.model,
             "max_tokens": draw.randrange(1, 25),
@@ -116,6 +197,22 @@ class Soak:
                 {"role": "user", "content": f"And {draw.choice(TOPICS)}?"},
             ]
         return "/v1/chat/completions", body | {"messages": messages}
+
+    def _question(self) -> str:
+        one, other = self.random.choices(TOPICS, k=2)
+        return f"Tell me about {one}, and then about {other}."
+
+
+_USAGE = {"include_usage": True}
+
+
+def _post(path: str, body: Any) -> bytes:
+    data = json.dumps(body).encode()
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(data)}\r\n\r\n"
+    )
+    return head.encode() + data
 
 
 async def figures(port: int) -> dict[str, float]:
@@ -152,12 +249,13 @@ def main() -> int:
     parser.add_argument("--model", default="demo")
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--connections", type=int, default=16)
+    parser.add_argument("--bursts", type=int, default=4)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**31))
     args = parser.parse_args()
     print(f"seed {args.seed}")
     command = [sys.executable, "-m", "engine", "serve", "--model", args.model, "--port", "0"]
-    # A small prompt cache, so that it is full long before the end.
-    command += ["--cache-bytes", str(16 * 2**20)]
+    # A prompt cache for the conversations of a burst, which is full long before the end.
+    command += ["--cache-bytes", str(128 * 2**20)]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert server.stderr is not None
     try:
@@ -176,21 +274,38 @@ def main() -> int:
 
         began = time.monotonic()
         soak = Soak(port, args.model, args.seed, note)
-        asyncio.run(soak.run(args.requests, args.connections))
+        waited: list[tuple[float, float]] = []
+        for i in range(args.bursts + 1):
+            share = args.requests * (i + 1) // (args.bursts + 1)
+            share -= args.requests * i // (args.bursts + 1)
+            asyncio.run(soak.run(share, args.connections))
+            asyncio.run(settled(port))
+            if i < args.bursts:
+                waited += waits(asyncio.run(soak.burst(args.connections)))
         told = asyncio.run(settled(port))
         seconds = time.monotonic() - began
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(30)
     third = len(memory) // 3
-    before, after = (max(memory[i * third : (i + 1) * third]) for i in (1, 2))
+    before, after = (max(memory[i * third : (i + 1) * third], default=0) for i in (1, 2))
     print(f"\n{dict(soak.counts)} in {seconds:.0f} s; memory {before:.0f} MB, then {after:.0f} MB")
+    factors = sorted(wait / turn for wait, turn in waited)
+    if factors:
+        median, high = statistics.median(factors), factors[int(0.95 * len(factors))]
+        longest = max(wait for wait, _ in waited)
+        print(
+            f"wait / turn of {len(factors)} queued follow-ups: median {median:.3f}, 95% within "
+            f"{high:.3f}, all within {factors[-1]:.3f}; waits of up to {longest:.2f} s"
+        )
     print({name: n for name, n in told.items() if name.startswith("sightline_answers_total")})
     assert soak.counts["ended"] + soak.counts["left"] == args.requests
     # One that is left at once may be gone before it is a request.
-    assert soak.counts["ended"] <= answers(told) <= soak.counts["asked"]
+    ended = answers(told) - soak.counts["in bursts"]
+    assert soak.counts["ended"] <= ended <= soak.counts["asked"]
     assert after <= before * (1 + GROWTH_ALLOWED), "the server grew"
     assert server.returncode == 0, server.returncode
+    assert not factors or median <= WAIT_ALLOWED, "follow-ups waited for more than their turns"
     return 0
 
 

@@ -129,7 +129,7 @@ def test_markdown(page: "Page") -> None:
 
 
 def test_odd_markdown_takes_no_time(page: "Page") -> None:
-    """In time that grows with the length, not with its square: a thousand times as long otherwise."""
+    """In time that grows with the text's length: by its square it would be a thousandfold."""
     wide = " " * 100_000
     texts = [
         f"a|\n{wide}x|",

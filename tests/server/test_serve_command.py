@@ -183,5 +183,12 @@ def test_a_share_of_the_soak(tiny_engine: Engine, seed: int) -> None:
         assert soak.counts["ended"] + soak.counts["left"] == 120
         assert soak.counts["stop"] + soak.counts["length"] == soak.counts["ended"]
         assert soak.counts["ended"] <= soak_server.answers(told) <= soak.counts["asked"]
+        follow_ups = run_async(soak.burst(6))
+        # Each went on with what was at hand, and its first text came once its turn was there.
+        assert all(one.cached > 20 for one in follow_ups)
+        told_of = soak_server.waits(follow_ups)
+        assert len(told_of) == 5
+        assert all(0 < turn < wait for wait, turn in told_of)
+        assert soak_server.answers(run_async(soak_server.settled(server.port))) >= 12
         assert threading.active_count() <= threads + 1
         assert len(os.listdir("/proc/self/fd")) <= files + 8
