@@ -22,6 +22,7 @@ from vision_add_ons.testing.comparison import TOLERANCE, centred, relative_error
 from vision_add_ons.testing.conformance import Conformance
 from vision_add_ons.testing.kit import Kit
 from vision_add_ons.testing.photo import Photo
+from vision_add_ons.testing.recording import record
 from vision_add_ons.testing.reference import (
     REMOVED,
     Conversation,
@@ -30,6 +31,7 @@ from vision_add_ons.testing.reference import (
     Refused,
     written,
 )
+from vision_add_ons.testing.stored import NotRecorded, StoredReference
 from vision_add_ons.testing.torch_weights import random_weights
 from vision_add_ons.testing.vocabulary import BOS, EOS, PAD, VOCAB, WORDS, write_tokenizer
 
@@ -44,12 +46,15 @@ __all__ = [
     "Conformance",
     "Conversation",
     "Kit",
+    "NotRecorded",
     "Part",
     "Photo",
     "Reference",
     "Refused",
+    "StoredReference",
     "centred",
     "random_weights",
+    "record",
     "relative_error",
     "write_tokenizer",
     "written",

@@ -100,7 +100,7 @@ def check_answers_mark_nothing(kit: Kit) -> None:
 
     Else the conversation that the answer belongs to could not go on.
     """
-    known = {token: text for token, text in kit.reference.special_tokens.values()}
+    known: dict[int | None, str] = dict(kit.reference.special_tokens.values())
     marks = [mark for mark in kit.eyes.image_marks if mark in known.values()]
     if kit.reference.image_token in known:
         marks.append(known[kit.reference.image_token])
