@@ -50,8 +50,9 @@ class StoredReference(Reference):
     """What `record` wrote into `file`, to be given to a `Conformance` in place of a class.
 
     It knows the kit's own prompts at the seed that was recorded, and nothing else: whatever else it
-    is asked for raises `NotRecorded`. `arrays` is what the file holds, by name. If the engine's answer leaves the recorded one, `logits` end
-    where it does. What is compared with pixels is left to the reference itself.
+    is asked for raises `NotRecorded`. If the engine's answer leaves the recorded one, `logits` end
+    where it does. What is compared with pixels is left to the reference itself. `arrays` is what
+    the file holds, by name.
     """
 
     def __init__(self, file: str | Path) -> None:
