@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -22,10 +23,19 @@ from vision_add_ons.testing import (
     weight_checks,
 )
 from vision_add_ons.testing.engines import Load
-from vision_add_ons.testing.kit import Kit
+from vision_add_ons.testing.kit import Kit, NothingToCheck
 from vision_add_ons.testing.reference import Reference
 
 STEPS = pytest.mark.parametrize("step", answer_checks.STEPS)
+
+
+@contextmanager
+def skipping() -> Iterator[None]:
+    """Skip the test if the reference brings nothing for it."""
+    try:
+        yield
+    except NothingToCheck as reason:
+        pytest.skip(str(reason))
 
 
 class Conformance:
@@ -107,7 +117,8 @@ class Conformance:
         answer_checks.check_two_pictures(kit, step)
 
     def test_touching_pictures(self, kit: Kit) -> None:
-        answer_checks.check_touching_pictures(kit)
+        with skipping():
+            answer_checks.check_touching_pictures(kit)
 
     def test_a_conversation(self, kit: Kit) -> None:
         answer_checks.check_a_conversation(kit)
@@ -170,18 +181,22 @@ class Conformance:
 
     @pytest.mark.parametrize("towers", [False, True], ids=["decoder", "decoder and towers"])
     def test_quantized(self, kit: Kit, towers: bool) -> None:
-        form_checks.check_quantized(kit, towers)
+        with skipping():
+            form_checks.check_quantized(kit, towers)
 
     # --- the family's own processor ---------------------------------------------------------------
 
     def test_pixels(self, kit: Kit) -> None:
-        processor_checks.check_pixels(kit)
+        with skipping():
+            processor_checks.check_pixels(kit)
 
     def test_saved_means(self, kit: Kit) -> None:
         processor_checks.check_saved_means(kit)
 
     def test_prompts(self, kit: Kit) -> None:
-        processor_checks.check_prompts(kit)
+        with skipping():
+            processor_checks.check_prompts(kit)
 
     def test_answers_mark_nothing(self, kit: Kit) -> None:
-        processor_checks.check_answers_mark_nothing(kit)
+        with skipping():
+            processor_checks.check_answers_mark_nothing(kit)

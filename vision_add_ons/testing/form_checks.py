@@ -1,7 +1,7 @@
 """The forms in which the same model is found: every dialect, and quantized."""
 
 from vision_add_ons.testing.folders import tensors_of
-from vision_add_ons.testing.kit import Kit
+from vision_add_ons.testing.kit import Kit, NothingToCheck
 from vision_add_ons.testing.reference import written
 from vision_add_ons.testing.vocabulary import BOS
 
@@ -20,7 +20,7 @@ def check_quantized(kit: Kit, towers: bool) -> None:
     """By MLX, against the reference with the weights that quantization left."""
     reference = kit.reference.quantized(kit.seed + 1, towers)
     if reference is None:
-        return
+        raise NothingToCheck("the reference has neither a torch `model` nor its own `quantized`")
     case = kit.case("quantized" + (", towers too" if towers else ""))
     folder = written(reference, kit.new_folder("quantized"))
     assert any(name.endswith(".scales") for name in tensors_of(folder)), "nothing is quantized"

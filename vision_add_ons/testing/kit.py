@@ -29,6 +29,10 @@ Note = Callable[[str, str, float], None]
 """Told the check, what was compared in it, and the relative error."""
 
 
+class NothingToCheck(Exception):
+    """Raised by a check for which the reference brings nothing; says what it lacks."""
+
+
 class Kit:
     """One add-on class, its reference, and an engine's `load`; every check takes it.
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from vision_add_ons.errors import RequestError
-from vision_add_ons.testing.kit import Kit
+from vision_add_ons.testing.kit import Kit, NothingToCheck
 from vision_add_ons.testing.photo import Photo
 from vision_add_ons.testing.prompt_checks import check_spans
 from vision_add_ons.testing.reference import Conversation
@@ -25,7 +25,7 @@ def check_pixels(kit: Kit) -> None:
         for image in [*reference.pictures(), *noise]:
             expected = reference.pixels(image, settings)
             if expected is None:
-                return
+                raise NothingToCheck("the reference has no `pixels`")
             ours = reference.our_pixels(eyes, image)
             what = f"a picture of {image.size[0]}x{image.size[1]} pixels"
             if settings:
@@ -64,7 +64,7 @@ def check_prompts(kit: Kit) -> None:
     reference = kit.reference
     conversations = reference.conversations()
     if not conversations and not reference.texts:
-        return
+        raise NothingToCheck("the reference has neither `conversations` nor `texts`")
     for adds_bos in reference.adds_bos:
         _check_prompts(kit, Prompts(kit, adds_bos), conversations)
 
@@ -105,7 +105,7 @@ def check_answers_mark_nothing(kit: Kit) -> None:
     if kit.reference.image_token in known:
         marks.append(known[kit.reference.image_token])
     if not marks:
-        return
+        raise NothingToCheck("the reference has no `special_tokens` that mark a picture")
     prompts = Prompts(kit)
     for mark in dict.fromkeys(marks):
         start = {"role": "user", "content": "How?"}

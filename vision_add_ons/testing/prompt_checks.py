@@ -1,14 +1,13 @@
 """Prompts: where pictures' tokens stand, and that their number and that of their places agree."""
 
 import re
-from typing import Any
 
 from vision_add_ons.base import ExpandedPrompt
 from vision_add_ons.errors import ImageCountError
 from vision_add_ons.testing.kit import Kit
 from vision_add_ons.testing.photo import Photo
 from vision_add_ons.testing.reference import Part
-from vision_add_ons.testing.vocabulary import BOS
+from vision_add_ons.testing.vocabulary import BOS, WORDS
 
 
 def expand(kit: Kit, prompt: list[Part]) -> ExpandedPrompt:
@@ -87,23 +86,17 @@ def check_counts_that_disagree(kit: Kit) -> None:
     for places, given in ((0, 1), (1, 0), (1, 2), (3, 2)):
         if not places and reference.places_pictures:
             continue
-        marked = reference.image_token is not None
-        tokens = [BOS, *[reference.image_token or 0] * (places if marked else 0), 9]
-        positions = [] if marked else [1] * places
-        _must_disagree(kit, tokens, [photo] * given, positions, (places, given))
-
-
-def _must_disagree(
-    kit: Kit, tokens: list[int], photos: list[Any], positions: list[int], numbers: tuple[int, int]
-) -> None:
-    places, given = numbers
-    what = f"a prompt with {places} places and {given} pictures"
-    told = ""
-    try:
-        kit.eyes.expand_prompt(tokens, photos, positions)
-    except ImageCountError as error:
-        told = str(error)
-    assert told, f"{what} was accepted: expand_prompt must raise ImageCountError"
-    assert {str(places), str(given)} <= set(re.findall(r"\d+", told)), (
-        f"{what}: the error must tell both numbers, but says: {told}"
-    )
+        what = f"a prompt with {places} places and {given} pictures"
+        told = ""
+        try:
+            if reference.image_token is not None:
+                tokens = [BOS, *[reference.image_token] * places, WORDS[0]]
+                kit.engine.generate(tokens, images=[photo.image] * given)
+            else:
+                kit.eyes.expand_prompt([BOS, WORDS[0]], [photo] * given, [1] * places)
+        except ImageCountError as error:
+            told = str(error)
+        assert told, f"{what} was accepted: expand_prompt must raise ImageCountError"
+        assert {str(places), str(given)} <= set(re.findall(r"\d+", told)), (
+            f"{what}: the error must tell both numbers, but says: {told}"
+        )
