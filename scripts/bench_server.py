@@ -5,8 +5,8 @@
 `rows` serves an engine of this process; run as a program, this file is the client.
 """
 
-import itertools
 import json
+import queue
 import socket
 import statistics
 import subprocess
@@ -21,7 +21,7 @@ MESSAGES = [{"role": "user", "content": "Tell me about rivers, and then about br
 
 
 class Emitting:
-    """An engine that notes when it gave out each token, just before it tells anybody."""
+    """An engine that notes when it gives out each piece of text, before it tells anybody."""
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine
@@ -42,10 +42,10 @@ class Emitting:
 
 
 def rows(engine: Any, rounds: int) -> Iterator[dict[str, float]]:
-    """Each round: seconds a token by the engine alone and through the server, and what the server
-    `added`: from a token's being given out to its being read in the client.
+    """Each round: how long after it was given out a piece of text is read, in seconds: by a thread
+    of the engine's own process (`alone`), and by another process (`through` the server).
 
-    All three are medians over an answer's tokens. (A process's clock is the machine's.)
+    Medians over an answer. The clocks of two processes are one: the machine's.
     """
     from engine import GenerationOptions
     from engine.server import Settings
@@ -62,40 +62,46 @@ def rows(engine: Any, rounds: int) -> Iterator[dict[str, float]]:
         thread.start()
         started.wait()
         try:
-            yield from _rounds(engine, emitting, options, body, listener.getsockname()[1], rounds)
+            yield from _rounds(emitting, options, body, listener.getsockname()[1], rounds)
         finally:
             server.stop()
             thread.join()
 
 
 def _rounds(
-    engine: Any, emitting: Emitting, options: Any, body: Any, port: int, rounds: int
+    emitting: Emitting, options: Any, body: Any, port: int, rounds: int
 ) -> Iterator[dict[str, float]]:
-    def alone() -> list[float]:
-        events = engine.generate(MESSAGES, options=options)
-        return [time.perf_counter() for event in events if event.text]
+    from engine import Request
 
     command, pipe = [sys.executable, __file__, str(port)], subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as client:
-        assert client.stdin is not None
-        assert client.stdout is not None
-        for i in range(rounds + 1):
-            own = alone() if i % 2 else []
+
+        def alone() -> list[float]:
+            events: queue.SimpleQueue[Any] = queue.SimpleQueue()  # what a Generation has too
+            generation = emitting.submit(Request(MESSAGES, options=options), None, events.put)
+            times = []
+            while not generation.done or not events.empty():
+                if events.get().text:
+                    times.append(time.perf_counter())
+            return times
+
+        def through() -> list[float]:
+            assert client.stdin is not None
+            assert client.stdout is not None
             print(json.dumps(body), file=client.stdin, flush=True)
-            read = json.loads(client.stdout.readline())
-            own = own or alone()
-            late = [a - b for a, b in zip(read, emitting.times, strict=True)]
+            return list(json.loads(client.stdout.readline()))
+
+        def lateness(read: Callable[[], list[float]]) -> float:
+            late = [a - b for a, b in zip(read(), emitting.times, strict=True)]
             assert len(late) > TOKENS // 2
+            return statistics.median(late)
+
+        sides = {"alone": alone, "through": through}
+        for i in range(rounds + 1):
+            names = list(sides)[:: 1 if i % 2 else -1]
+            found = {name: lateness(sides[name]) for name in names}
             if i:  # the first only warms up
-                yield {
-                    "alone": statistics.median(_gaps(own)),
-                    "through": statistics.median(_gaps(read)),
-                    "added": statistics.median(late),
-                }
-
-
-def _gaps(times: list[float]) -> list[float]:
-    return [b - a for a, b in itertools.pairwise(times)]
+                yield found
 
 
 def _client(port: int) -> None:
