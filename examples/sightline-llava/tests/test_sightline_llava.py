@@ -66,7 +66,7 @@ class LlavaReference(Reference):
     special_tokens: ClassVar = {"image_token": (IMAGE, "<image>")}
     texts = (("<s>USER: <image>\n<image>\nCompare. ASSISTANT:", 2),)
     turn = "USER: <image>\nWhat is this? ASSISTANT:"
-    pixel_sizes = ((1, 50), (60, 1), (31, 33), (33, 31), (32, 32), (1300, 900))
+    pixel_sizes = ((1, 50), (60, 1), (31, 33), (33, 32), (32, 35), (1300, 900))
     processors = ({}, {"resample": 2, "image_mean": [0.5, 0.4, 0.3]})
     refused = (
         ("vision_config.model_type", "siglip_vision_model"),

@@ -22,7 +22,7 @@ PINPOINTS = [[32, 64], [64, 32], [64, 64], [96, 32], [32, 96]]
 class LlavaNextReference(LlavaReference):
     name = "llava_next"
     sizes = ((40, 30), (28, 70))
-    more_sizes = ((64, 64), (9, 47), (61, 8), (1, 90), (700, 500))
+    more_sizes = ((64, 64), (20, 27), (20, 33), (61, 8), (1, 90), (700, 500))
     turn = "[INST] <image>\nWhat is this? [/INST]"
     refused = (
         *LlavaReference.refused[:-1],  # do_pad, which means another thing here
