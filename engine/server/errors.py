@@ -30,9 +30,11 @@ _TYPES = {
     429: "rate_limit_error",
 }
 _REASONS = {
+    400: "the request's body is not valid JSON",
     404: "there is nothing at this address",
     405: "this address does not take that method",
 }
+_REASON_CODES = {400: "invalid_json", 404: "not_found", 405: "method_not_allowed"}
 _CODES: tuple[tuple[type[Exception], str], ...] = (
     (ContextExceeded, "context_length_exceeded"),
     (ImageError, "invalid_image"),
@@ -121,7 +123,7 @@ def add_error_handlers(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         if not isinstance(error, ApiError):
             message = _REASONS.get(error.status_code, str(error.detail))
-            code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
+            code = _REASON_CODES.get(error.status_code)
             error = ApiError(error.status_code, message, code, headers=error.headers)
         return error.response()
 

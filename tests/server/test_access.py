@@ -85,6 +85,14 @@ def test_other_origins_are_refused_and_get_no_cors(tiny_server: Running, origin:
         assert not any(name.startswith("access-control") for name in reply.headers)
 
 
+def test_two_origins_are_refused(tiny_server: Running) -> None:
+    with tiny_server.connect() as connection:
+        own = f"Origin: {tiny_server.url}\r\n"
+        head = f"GET /health HTTP/1.1\r\nHost: 127.0.0.1:{tiny_server.port}\r\n{own}{own}\r\n"
+        connection.sendall(head.encode())
+        assert connection.recv(100).split()[1] == b"403"
+
+
 def test_its_own_page_may_ask(tiny_server: Running) -> None:
     headers = {"origin": tiny_server.url}
     reply = tiny_server.ask("GET", "/v1/models", headers=headers)

@@ -269,6 +269,17 @@ def test_a_slow_reader_gets_all_of_it(tiny_engine: Engine) -> None:
         assert got.endswith(server.ask("GET", "/page/page.css").body)
 
 
+def test_nothing_that_is_asked_is_logged(
+    tiny_server: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    for more in ({}, {"n": 2}, {"stream": True}, {"logit_bias": {"99999": 1}}, {"stop": 5}):
+        tiny_server.chat("rhubarb " * 3, **more)
+    tiny_server.chat("rhubarb " * 9000)
+    tiny_server.ask("GET", "/rhubarb")
+    assert "rhubarb" not in caplog.text
+
+
 def test_leaving_in_the_middle_of_a_body_frees_the_place(strict: Running) -> None:
     for _ in range(6):
         with strict.connect() as connection:
