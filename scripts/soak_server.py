@@ -273,7 +273,9 @@ def main() -> int:
                 print(f"\r{done} done, {memory[-1]:.0f} MB ", end="", flush=True)
 
         began = time.monotonic()
-        soak = Soak(port, args.model, args.seed, note)
+        folder = Path(args.model)
+        name = folder.resolve().name if folder.is_dir() else args.model
+        soak = Soak(port, name, args.seed, note)
         waited: list[tuple[float, float]] = []
         for i in range(args.bursts + 1):
             share = args.requests * (i + 1) // (args.bursts + 1)

@@ -65,10 +65,14 @@ def run(args: argparse.Namespace) -> int:
     if not 0 <= args.port < 2**16:
         raise OptionError(f"--port must be from 0 to 65535, not {args.port}")
     limits = {name: getattr(args, name) for name in _LIMITS if getattr(args, name) is not None}
+    folder = Path(args.model)
+    # A folder is served by its name: where it lies is nobody's business.
+    name = folder.resolve().name if folder.is_dir() else args.model
+    key = args.api_key
     settings = Settings(
-        model=args.model,
+        model=name,
         host=args.host,
-        api_key=args.api_key or os.environ.get(KEY_VARIABLE) or None,
+        api_key=os.environ.get(KEY_VARIABLE) or None if key is None else key,
         allowed_hosts=tuple(args.allow_host),
         cors_origins=tuple(args.cors_origin),
         allow_image_urls=args.allow_image_urls,
@@ -81,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         shown = f"[{args.host}]" if ":" in args.host else args.host
 
         def started() -> None:
-            told = f"sightline: serving {args.model} at http://{shown}:{port}"
+            told = f"sightline: serving {name} at http://{shown}:{port}"
             print(told, file=sys.stderr, flush=True)
 
         with open_engine(args) as engine:

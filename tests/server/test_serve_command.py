@@ -58,7 +58,7 @@ def test_it_serves_until_it_is_told_to_stop(tiny_folder: Path, tmp_path: Path) -
     with served("--model", str(tiny_folder), "--cache-dir", str(kept)) as (process, url):
         messages = [{"role": "user", "content": "Hello, and a few more words"}]
         for _ in range(2):  # one that goes on is a conversation, and worth keeping
-            answer = ask(url, {"model": str(tiny_folder), "messages": messages, "max_tokens": 9})
+            answer = ask(url, {"model": tiny_folder.name, "messages": messages, "max_tokens": 9})
             assert answer["usage"]["completion_tokens"] == 9
             messages += [answer["choices"][0]["message"], {"role": "user", "content": "Go on"}]
         process.send_signal(signal.SIGTERM)
@@ -77,6 +77,8 @@ def test_it_serves_until_it_is_told_to_stop(tiny_folder: Path, tmp_path: Path) -
         (["--max-queue", "-1"], "max_queue"),
         (["--media-root", "/no/such/folder"], "no folder"),
         (["--cors-origin", "*"], "no origin"),
+        (["--allow-host", "box:8000"], "no host's name"),
+        (["--api-key", ""], "API key"),
         (["--host", "no.such.host.invalid", "--api-key", "long-enough"], "cannot listen"),
     ],
 )
