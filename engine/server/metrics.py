@@ -44,7 +44,9 @@ class Metrics:
             "sightline_answers", "Answers, by why they ended.", ["reason"], registry=registry
         )
         self._prompt = Counter(
-            "sightline_prompt_tokens", "Tokens of prompts, cached ones included.", registry=registry
+            "sightline_prompt_tokens",
+            "Tokens of prompts that had their turn, cached ones included.",
+            registry=registry,
         )
         self._cached = Counter(
             "sightline_cached_tokens", "Tokens of prompts that needed no work.", registry=registry
@@ -80,7 +82,8 @@ class Metrics:
 
     def ended(self, finished: Finished) -> None:
         self._answers.labels(finished.finish_reason).inc()
-        self._prompt.inc(finished.prompt_tokens)
+        if finished.prefill_seconds:  # else it was cancelled before its turn
+            self._prompt.inc(finished.prompt_tokens)
         self._cached.inc(finished.cached_tokens)
         self._generated.inc(finished.completion_tokens)
         self._queue.observe(finished.queue_seconds)

@@ -150,7 +150,9 @@ class Sampling(Strict):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = Field(
-        None, description="Whose request this is: a client's users take turns. Not kept."
+        None,
+        max_length=512,
+        description="Whose request this is: a client's users take turns. Not kept.",
     )
     n: Integer | None = Field(None, ge=1, le=1)
 

@@ -160,6 +160,8 @@ def test_a_wrong_key_is_refused(locked: Running, given: str | None) -> None:
         ("GET", "/metrics"),
         ("GET", "/openapi.json"),
         ("GET", "/no/such/place"),
+        ("OPTIONS", "/v1/models"),
+        ("DELETE", "/health/x"),
         ("GET", "//health"),
         ("GET", "/health/"),
         ("GET", "/page/../metrics"),

@@ -223,6 +223,7 @@ def test_leaving_the_queue_needs_no_turn(tiny_engine: Engine) -> None:
         name = 'sightline_answers_total{reason="cancelled"}'
         wait_for(lambda: server.figures().get(name, 0) == 1)
         assert server.figures()["sightline_requests_in_flight"] == 1
+        assert server.figures()["sightline_prompt_tokens_total"] == 0  # nothing of it was read
         at_work.close()
 
 
