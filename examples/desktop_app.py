@@ -112,7 +112,8 @@ class Window(QtWidgets.QMainWindow):
         pictures: list[engine.LoadedPicture] = []
         for picture in map(engine.load_picture, sources):
             self.said.emit(" " if pictures else "\n", "")
-            self.said.emit(ImageQt(picture.within(1024).within(160).pixels()), "")
+            small = picture.within(OPTIONS.max_image_size).within(160)  # from what the model sees
+            self.said.emit(ImageQt(small.pixels()), "")
             pictures.append(picture)
             if self.stopped.is_set():
                 break
