@@ -82,33 +82,19 @@ class Soak:
 
     async def burst(self, connections: int) -> list[FollowUp]:
         """A conversation on each connection, and then a follow-up on all of them at once."""
-        streams = [
-            await asyncio.open_connection("127.0.0.1", self.port) for _ in range(connections)
-        ]
         # A first message of its own each, so that none finds another's prompt in the cache.
-        openings = [f"{self.random.random()}. {self._question()}" for _ in streams]
+        openings = [f"{self.random.random()}. {self._question()}" for _ in range(connections)]
         begun = [[{"role": "user", "content": text}] for text in openings]
-        answers = await asyncio.gather(
-            *(self._follow(*s, m, 8) for s, m in zip(streams, begun, strict=True))
-        )
+        answers = await asyncio.gather(*(self._follow(messages, 8) for messages in begun))
         for messages, (text, _) in zip(begun, answers, strict=True):
             messages.append({"role": "assistant", "content": text})
             messages.append({"role": "user", "content": f"And {self.random.choice(TOPICS)}?"})
-        answers = await asyncio.gather(
-            *(self._follow(*s, m, 16) for s, m in zip(streams, begun, strict=True))
-        )
-        for _, writer in streams:
-            writer.close()
+        answers = await asyncio.gather(*(self._follow(messages, 16) for messages in begun))
         self.counts["in bursts"] += 2 * connections
         return [follow_up for _, follow_up in answers]
 
-    async def _follow(
-        self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        messages: list[dict[str, str]],
-        most: int,
-    ) -> tuple[str, FollowUp]:
+    async def _follow(self, messages: list[dict[str, str]], most: int) -> tuple[str, FollowUp]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         body = {"model": self.model, "messages": messages, "max_tokens": most, "stream": True}
         writer.write(_post("/v1/chat/completions", body | {"stream_options": _USAGE}))
         sent, first, text = time.perf_counter(), 0.0, ""
@@ -122,7 +108,7 @@ class Soak:
             if text and not first:
                 first = time.perf_counter()
             usage = chunk["usage"]
-        await reader.readuntil(b"\r\n0\r\n\r\n")
+        writer.close()
         told = usage["sightline"]
         decoded = (usage["completion_tokens"] - 1) / (told["tokens_per_second"] or 1)
         cached = usage["prompt_tokens_details"]["cached_tokens"]
