@@ -105,12 +105,14 @@ class Soak:
             chunk = json.loads(line[6:])
             for choice in chunk["choices"]:
                 text += choice["delta"].get("content") or ""
+                ended = choice["finish_reason"] == "stop"
             if text and not first:
                 first = time.perf_counter()
             usage = chunk["usage"]
         writer.close()
         told = usage["sightline"]
-        decoded = (usage["completion_tokens"] - 1) / (told["tokens_per_second"] or 1)
+        # The token that ended the text was decoded too, and is not counted as the answer's.
+        decoded = (usage["completion_tokens"] + ended - 1) / (told["tokens_per_second"] or 1)
         cached = usage["prompt_tokens_details"]["cached_tokens"]
         prefill = told["prefill_seconds"]
         return text, FollowUp(sent, first, prefill, prefill + decoded, cached)
