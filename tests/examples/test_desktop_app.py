@@ -308,7 +308,7 @@ def test_a_damaged_conversation(opening: Opening, tiny_folder: Path, tmp_path: P
     seen.begin("Hello")
     seen.until(lambda: seen.texts)
     seen.close()
-    assert opening(tiny_folder, file).ready().log.strip().startswith("Hello")
+    assert "Hello" in file.read_text()
 
 
 def test_a_model_that_is_not_there(opening: Opening, tmp_path: Path) -> None:
