@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from engine import Engine
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # Every worker would start as many BLAS threads as there are cores, and they spin.
+    # Every worker would start as many BLAS threads as there are cores, and they spin; torch's too.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 preload_openblas()
 
 

@@ -11,7 +11,7 @@ from vision_add_ons.testing.photo import Photo
 from vision_add_ons.testing.vocabulary import BOS
 from vision_add_ons.testing.watching import Watch, watched
 
-NEAR = 0.2
+NEAR = 0.1
 """How far 8 or 11 bits of mantissa may lead from float32: that it is the same model, no more."""
 
 
