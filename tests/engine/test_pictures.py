@@ -22,6 +22,7 @@ from engine import Engine, GenerationOptions, ImageError, Progress, TextDelta, l
 from engine.images import LoadedPicture
 from model_kit import load_model_kit
 from vision_add_ons.errors import MissingWeight
+from vision_add_ons.testing import Photo
 
 ASTRONAUT = os.path.join(os.path.dirname(skimage.data.__file__), "astronaut.png")
 CAT = os.path.join(os.path.dirname(skimage.data.__file__), "chelsea.png")
@@ -111,7 +112,7 @@ def test_chunks_and_caches_change_nothing_but_rounding(folder: Path, step: int, 
 
 def test_pictures_of_one_size_are_never_mistaken(seeing: Engine, seed: int) -> None:
     """Their placeholders are alike: only the cache key tells them apart."""
-    pictures = [moxin.Photo(90, 60, seed + i).image for i in range(3)]
+    pictures = [Photo(90, 60, seed + i).image for i in range(3)]
     question = [{"role": "user", "content": f"What is number {seed}?"}]
     cold = []
     for picture in pictures:
@@ -130,7 +131,7 @@ def test_pictures_of_one_size_are_never_mistaken(seeing: Engine, seed: int) -> N
 
 
 def test_a_prompt_is_never_cut_inside_a_picture(seeing: Engine, seed: int) -> None:
-    picture = moxin.Photo(80, 80, seed).image
+    picture = Photo(80, 80, seed).image
     question = [{"role": "user", "content": f"Cancelled {seed}."}]
     options = GenerationOptions(max_tokens=8, logprobs=True, prefill_step_size=3)
     generation = seeing.generate(question, [picture], options)

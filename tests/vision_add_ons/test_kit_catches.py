@@ -258,7 +258,7 @@ class SharedScratch(Qwen2VLAddOn):
 
     def encode_image(self, picture: Picture) -> mx.array:
         DESK[0] = picture
-        time.sleep(0.02)
+        time.sleep(0.1)
         return super().encode_image(DESK[0])
 
 
