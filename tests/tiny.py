@@ -12,7 +12,6 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
-    PreTrainedTokenizerFast,
 )
 
 SIZES: dict[str, Any] = {
@@ -87,35 +86,3 @@ def last_logits(model: Any, tokens: list[int]) -> Any:
     """The reference's logits after the last of `tokens`, as numpy."""
     with torch.no_grad():
         return model(torch.tensor([tokens])).logits[0, -1].float().numpy()
-
-
-def extended_tokenizer(demo: Path, folder: Path, special: dict[str, str], **options: Any) -> Any:
-    """The demo model's tokenizer with more special tokens, saved to `folder`.
-
-    `special` maps the names that processors know them by ("image_token") to their texts; `options`
-    replace the tokenizer's own, such as `bos_token`.
-    """
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(demo)
-    tokenizer.add_special_tokens({"additional_special_tokens": list(special.values())})
-    tokenizer.save_pretrained(folder)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(
-        folder, extra_special_tokens=special, **options
-    )
-    tokenizer.save_pretrained(folder)
-    return tokenizer
-
-
-def with_words(
-    folder: Path, target: Path, demo: Path, special: dict[str, str], **options: Any
-) -> Any:
-    """A copy of a checkpoint with `extended_tokenizer` and no chat template; that tokenizer.
-
-    Its ids mean nothing to the model.
-    """
-    shutil.copytree(folder, target)
-    (target / "tokenizer.json").unlink()
-    tokenizer = extended_tokenizer(demo, target, special, **options)
-    tokenizer.chat_template = None
-    tokenizer.save_pretrained(target)
-    (target / "chat_template.jinja").unlink(missing_ok=True)
-    return tokenizer

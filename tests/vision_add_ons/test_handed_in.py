@@ -39,9 +39,7 @@ def test_another_model_type_is_refused(folder: Path) -> None:
     class OtherEyes(PaliGemmaAddOn):
         model_types = ("other", "eyes")
 
-    with pytest.raises(
-        UnsupportedCheckpoint, match=r"OtherEyes serves other and eyes, "
-    ):
+    with pytest.raises(UnsupportedCheckpoint, match=r"OtherEyes serves other and eyes, "):
         load(folder, add_on=OtherEyes)
 
 

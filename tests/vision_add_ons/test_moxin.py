@@ -1,4 +1,4 @@
-"""Moxin: towers by the sizes of their tensors, two ways of preprocessing side by side, prompts.
+"""Moxin: towers by the sizes of their tensors, and two ways of preprocessing.
 
 What every family holds is checked in tests/parity.
 """
@@ -6,8 +6,6 @@ What every family holds is checked in tests/parity.
 import json
 from dataclasses import replace
 
-import jinja2
-import jinja2.sandbox
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -361,118 +359,3 @@ def test_damaged_processor(tmp_path):
     (tmp_path / "preprocessor_config.json").write_text("{", encoding="utf-8")
     with pytest.raises(BrokenConfig, match="preprocessor_config"):
         read_recipes(tmp_path, {}, IMAGE_SIZE)
-
-
-# --- prompts ----------------------------------------------------------------------------------
-
-
-def environment(trim: bool) -> jinja2.Environment:
-    """Templates must not depend on how blocks are trimmed: transformers trims, others do not."""
-    made = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=trim, lstrip_blocks=trim)
-
-    def raise_exception(message):
-        raise jinja2.TemplateError(message)
-
-    made.globals["raise_exception"] = raise_exception
-    return made
-
-
-@pytest.fixture(params=[True, False], ids=["trimmed", "untrimmed"])
-def render(request, tmp_path):
-    def render(messages, config=None, folder=tmp_path):
-        template = MoxinAddOn.default_chat_template(config or {}, folder)
-        rendered = environment(request.param).from_string(template)
-        return rendered.render(
-            messages=messages, bos_token="<s>", eos_token="</s>", add_generation_prompt=True
-        )
-
-    return render
-
-
-INSTRUCT = {"_name_or_path": "moxin-org/Moxin-7B-VLM-Instruct"}
-
-
-def turns(*texts, system=None):
-    messages = [{"role": "system", "content": system}] if system is not None else []
-    roles = ("user", "assistant")
-    return messages + [{"role": roles[i % 2], "content": t} for i, t in enumerate(texts)]
-
-
-@pytest.mark.parametrize(
-    ("messages", "in_out", "instruct"),
-    [
-        (turns("q"), "<s>In: q\nOut:", "<s>[INST] q [/INST]"),
-        (
-            turns("q", "a", "q2"),
-            "<s>In: q\nOut: a</s>In: q2\nOut:",
-            "<s>[INST] q [/INST] a</s>[INST] q2 [/INST]",
-        ),
-        (turns("q", "a"), "<s>In: q\nOut: a</s>", "<s>[INST] q [/INST] a</s>"),
-        (turns(" q\n", " a "), "<s>In: q\nOut: a</s>", "<s>[INST] q [/INST] a</s>"),
-        (turns("q", ""), "<s>In: q\nOut:  </s>", "<s>[INST] q [/INST]  </s>"),
-        (
-            turns("q", "a", "q2", system="Be brief."),
-            "<s>In: Be brief.\n\nq\nOut: a</s>In: q2\nOut:",
-            "<s>[INST] Be brief.\n\nq [/INST] a</s>[INST] q2 [/INST]",
-        ),
-        (turns("q", system=""), "<s>In: q\nOut:", "<s>[INST] q [/INST]"),
-        (
-            turns("{{ a }} \\n %}"),
-            "<s>In: {{ a }} \\n %}\nOut:",
-            "<s>[INST] {{ a }} \\n %} [/INST]",
-        ),
-    ],
-)
-def test_templates(render, messages, in_out, instruct):
-    assert render(messages) == in_out
-    assert render(messages, INSTRUCT) == instruct
-
-
-@pytest.mark.parametrize("where", ["_name_or_path", "llm_backbone_id", "folder"])
-def test_instruct_is_told_by_name(render, tmp_path, where):
-    config = {} if where == "folder" else {where: "mistral-v0.1-7b-Instruct"}
-    folder = tmp_path / ("Moxin-INSTRUCT" if where == "folder" else "moxin")
-    assert render(turns("q"), config, folder) == "<s>[INST] q [/INST]"
-
-
-def test_pictures_stand_before_their_turn(render):
-    messages = turns("q", "a", "q2", system="S")
-    messages[1]["images"] = ["<A>", "<B>"]
-    messages[3]["images"] = ["<C>"]
-    assert render(messages) == "<s><A><B>In: S\n\nq\nOut: a</s><C>In: q2\nOut:"
-    assert render(messages, INSTRUCT) == (
-        "<s><A><B>[INST] S\n\nq [/INST] a</s><C>[INST] q2 [/INST]"
-    )
-
-
-@pytest.mark.parametrize(
-    ("messages", "complaint"),
-    [
-        ([{"role": "tool", "content": "x"}], "tool"),
-        ([*turns("q"), {"role": "system", "content": "x"}], "first"),
-    ],
-)
-def test_templates_refuse(render, messages, complaint):
-    with pytest.raises(jinja2.TemplateError, match=complaint):
-        render(messages)
-
-
-@pytest.mark.parametrize(
-    ("file", "text", "own"),
-    [
-        (None, "", True),
-        ("tokenizer_config.json", "{}", True),
-        ("tokenizer_config.json", '{"chat_template": "{{ messages }}"}', False),
-        ("chat_template.jinja", "{{ messages }}", False),
-        ("chat_template.json", '{"chat_template": "{{ messages }}"}', False),
-    ],
-)
-def test_messages_suit_the_template(parts, tmp_path, file, text, own):
-    folder = checkpoint.write(tmp_path, parts.named(HF), checkpoint.config())
-    if file:
-        (folder / file).write_text(text, encoding="utf-8")
-    message = MoxinAddOn(folder, checkpoint.config()).template_message("user", "hi", ["<A>", "<B>"])
-    if own:
-        assert message == {"role": "user", "content": "hi", "images": ["<A>", "<B>"]}
-    else:
-        assert message == {"role": "user", "content": "<A><B>hi"}
