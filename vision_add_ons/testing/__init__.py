@@ -15,7 +15,8 @@ A contributor's test file hands over three things, and pytest does the rest:
 
 Every check is a function of a `Kit` too, in the `*_checks` modules, and raises AssertionError with
 what is wrong and where to look. The package needs pytest (`pip install sightline[testing]`), and no
-torch: a reference may be computed with it, or come from a file.
+torch: a reference may be computed with it, or come from a file that `record` wrote, as
+`StoredReference`.
 """
 
 from vision_add_ons.testing.comparison import TOLERANCE, centred, relative_error
