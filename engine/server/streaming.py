@@ -13,6 +13,7 @@ from engine.events import Event, Finished, Progress, TextDelta
 from engine.server.answer import Answer, Tick
 from engine.server.errors import ApiError, as_api_error, json_response
 from engine.server.settings import Settings
+from vision_add_ons.errors import EngineClosed
 
 Json = dict[str, Any]
 Events = AsyncIterator[Event | Tick]
@@ -75,13 +76,17 @@ class _AnswerResponse(Response):
     async def _work(self, scope: Scope, send: Send) -> None:
         try:
             self._answer = await self._submit()
-        except ApiError as refusal:
-            await refusal.response()(scope, _nothing, send)
-        else:
             await self.deliver(self._answer.events(self._tick), scope, send)
+        except (ApiError, EngineClosed) as error:
+            if not self.left:
+                await self.fail(as_api_error(error), scope, send)
 
     async def deliver(self, events: Events, scope: Scope, send: Send) -> None:
+        """Raises `ApiError` if the answer failed, `EngineClosed` if it can no more be told."""
         raise NotImplementedError
+
+    async def fail(self, error: ApiError, scope: Scope, send: Send) -> None:
+        await error.response()(scope, _nothing, send)
 
 
 class WholeAnswer(_AnswerResponse):
@@ -90,46 +95,49 @@ class WholeAnswer(_AnswerResponse):
         async for event in events:
             if isinstance(event, TextDelta):
                 deltas.append(event)
-            elif isinstance(event, Finished) and not self.left:
-                error = _failure(event)
-                response = (
-                    json_response(self.form.whole(event, deltas))
-                    if error is None
-                    else error.response()
-                )
+            elif isinstance(event, Finished):
+                _check(event)
+                response = json_response(self.form.whole(event, deltas))
                 await response(scope, _nothing, send)
 
 
 class EventStream(_AnswerResponse):
     """Server-sent events: a `data:` line for each token, comments for what is going on."""
 
-    async def deliver(self, events: Events, scope: Scope, send: Send) -> None:
-        async def write(data: str, more: bool = True) -> None:
-            await send({"type": "http.response.body", "body": data.encode(), "more_body": more})
+    begun = False
 
-        form, begun = self.form, False
+    async def deliver(self, events: Events, scope: Scope, send: Send) -> None:
+        form, told = self.form, False
         await send(_START)
-        await write(": queued\n\n")
+        self.begun = True
+        await _write(send, ": queued\n\n")
         async for event in events:
             if isinstance(event, TextDelta):
                 piece = form.piece(event)
                 if piece is None:
                     continue
-                start = [] if begun else form.first()
-                begun = True
-                await write("".join(map(_data, (*start, piece))))
+                start = [] if told else form.first()
+                told = True
+                await _write(send, "".join(map(_data, (*start, piece))))
             elif isinstance(event, Progress):
-                await write(f": prefill {event.processed}/{event.total}\n\n")
+                await _write(send, f": prefill {event.processed}/{event.total}\n\n")
             elif isinstance(event, Tick):
-                await write(": still here\n\n")
+                await _write(send, ": still here\n\n")
             else:
-                error = _failure(event)
-                if error is not None:
-                    await write(_data(error.body), False)
-                    continue
-                start = [] if begun else form.first()
+                _check(event)
+                start = [] if told else form.first()
                 chunks = "".join(map(_data, (*start, *form.last(event))))
-                await write(chunks + "data: [DONE]\n\n", False)
+                await _write(send, chunks + "data: [DONE]\n\n", False)
+
+    async def fail(self, error: ApiError, scope: Scope, send: Send) -> None:
+        if self.begun:
+            await _write(send, _data(error.body), False)
+        else:
+            await super().fail(error, scope, send)
+
+
+async def _write(send: Send, data: str, more: bool = True) -> None:
+    await send({"type": "http.response.body", "body": data.encode(), "more_body": more})
 
 
 _START: Message = {
@@ -148,12 +156,12 @@ def _data(chunk: Json) -> str:
     return f"data: {json.dumps(chunk, separators=(',', ':'))}\n\n"
 
 
-def _failure(finished: Finished) -> ApiError | None:
+def _check(finished: Finished) -> None:
+    """Raises `ApiError` for an answer that came to no good end."""
     if finished.error is not None:
-        return as_api_error(finished.error)
+        raise as_api_error(finished.error)
     if finished.finish_reason == "cancelled":  # not by the client, who would not read this
-        return ApiError(503, "the server is shutting down", "shutting_down")
-    return None
+        raise ApiError(503, "the server is shutting down", "shutting_down")
 
 
 async def _until_left(receive: Receive) -> None:

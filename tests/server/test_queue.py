@@ -19,6 +19,8 @@ from engine.server.fetch import Fetcher
 
 NO_END = {"2": -100}
 """A bias by which the tiny model never ends an answer by itself."""
+LONG: dict[str, Any] = {"max_tokens": 480, "logprobs": True, "top_logprobs": 20}
+"""An answer that takes seconds: as long as the context, with much to tell of each token."""
 
 
 def start(server: Running, content: Any = "x", agent: str = "test", **more: Any) -> socket.socket:
@@ -53,7 +55,7 @@ def wait_for(condition: Any, seconds: float = 10) -> None:
 
 def test_whoever_comes_first_is_answered_first(tiny_engine: Engine) -> None:
     with running(tiny_engine) as server:
-        first = start(server)
+        first = start(server, **LONG)
         read_until(first, b'"content":"')
         ended: list[int] = []
         waiting = []
@@ -75,7 +77,7 @@ def test_whoever_comes_first_is_answered_first(tiny_engine: Engine) -> None:
 @pytest.mark.parametrize("by", ["agent", "user"])
 def test_one_client_with_many_requests_holds_no_other_up(tiny_engine: Engine, by: str) -> None:
     with running(tiny_engine) as server, ExitStack() as stack:
-        first = stack.enter_context(start(server, **{by: "many"}))
+        first = stack.enter_context(start(server, **LONG, **{by: "many"}))
         read_until(first, b'"content":"')
         ended: list[str] = []
 
@@ -98,7 +100,7 @@ def test_one_client_with_many_requests_holds_no_other_up(tiny_engine: Engine, by
 def test_one_client_never_has_the_whole_queue(tiny_engine: Engine) -> None:
     with running(tiny_engine, max_queue=4) as server, ExitStack() as stack:
         for _ in range(4):  # of five places
-            connection = stack.enter_context(start(server, agent="many"))
+            connection = stack.enter_context(start(server, agent="many", **LONG))
             read_until(connection, b": queued")
         reply = Reply(read_all(stack.enter_context(start(server, agent="many"))))
         assert (reply.status, reply.error["code"]) == (429, "queue_full")
@@ -110,7 +112,7 @@ def test_one_client_never_has_the_whole_queue(tiny_engine: Engine) -> None:
 
 def test_a_full_queue_says_so_before_it_reads(tiny_engine: Engine) -> None:
     with running(tiny_engine, max_queue=1) as server:
-        at_work, waiting = start(server), start(server)
+        at_work, waiting = start(server, **LONG), start(server)
         read_until(at_work, b'"content":"')
         read_until(waiting, b": queued")
         reply = server.chat("Hello")
@@ -215,7 +217,7 @@ def test_leaving_while_it_is_queued_leaves_no_answer_behind(tiny_engine: Engine)
 
 def test_leaving_the_queue_needs_no_turn(tiny_engine: Engine) -> None:
     with running(tiny_engine) as server:
-        at_work = start(server, max_tokens=450)
+        at_work = start(server, **LONG)
         read_until(at_work, b'"content":"')
         waiting = start(server)
         read_until(waiting, b": queued")
@@ -229,7 +231,7 @@ def test_leaving_the_queue_needs_no_turn(tiny_engine: Engine) -> None:
 
 def test_a_stream_tells_of_prefill_and_that_it_is_alive(tiny_engine: Engine) -> None:
     with running(tiny_engine, keep_alive_seconds=0.05) as server:
-        at_work = start(server)
+        at_work = start(server, **LONG)
         read_until(at_work, b'"content":"')
         waiting = start(server, "words " * 150, max_tokens=2)
         data = read_until(waiting, b": still here\n\n")
@@ -290,7 +292,7 @@ def test_stopping_lets_answers_finish(tiny_engine: Engine) -> None:
 
 def test_what_does_not_finish_is_cancelled_and_told_so(tiny_engine: Engine) -> None:
     with running(tiny_engine, shutdown_seconds=0) as server:
-        at_work = start(server, max_tokens=480, logprobs=True, top_logprobs=20)
+        at_work = start(server, **LONG)
         whole = start(server, stream=False)
         data = read_until(at_work, b'"content":"')
         began = time.monotonic()
@@ -308,7 +310,7 @@ def test_an_engine_that_is_closed_under_it(tiny_folder: Any) -> None:
 
     engine = load(tiny_folder)
     with running(engine) as server:
-        connection = start(server, max_tokens=480, logprobs=True, top_logprobs=20)
+        connection = start(server, **LONG)
         data = read_until(connection, b'"content":"')
         engine.close()
         assert b'{"error":' in data + read_all(connection)

@@ -11,7 +11,7 @@ NO_END = {2: -100.0}
 def order(engine: Engine, clients: str, tasks: dict[int, str] | None = None) -> str:
     """Who is answered when, if the first is at work while the others come."""
     ended: list[str] = []
-    first = GenerationOptions(max_tokens=400, logit_bias=NO_END)
+    first = GenerationOptions(max_tokens=400, logit_bias=NO_END, top_logprobs=20)  # takes long
     at_work = engine.submit(Request("x", options=first, client=clients[0]))
     next(iter(at_work))
     short = GenerationOptions(max_tokens=1)
