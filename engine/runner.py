@@ -196,8 +196,7 @@ class _Answer:
     def _take(self, response: Any) -> FinishReason | None:
         """Deal with one token; the reason to end here, if there is one."""
         self.last_token = time.perf_counter()
-        first = self.first_token is None
-        if first:
+        if self.first_token is None:
             self.first_token = self.last_token
         token = int(response.token)
         self.fed.append(token)
@@ -211,10 +210,9 @@ class _Answer:
         else:
             self.tokens.append(token)
             self._release(self._delta(text, token, response.logprobs))
-        if first:
-            # Lets go of the interpreter, so that whoever waits for the first token has it now
-            # and not after the next step is prepared.
-            time.sleep(0)
+        # Lets go of the interpreter, so that whoever waits for the token has it now and not after
+        # the next step is prepared: some milliseconds of Python, beside the one that is computed.
+        time.sleep(0)
         if self.stops.matched is not None:
             return "stop_string"
         if response.finish_reason is not None:
