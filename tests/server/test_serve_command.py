@@ -175,14 +175,14 @@ def test_a_share_of_the_soak(tiny_engine: Engine, seed: int) -> None:
     soak_server = _soak()
     with running(tiny_engine, model="tiny") as server:
         soak = soak_server.Soak(server.port, "tiny", seed, lambda done: None)
-        run_async(soak.run(30, 8))
+        run_async(soak.run(20, 8))
         told = run_async(soak_server.settled(server.port))
         threads, files = threading.active_count(), len(os.listdir("/proc/self/fd"))
         first = soak_server.answers(told), soak.counts["ended"], soak.counts["asked"]
         assert first[1] <= first[0] <= first[2]
-        run_async(soak.run(90, 8))
+        run_async(soak.run(60, 8))
         told = run_async(soak_server.settled(server.port))
-        assert soak.counts["ended"] + soak.counts["left"] == 120
+        assert soak.counts["ended"] + soak.counts["left"] == 80
         assert soak.counts["stop"] + soak.counts["length"] == soak.counts["ended"]
         assert soak.counts["ended"] <= soak_server.answers(told) <= soak.counts["asked"]
         follow_ups = run_async(soak.burst(6))
