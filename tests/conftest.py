@@ -63,6 +63,15 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def few_words_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text model of small random weights and few words, which loads in no time."""
+    import tiny
+
+    folder = tmp_path_factory.mktemp("few-words") / "model"
+    return tiny.save_of_few_words(tiny.of_few_words(7), folder)
+
+
+@pytest.fixture(scope="session")
 def engine(demo: Path) -> "Iterator[Engine]":
     """One engine with the default model's text half, for tests that leave no trace in it."""
     from engine import load

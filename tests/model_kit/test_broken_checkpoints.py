@@ -12,6 +12,7 @@ import tiny
 
 from model_kit import inspect_checkpoint, load_model_kit
 from vision_add_ons import errors
+from vision_add_ons.testing import VOCAB
 
 YARN = {
     "rope_type": "yarn",
@@ -95,7 +96,7 @@ BROKEN = {
         "hidden_size|built|shape",
     ),
     "no heads": (_config(num_attention_heads=0), errors.CheckpointError, "head|built|shape"),
-    "other hidden size": (_config(hidden_size=128), errors.UnexpectedShape, r"\(49152, 64\)"),
+    "other hidden size": (_config(hidden_size=128), errors.UnexpectedShape, rf"\({VOCAB}, 64\)"),
     "more layers": (
         _config(num_hidden_layers=4),
         errors.MissingWeight,
@@ -225,9 +226,9 @@ BROKEN = {
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> Path:
-    model = tiny.text_model(random.SystemRandom().randrange(2**31))
-    return tiny.save(model, tmp_path_factory.mktemp("sound") / "tiny", demo)
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = tiny.of_few_words(random.SystemRandom().randrange(2**31))
+    return tiny.save_of_few_words(model, tmp_path_factory.mktemp("sound") / "tiny")
 
 
 @pytest.mark.parametrize("fault", BROKEN)

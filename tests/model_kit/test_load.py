@@ -19,6 +19,7 @@ from engine import BrokenWeights
 from model_kit import inspect_checkpoint, load_model_kit
 from model_kit.decoder import read_into_memory
 from model_kit.kit import ModelKit, open_model_kit
+from vision_add_ons.testing import VOCAB
 
 
 def relative_error(kit: ModelKit, model: Any, tokens: list[int]) -> float:
@@ -29,7 +30,7 @@ def relative_error(kit: ModelKit, model: Any, tokens: list[int]) -> float:
 
 
 def some_tokens(seed: int, count: int = 40) -> list[int]:
-    return random.Random(seed).choices(range(49152), k=count)
+    return random.Random(seed).choices(range(VOCAB), k=count)
 
 
 LLAMA3 = {
@@ -54,11 +55,9 @@ ROPES = {
 
 @pytest.mark.parametrize("dialect", [4, 5])
 @pytest.mark.parametrize("rope", ROPES)
-def test_rope_parameters_are_never_lost(
-    rope: str, dialect: int, tmp_path: Path, seed: int, demo: Path
-) -> None:
-    model = tiny.text_model(seed, "llama", rope_parameters=ROPES[rope])
-    folder = tiny.save(model, tmp_path / "tiny", demo)
+def test_rope_parameters_are_never_lost(rope: str, dialect: int, tmp_path: Path, seed: int) -> None:
+    model = tiny.of_few_words(seed, "llama", rope_parameters=ROPES[rope])
+    folder = tiny.save_of_few_words(model, tmp_path / "tiny")
     if dialect == 4:
         scaling = {k: v for k, v in ROPES[rope].items() if k != "rope_theta"}
         scaling = None if rope == "theta" else scaling
@@ -76,11 +75,11 @@ def test_rope_parameters_are_never_lost(
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("family", ["mistral", "llama"])
 def test_absent_fields_have_transformers_defaults(
-    family: str, tied: bool, tmp_path: Path, seed: int, demo: Path
+    family: str, tied: bool, tmp_path: Path, seed: int
 ) -> None:
     """`tie_word_embeddings` is False there and True in mlx-lm; the report says what was taken."""
-    model = tiny.text_model(seed, family, tie_word_embeddings=tied)
-    folder = tiny.save(model, tmp_path / "tiny", demo)
+    model = tiny.of_few_words(seed, family, tie_word_embeddings=tied)
+    folder = tiny.save_of_few_words(model, tmp_path / "tiny")
     if not tied:
         tiny.edit_config(folder, ("tie_word_embeddings",))
     kit = load_model_kit(folder)
@@ -91,19 +90,19 @@ def test_absent_fields_have_transformers_defaults(
 
 @pytest.mark.parametrize("family", ["mistral", "llama"])
 def test_a_head_of_its_own_counts_whatever_the_config_says(
-    family: str, tmp_path: Path, seed: int, demo: Path
+    family: str, tmp_path: Path, seed: int
 ) -> None:
     """transformers unties the two then; mlx-lm would drop the head silently."""
-    model = tiny.text_model(seed, family, tie_word_embeddings=False)
-    folder = tiny.save(model, tmp_path / "tiny", demo)
+    model = tiny.of_few_words(seed, family, tie_word_embeddings=False)
+    folder = tiny.save_of_few_words(model, tmp_path / "tiny")
     tiny.edit_config(folder, tie_word_embeddings=True)
     assert relative_error(load_model_kit(folder), model, some_tokens(seed)) <= 2e-5
 
 
-def test_shards_and_one_file_are_the_same(tmp_path: Path, seed: int, demo: Path) -> None:
-    model = tiny.text_model(seed)
-    whole = load_model_kit(tiny.save(model, tmp_path / "whole", demo))
-    folder = tiny.save(model, tmp_path / "shards", demo, max_shard_size="2MB")
+def test_shards_and_one_file_are_the_same(tmp_path: Path, seed: int) -> None:
+    model = tiny.of_few_words(seed)
+    whole = load_model_kit(tiny.save_of_few_words(model, tmp_path / "whole"))
+    folder = tiny.save_of_few_words(model, tmp_path / "shards", max_shard_size="100KB")
     assert len(list(folder.glob("*.safetensors"))) > 2
     shards = load_model_kit(folder)
     assert relative_error(shards, model, some_tokens(seed)) <= 2e-5
@@ -111,9 +110,9 @@ def test_shards_and_one_file_are_the_same(tmp_path: Path, seed: int, demo: Path)
     assert all(mx.array_equal(a[name], b[name]) for name in a)
 
 
-def test_the_index_decides_which_files_count(tmp_path: Path, seed: int, demo: Path) -> None:
-    model = tiny.text_model(seed)
-    folder = tiny.save(model, tmp_path / "shards [of 4]", demo, max_shard_size="2MB")
+def test_the_index_decides_which_files_count(tmp_path: Path, seed: int) -> None:
+    model = tiny.of_few_words(seed)
+    folder = tiny.save_of_few_words(model, tmp_path / "shards [of 4]", max_shard_size="100KB")
     index = folder / "model.safetensors.index.json"
     text = index.read_text()
     for file in sorted(folder.glob("model-*.safetensors")):
@@ -125,12 +124,12 @@ def test_the_index_decides_which_files_count(tmp_path: Path, seed: int, demo: Pa
 
 
 @pytest.mark.parametrize("per_layer", [False, True])
-def test_quantized_decoder(per_layer: bool, tmp_path: Path, seed: int, demo: Path) -> None:
+def test_quantized_decoder(per_layer: bool, tmp_path: Path, seed: int) -> None:
     """Quantized by mlx, against transformers on the dequantized weights."""
     import torch
 
-    model = tiny.text_model(seed)
-    folder = tiny.save(model, tmp_path / "tiny", demo)
+    model = tiny.of_few_words(seed)
+    folder = tiny.save_of_few_words(model, tmp_path / "tiny")
     weights = mx.load(str(folder / "model.safetensors"))
     assert isinstance(weights, dict)
     saved: dict[str, mx.array] = {}
@@ -156,17 +155,17 @@ def test_quantized_decoder(per_layer: bool, tmp_path: Path, seed: int, demo: Pat
     assert "4 bits, groups of 32" in "\n".join(kit.report.lines())
 
 
-def test_end_of_text_ids_of_all_sources(tmp_path: Path, seed: int, demo: Path) -> None:
-    folder = tiny.save(tiny.text_model(seed), tmp_path / "tiny", demo)
+def test_end_of_text_ids_of_all_sources(tmp_path: Path, seed: int) -> None:
+    folder = tiny.save_of_few_words(tiny.of_few_words(seed), tmp_path / "tiny")
     tiny.edit_config(folder, eos_token_id=[5, 6])
     (folder / "generation_config.json").write_text('{"eos_token_id": 7}')
     assert load_model_kit(folder, vocab_only=True).tokenizer.eos_token_ids == {2, 5, 6, 7}
 
 
-def test_sliding_window_limits_the_context(tmp_path: Path, seed: int, demo: Path) -> None:
+def test_sliding_window_limits_the_context(tmp_path: Path, seed: int) -> None:
     """mlx-lm's Mistral applies no sliding window: exact within it, so that is the limit."""
-    model = tiny.text_model(seed, sliding_window=32)
-    folder = tiny.save(model, tmp_path / "tiny", demo)
+    model = tiny.of_few_words(seed, sliding_window=32)
+    folder = tiny.save_of_few_words(model, tmp_path / "tiny")
     kit = load_model_kit(folder)
     assert kit.max_context == kit.report.max_context == 32
     assert any("limited to 32 tokens" in note for note in kit.report.notes)
@@ -174,8 +173,8 @@ def test_sliding_window_limits_the_context(tmp_path: Path, seed: int, demo: Path
     assert relative_error(kit, model, some_tokens(seed, 48)) > 1e-3
 
 
-def test_inspect_tells_what_loading_does(tmp_path: Path, seed: int, demo: Path) -> None:
-    folder = tiny.save(tiny.text_model(seed), tmp_path / "tiny", demo)
+def test_inspect_tells_what_loading_does(tmp_path: Path, seed: int) -> None:
+    folder = tiny.save_of_few_words(tiny.of_few_words(seed), tmp_path / "tiny")
     report = inspect_checkpoint(folder)
     assert report.lines() == load_model_kit(folder).report.lines()
     tensors = load_file(folder / "model.safetensors")
@@ -186,25 +185,25 @@ def test_inspect_tells_what_loading_does(tmp_path: Path, seed: int, demo: Path) 
         assert fact in text
 
 
-def test_progress_reaches_the_total(tmp_path: Path, seed: int, demo: Path) -> None:
-    folder = tiny.save(tiny.text_model(seed), tmp_path / "tiny", demo)
+def test_progress_reaches_the_total(tmp_path: Path, seed: int) -> None:
+    folder = tiny.save_of_few_words(tiny.of_few_words(seed), tmp_path / "tiny")
     calls: list[tuple[str, int, int]] = []
     kit = load_model_kit(folder, progress=lambda *call: calls.append(call))
     assert calls[-1] == ("load decoder", kit.report.decoder_bytes, kit.report.decoder_bytes)
     assert [c[1] for c in calls] == sorted(c[1] for c in calls)
 
 
-def test_vocab_only_reads_no_weights(tmp_path: Path, seed: int, demo: Path) -> None:
-    folder = tiny.save(tiny.text_model(seed), tmp_path / "tiny", demo)
+def test_vocab_only_reads_no_weights(tmp_path: Path, seed: int) -> None:
+    folder = tiny.save_of_few_words(tiny.of_few_words(seed), tmp_path / "tiny")
     kit = load_model_kit(folder, vocab_only=True)
     assert kit.text_model is None
     assert kit.tokenizer.encode("Hello")
 
 
-def test_the_text_half_of_an_unknown_vision_model(tmp_path: Path, seed: int, demo: Path) -> None:
+def test_the_text_half_of_an_unknown_vision_model(tmp_path: Path, seed: int) -> None:
     """Served when asked for, by the language model's own type."""
-    model = tiny.text_model(seed)
-    folder = tiny.save(model, tmp_path / "tiny", demo)
+    model = tiny.of_few_words(seed)
+    folder = tiny.save_of_few_words(model, tmp_path / "tiny")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(
         json.dumps({"model_type": "kosmos", "vision_config": {}, "text_config": config})
@@ -220,9 +219,9 @@ def test_the_text_half_of_an_unknown_vision_model(tmp_path: Path, seed: int, dem
     assert relative_error(kit, model, some_tokens(seed)) <= 2e-5
 
 
-def test_a_file_that_shrinks_while_it_is_read(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_file_that_shrinks_while_it_is_read(few_words_folder: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
-    shutil.copytree(tiny_folder, source)
+    shutil.copytree(few_words_folder, source)
 
     kit = open_model_kit(source)
     os.truncate(source / "model.safetensors", 2000)

@@ -21,6 +21,7 @@ from engine import OptionError, UnsupportedCheckpoint
 from model_kit import load_model_kit, quantize
 from model_kit.config import decoder_name
 from model_kit.kit import ModelKit
+from vision_add_ons.testing import VOCAB
 from vision_add_ons.weights import read_weights
 
 GROUP = 32
@@ -104,14 +105,16 @@ def test_mlx_lm_alone_loads_the_text_half(form: str, tmp_path: Path, seed: int) 
     [("affine", 64, 3), ("affine", 32, 6), ("mxfp4", 32, 4), ("nvfp4", 16, 4), ("mxfp8", 32, 8)],
 )
 def test_the_same_as_mlx_lm_s_converter(
-    tiny_folder: Path, tmp_path: Path, mode: str, group_size: int, bits: int
+    few_words_folder: Path, tmp_path: Path, mode: str, group_size: int, bits: int
 ) -> None:
     from mlx_lm import convert
 
     theirs, ours = tmp_path / "theirs", tmp_path / "ours"
-    convert(str(tiny_folder), str(theirs), True, q_group_size=group_size, q_bits=bits, q_mode=mode)
+    convert(
+        str(few_words_folder), str(theirs), True, q_group_size=group_size, q_bits=bits, q_mode=mode
+    )
     given = {} if mode != "affine" else {"bits": bits, "group_size": group_size}
-    quantize(tiny_folder, ours, mode=mode, embeddings=True, **given)
+    quantize(few_words_folder, ours, mode=mode, embeddings=True, **given)
     same_checkpoint(ours, theirs)
 
 
@@ -161,16 +164,16 @@ def test_folders_of_mlx_vlm_s_converter(tmp_path: Path, seed: int) -> None:
         np.testing.assert_array_equal(ours, expected)
 
 
-def test_choices_for_single_layers(tiny_folder: Path, tmp_path: Path) -> None:
+def test_choices_for_single_layers(few_words_folder: Path, tmp_path: Path) -> None:
     """By one of mlx-lm's recipes, recorded as it records them."""
     from mlx_lm import convert
     from mlx_lm.convert import mixed_quant_predicate_builder
 
     theirs, ours = tmp_path / "theirs", tmp_path / "ours"
-    convert(str(tiny_folder), str(theirs), True, 32, 4, quant_predicate="mixed_3_6")
-    model, _ = load_model(tiny_folder, lazy=True)
+    convert(str(few_words_folder), str(theirs), True, 32, 4, quant_predicate="mixed_3_6")
+    model, _ = load_model(few_words_folder, lazy=True)
     choose = mixed_quant_predicate_builder("mixed_3_6", model, 32)
-    quantize(tiny_folder, ours, bits=4, group_size=32, embeddings=True, choose=choose)
+    quantize(few_words_folder, ours, bits=4, group_size=32, embeddings=True, choose=choose)
     entry = json.loads((theirs / "config.json").read_text())["quantization"]
     assert sum(isinstance(own, dict) for own in entry.values()) > 3
     same_checkpoint(ours, theirs)
@@ -199,7 +202,7 @@ def test_choices_by_the_checkpoint_s_names(tmp_path: Path, seed: int) -> None:
 
 
 def test_what_comes_along(tmp_path: Path, demo: Path) -> None:
-    source = tiny.save(tiny.text_model(1), tmp_path / "source", demo)
+    source = tiny.save_of_few_words(tiny.of_few_words(1), tmp_path / "source")
     for name in ("preprocessor_config.json", "chat_template.jinja", "tokenizer.model", "LICENSE"):
         (source / name).write_text("{}")
     for name in ("pytorch_model.bin", "model.gguf", ".hidden.json", "weights.npz"):
@@ -234,14 +237,14 @@ def test_what_comes_along(tmp_path: Path, demo: Path) -> None:
         {"shard_bytes": 0},
     ],
 )
-def test_bad_options(tiny_folder: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+def test_bad_options(few_words_folder: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     with pytest.raises(OptionError):
-        quantize(tiny_folder, tmp_path / "target", **options)
+        quantize(few_words_folder, tmp_path / "target", **options)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_quantized_source(tiny_folder: Path, tmp_path: Path) -> None:
-    quantize(tiny_folder, tmp_path / "target", bits=8)
+def test_a_quantized_source(few_words_folder: Path, tmp_path: Path) -> None:
+    quantize(few_words_folder, tmp_path / "target", bits=8)
     with pytest.raises(UnsupportedCheckpoint, match="quantized already"):
         quantize(tmp_path / "target", tmp_path / "again")
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
@@ -265,15 +268,15 @@ def test_prompts_stay_the_same(name: str, decoder_only: bool, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("mode", ["affine", "mxfp4"])
-def test_what_a_model_class_advises(mode: str, tmp_path: Path, demo: Path, seed: int) -> None:
+def test_what_a_model_class_advises(mode: str, tmp_path: Path, seed: int) -> None:
     """mlx-lm's class of Qwen3-MoE wants its routers in 8 bits, whatever the others get."""
     from mlx_lm import convert
     from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
     sizes = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
-    config = Qwen3MoeConfig(**tiny.SIZES | sizes | {"sliding_window": 0})
+    config = Qwen3MoeConfig(**tiny.SIZES | sizes | {"sliding_window": 0, "vocab_size": VOCAB})
     model = tiny.randomize(Qwen3MoeForCausalLM(config), seed)
-    source = tiny.save(model, tmp_path / "source", demo)
+    source = tiny.save_of_few_words(model, tmp_path / "source")
     tiny.edit_config(source, num_experts=4, rope_theta=10000.0)  # as their class reads them
     theirs, ours = tmp_path / "theirs", tmp_path / "ours"
     convert(str(source), str(theirs), True, q_mode=mode)

@@ -49,7 +49,7 @@ def interrupt(stage: str, done: int, total: int) -> None:
 @pytest.mark.parametrize("earlier", [False, True])
 @pytest.mark.parametrize("cause", ["disk full", "no room", "Ctrl-C"])
 def test_what_goes_wrong_leaves_nothing(
-    tiny_folder: Path,
+    few_words_folder: Path,
     tmp_path: Path,
     cause: str,
     earlier: bool,
@@ -57,15 +57,15 @@ def test_what_goes_wrong_leaves_nothing(
 ) -> None:
     target = tmp_path / "target"
     if earlier:
-        convert(tiny_folder, target)
-    before = contents(tmp_path), contents(tiny_folder)
+        convert(few_words_folder, target)
+    before = contents(tmp_path), contents(few_words_folder)
     options: dict[str, Any] = {"bits": 8, "overwrite": True}
     if cause == "Ctrl-C":
         with pytest.raises(KeyboardInterrupt):
-            quantize(tiny_folder, target, **options, progress=interrupt)
+            quantize(few_words_folder, target, **options, progress=interrupt)
     elif cause == "disk full":
         with file_limit(100_000), pytest.raises(SaveError, match="as it was"):
-            quantize(tiny_folder, target, **options)
+            quantize(few_words_folder, target, **options)
     else:
 
         class Usage(NamedTuple):
@@ -73,21 +73,21 @@ def test_what_goes_wrong_leaves_nothing(
             used: int
             free: int
 
-        monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**9, 10**9, 10**6))
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**9, 10**9, 10**4))
         with pytest.raises(SaveError, match="free some space"):
-            quantize(tiny_folder, target, **options)
-    assert (contents(tmp_path), contents(tiny_folder)) == before
+            quantize(few_words_folder, target, **options)
+    assert (contents(tmp_path), contents(few_words_folder)) == before
     assert [path.name for path in tmp_path.iterdir()] == (["target"] if earlier else [])
 
 
-def test_an_earlier_target_is_replaced(tiny_folder: Path, tmp_path: Path) -> None:
+def test_an_earlier_target_is_replaced(few_words_folder: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
-    convert(tiny_folder, target)
+    convert(few_words_folder, target)
     (target / "notes.txt").write_text("mine")
     with pytest.raises(SaveError, match="there already"):
-        quantize(tiny_folder, target)
+        quantize(few_words_folder, target)
     assert (target / "notes.txt").exists()
-    quantize(tiny_folder, target, bits=8, overwrite=True)
+    quantize(few_words_folder, target, bits=8, overwrite=True)
     assert not (target / "notes.txt").exists()
     assert load_model_kit(target).config.quantization == {
         "bits": 8,
@@ -97,9 +97,9 @@ def test_an_earlier_target_is_replaced(tiny_folder: Path, tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
 
 
-def test_where_nothing_may_be_written(tiny_folder: Path, tmp_path: Path) -> None:
+def test_where_nothing_may_be_written(few_words_folder: Path, tmp_path: Path) -> None:
     source = tmp_path / "models" / "source"
-    shutil.copytree(tiny_folder, source)
+    shutil.copytree(few_words_folder, source)
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "a.txt").write_text("dear")
     (tmp_path / "file").write_text("x")
@@ -124,7 +124,7 @@ def test_where_nothing_may_be_written(tiny_folder: Path, tmp_path: Path) -> None
     assert contents(tmp_path) == before
 
 
-def test_what_appears_meanwhile_is_kept(tiny_folder: Path, tmp_path: Path) -> None:
+def test_what_appears_meanwhile_is_kept(few_words_folder: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
 
     def appears(stage: str, done: int, total: int) -> None:
@@ -133,28 +133,28 @@ def test_what_appears_meanwhile_is_kept(tiny_folder: Path, tmp_path: Path) -> No
 
     for overwrite in (False, True):
         with pytest.raises(SaveError):
-            convert(tiny_folder, target, progress=appears, overwrite=overwrite)
+            convert(few_words_folder, target, progress=appears, overwrite=overwrite)
         assert [path.name for path in target.iterdir()] == ["precious.txt"]
         shutil.rmtree(target)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_is_more_than_a_checkpoint(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_more_than_a_checkpoint(few_words_folder: Path, tmp_path: Path) -> None:
     target = tmp_path / "project"
-    convert(tiny_folder, target)
+    convert(few_words_folder, target)
     (target / "notes").mkdir()
     with pytest.raises(SaveError, match="no checkpoint"):
-        convert(tiny_folder, target, overwrite=True)
+        convert(few_words_folder, target, overwrite=True)
     (target / "notes").rmdir()
     (target / "model.safetensors").unlink()
     with pytest.raises(SaveError, match="no checkpoint"):
-        convert(tiny_folder, target, overwrite=True)
+        convert(few_words_folder, target, overwrite=True)
 
 
-def test_a_source_of_links(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_source_of_links(few_words_folder: Path, tmp_path: Path) -> None:
     """As the hub's cache has them: what they point to must not be replaced."""
     real, links = tmp_path / "real", tmp_path / "snapshots" / "links"
-    convert(tiny_folder, real)
+    convert(few_words_folder, real)
     links.mkdir(parents=True)
     for file in real.iterdir():
         (links / file.name).symlink_to(file)
@@ -167,17 +167,19 @@ def test_a_source_of_links(tiny_folder: Path, tmp_path: Path) -> None:
 
 
 def test_the_working_folder(
-    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    few_words_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SaveError, match="working folder"):
-        convert(tiny_folder, Path())
+        convert(few_words_folder, Path())
 
 
-def test_an_empty_folder_and_folders_that_are_not_there(tiny_folder: Path, tmp_path: Path) -> None:
+def test_an_empty_folder_and_folders_that_are_not_there(
+    few_words_folder: Path, tmp_path: Path
+) -> None:
     (tmp_path / "empty").mkdir()
     for target in (tmp_path / "empty", tmp_path / "a" / "b" / "c"):
-        convert(tiny_folder, target)
+        convert(few_words_folder, target)
         assert (target / "config.json").is_file()
 
 
@@ -199,10 +201,10 @@ def _no_config(folder: Path) -> None:
 
 @pytest.mark.parametrize("damage", [_cut, _missing_shard, _no_config])
 def test_a_damaged_source(
-    tiny_folder: Path, tmp_path: Path, damage: Callable[[Path], None]
+    few_words_folder: Path, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
-    shutil.copytree(tiny_folder, source)
+    shutil.copytree(few_words_folder, source)
     convert(source, target)
     damage(source)
     before = contents(tmp_path)
@@ -212,19 +214,21 @@ def test_a_damaged_source(
     assert contents(tmp_path) == before
 
 
-def test_a_result_that_could_not_be_loaded(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_result_that_could_not_be_loaded(few_words_folder: Path, tmp_path: Path) -> None:
     """It is tried before it takes its place."""
     from model_kit.save import save_checkpoint
     from vision_add_ons.json_files import read_json
     from vision_add_ons.weights import read_weights
 
     target = tmp_path / "target"
-    convert(tiny_folder, target)
+    convert(few_words_folder, target)
     before = contents(tmp_path)
-    tensors = read_weights(tiny_folder)
+    tensors = read_weights(few_words_folder)
     tensors.pop("model.norm.weight")
     with pytest.raises(CheckpointError, match="norm"):
-        save_checkpoint(tiny_folder, target, read_json(tiny_folder / "config.json"), tensors)
+        save_checkpoint(
+            few_words_folder, target, read_json(few_words_folder / "config.json"), tensors
+        )
     assert contents(tmp_path) == before
 
 
@@ -279,9 +283,9 @@ def test_every_dtype_is_written_as_mlx_writes_it(tmp_path: Path, dtype: mx.Dtype
         assert mx.array_equal(read[name], array).item()  # type: ignore[index]
 
 
-def test_a_file_that_shrinks_while_it_is_read(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_file_that_shrinks_while_it_is_read(few_words_folder: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
-    shutil.copytree(tiny_folder, source)
+    shutil.copytree(few_words_folder, source)
 
     def cut(stage: str, done: int, total: int) -> None:
         os.truncate(source / "model.safetensors", 2000)
