@@ -63,6 +63,14 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_seeing_folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
+    """The same with small random eyes, in Moxin's format."""
+    from parity.moxin_checkpoint import write_seeing
+
+    return write_seeing(tmp_path_factory.mktemp("tiny-seeing") / "seeing", tiny_folder, 7)
+
+
+@pytest.fixture(scope="session")
 def few_words_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text model of small random weights and few words, which loads in no time."""
     import tiny
@@ -77,6 +85,15 @@ def engine(demo: Path) -> "Iterator[Engine]":
     from engine import load
 
     with load(demo) as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="session")
+def tiny_engine(tiny_folder: Path) -> "Iterator[Engine]":
+    """One engine with a text model of small random weights, where any model will do."""
+    from engine import load
+
+    with load(tiny_folder) as loaded:
         yield loaded
 
 

@@ -1,7 +1,9 @@
 """How an answer ends: once, with its reason, and with all of its text."""
 
 import gc
+import itertools
 import random
+import shutil
 import subprocess
 import sys
 import threading
@@ -11,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
+import torch
 
 from engine import (
     Engine,
@@ -24,7 +28,7 @@ from engine import (
     load,
 )
 
-LONG = "Count slowly: " + " ".join(str(n) for n in range(160))
+LONG = "Count slowly: " + " ".join(str(n) for n in range(80))
 
 
 def run(engine: Engine, prompt: Any, **options: Any) -> tuple[str, Finished]:
@@ -38,8 +42,25 @@ def run(engine: Engine, prompt: Any, **options: Any) -> tuple[str, Finished]:
     return text, finals[0]
 
 
-def test_length(engine: Engine) -> None:
-    text, end = run(engine, "Once upon a time", max_tokens=7)
+def teach(folder: Path, tokens: list[int]) -> None:
+    """Make of the checkpoint one that says `tokens`, all different, each after the one before."""
+    assert len(set(tokens)) == len(tokens)
+
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        for name, tensor in tensors.items():
+            if "norm" in name:
+                tensor.fill_(1)
+            elif "o_proj" in name or "down_proj" in name or "lm_head" in name:
+                tensor.zero_()
+        embeddings = tensors["model.embed_tokens.weight"]
+        for token, following in itertools.pairwise(tokens):
+            tensors["lm_head.weight"][following] = embeddings[token] / embeddings[token].norm()
+
+    tiny.edit_weights(folder, change)
+
+
+def test_length(tiny_engine: Engine) -> None:
+    text, end = run(tiny_engine, "Once upon a time", max_tokens=7)
     assert end.finish_reason == "length"
     assert len(end.tokens) == 7
     assert text
@@ -51,26 +72,28 @@ def test_end_of_text(engine: Engine) -> None:
     assert end.finish_reason == "stop"
 
 
-def test_stop_string_across_tokens(engine: Engine) -> None:
-    text, _ = run(engine, "The alphabet: a b c d e", max_tokens=30)
+def test_stop_string_across_tokens(tiny_engine: Engine) -> None:
+    text, _ = run(tiny_engine, "The alphabet: a b c d e", max_tokens=30)
     stop = text[5:12]
-    cut, end = run(engine, "The alphabet: a b c d e", max_tokens=30, stop=[stop, "never there"])
+    cut, end = run(
+        tiny_engine, "The alphabet: a b c d e", max_tokens=30, stop=[stop, "never there"]
+    )
     assert end.finish_reason == "stop_string"
     assert end.stop_string == stop
     assert cut == text[: text.index(stop)]
 
 
-def test_partial_stop_is_released_at_the_end(engine: Engine) -> None:
-    text, _ = run(engine, "Once upon a time", max_tokens=12)
-    held, end = run(engine, "Once upon a time", max_tokens=12, stop=text[-3:] + "#never#")
+def test_partial_stop_is_released_at_the_end(tiny_engine: Engine) -> None:
+    text, _ = run(tiny_engine, "Once upon a time", max_tokens=12)
+    held, end = run(tiny_engine, "Once upon a time", max_tokens=12, stop=text[-3:] + "#never#")
     assert end.finish_reason == "length"
     assert held == text
 
 
-def test_statistics(engine: Engine) -> None:
+def test_statistics(tiny_engine: Engine) -> None:
     prompt = f"Once upon a time, {random.random()} miles away,"
-    _, end = run(engine, prompt, max_tokens=5, logit_bias={0: -100.0, 2: -100.0})
-    assert end.prompt_tokens == len(engine.tokenize(prompt))
+    _, end = run(tiny_engine, prompt, max_tokens=5, logit_bias={0: -100.0, 2: -100.0})
+    assert end.prompt_tokens == len(tiny_engine.tokenize(prompt))
     assert end.images_encoded == 0
     assert end.time_to_first_token is not None
     assert end.time_to_first_token >= end.prefill_seconds > 0
@@ -78,14 +101,14 @@ def test_statistics(engine: Engine) -> None:
     assert end.completion_tokens == 5
 
 
-def test_progress_tells_the_prefill(engine: Engine) -> None:
+def test_progress_tells_the_prefill(tiny_engine: Engine) -> None:
     prompt = f"{random.random()} {LONG}"
     options = GenerationOptions(max_tokens=1, prefill_step_size=100)
-    events = [e for e in engine.generate(prompt, options=options) if isinstance(e, Progress)]
+    events = [e for e in tiny_engine.generate(prompt, options=options) if isinstance(e, Progress)]
     total = events[0].total
     assert [e.processed for e in events][:3] == [0, 100, 200]
     assert events[-1].processed == total
-    assert events[0].cached + total == len(engine.tokenize(prompt))
+    assert events[0].cached + total == len(tiny_engine.tokenize(prompt))
 
 
 def test_cancel_by_an_event(engine: Engine) -> None:
@@ -107,24 +130,24 @@ def test_cancel_by_an_event(engine: Engine) -> None:
 
 
 def test_cancel_during_prefill_keeps_what_was_read(engine: Engine) -> None:
-    prompt = f"{random.random()} {LONG}"
-    generation = engine.generate(prompt, options=GenerationOptions(prefill_step_size=100))
+    prompt = f"{random.random()} {LONG[:300]}"
+    generation = engine.generate(prompt, options=GenerationOptions(prefill_step_size=32))
     for event in generation:
-        if isinstance(event, Progress) and event.processed >= 200:
+        if isinstance(event, Progress) and event.processed >= 32:
             generation.cancel()
     end = generation.result()
     assert end.finish_reason == "cancelled"
     assert not end.tokens
-    again = engine.generate(prompt, options=GenerationOptions(max_tokens=6)).result()
-    assert again.cached_tokens >= 200
+    again = engine.generate(prompt, options=GenerationOptions(max_tokens=4)).result()
+    assert again.cached_tokens >= 32
     engine._worker.memory.budget.shrink(0)  # type: ignore[union-attr]
-    cold = engine.generate(prompt, options=GenerationOptions(max_tokens=6)).result()
+    cold = engine.generate(prompt, options=GenerationOptions(max_tokens=4)).result()
     assert cold.cached_tokens == 0
     assert again.tokens == cold.tokens
 
 
-def test_cancel_during_decode_loses_no_text(engine: Engine) -> None:
-    generation = engine.generate("Once upon a time", options=GenerationOptions(max_tokens=200))
+def test_cancel_during_decode_loses_no_text(tiny_engine: Engine) -> None:
+    generation = tiny_engine.generate("Once upon a time", options=GenerationOptions(max_tokens=200))
     text = ""
     for event in generation:
         text += event.text
@@ -134,24 +157,26 @@ def test_cancel_during_decode_loses_no_text(engine: Engine) -> None:
     assert end.finish_reason == "cancelled"
     assert text == end.answer
     tokens = list(end.tokens)
-    whole = engine.generate("Once upon a time", options=GenerationOptions(max_tokens=len(tokens)))
+    whole = tiny_engine.generate(
+        "Once upon a time", options=GenerationOptions(max_tokens=len(tokens))
+    )
     assert whole.result().answer == end.answer
-    follow_up = engine.tokenize("Once upon a time") + tokens + engine.tokenize(" Then")
-    warm = engine.generate(follow_up, options=GenerationOptions(max_tokens=1)).result()
-    assert warm.cached_tokens == len(follow_up) - len(engine.tokenize(" Then"))
+    follow_up = tiny_engine.tokenize("Once upon a time") + tokens + tiny_engine.tokenize(" Then")
+    warm = tiny_engine.generate(follow_up, options=GenerationOptions(max_tokens=1)).result()
+    assert warm.cached_tokens == len(follow_up) - len(tiny_engine.tokenize(" Then"))
 
 
-def test_cancel_at_random_moments(engine: Engine, seed: int) -> None:
+def test_cancel_at_random_moments(tiny_engine: Engine, seed: int) -> None:
     """Whenever it comes, an answer ends once, its text whole, and the next one is right."""
     rng = random.Random(seed)
     words = rng.choices(LONG.split(), k=200)
     reasons = []
-    for _ in range(300):
+    for _ in range(120):
         # Starts of one text: each continues what was left by those cancelled before it.
         long = " ".join(words[: rng.randrange(1, 40)] + rng.choices(words, k=rng.randrange(4)))
         options = GenerationOptions(max_tokens=rng.randrange(1, 8), prefill_step_size=16)
-        generation = engine.generate(long, options=options)
-        timer = threading.Timer(rng.random() * 0.15, generation.cancel)
+        generation = tiny_engine.generate(long, options=options)
+        timer = threading.Timer(rng.random() * 0.06, generation.cancel)
         timer.start()
         events = list(generation)
         timer.cancel()
@@ -163,16 +188,16 @@ def test_cancel_at_random_moments(engine: Engine, seed: int) -> None:
     assert "cancelled" in reasons
     for length in (10, 20, 30, 39):
         prompt = " ".join(words[:length])
-        warm = engine.generate(prompt, options=GenerationOptions(max_tokens=6)).result()
+        warm = tiny_engine.generate(prompt, options=GenerationOptions(max_tokens=6)).result()
         assert warm.cached_tokens > 0
-        engine._worker.memory.budget.shrink(0)  # type: ignore[union-attr]
-        cold = engine.generate(prompt, options=GenerationOptions(max_tokens=6)).result()
+        tiny_engine._worker.memory.budget.shrink(0)  # type: ignore[union-attr]
+        cold = tiny_engine.generate(prompt, options=GenerationOptions(max_tokens=6)).result()
         assert warm.tokens == cold.tokens
 
 
-def test_cancel_before_its_turn(engine: Engine) -> None:
-    first = engine.generate(LONG, options=GenerationOptions(max_tokens=100))
-    waiting = engine.generate("Hello", options=GenerationOptions(max_tokens=100))
+def test_cancel_before_its_turn(tiny_engine: Engine) -> None:
+    first = tiny_engine.generate(LONG, options=GenerationOptions(max_tokens=400))
+    waiting = tiny_engine.generate("Hello", options=GenerationOptions(max_tokens=100))
     waiting.cancel()
     assert waiting.result(timeout=5).finish_reason == "cancelled"
     assert not first.done
@@ -181,16 +206,18 @@ def test_cancel_before_its_turn(engine: Engine) -> None:
     first.cancel()  # after the end: nothing
 
 
-def test_two_threads_at_once(engine: Engine) -> None:
+def test_two_threads_at_once(tiny_engine: Engine) -> None:
     alone = {
-        prompt: engine.generate(prompt, options=GenerationOptions(max_tokens=10)).result().tokens
+        prompt: tiny_engine.generate(prompt, options=GenerationOptions(max_tokens=10))
+        .result()
+        .tokens
         for prompt in ("One day", "In the north")
     }
     found: list[tuple[str, Any]] = []
 
     def ask(prompt: str) -> None:
         for _ in range(5):
-            end = engine.generate(prompt, options=GenerationOptions(max_tokens=10)).result()
+            end = tiny_engine.generate(prompt, options=GenerationOptions(max_tokens=10)).result()
             found.append((prompt, end.tokens))
 
     threads = [threading.Thread(target=ask, args=(prompt,)) for prompt in alone]
@@ -203,27 +230,44 @@ def test_two_threads_at_once(engine: Engine) -> None:
 
 
 def test_emoji_are_never_broken(engine: Engine) -> None:
-    """Cut at every length, an answer of multi-byte characters never shows half of one."""
     tokens = engine.tokenize("🦊👩‍🚀é日本")
     bias = GenerationOptions(max_tokens=len(tokens), logit_bias=dict.fromkeys(tokens, 60.0))
     deltas = list(engine.generate("Emoji: 🦊👩‍🚀é日本", options=bias))
     assert all("\ufffd" not in d.text for d in deltas)
-    for length in range(1, len(tokens)):
-        options = GenerationOptions(max_tokens=length, logit_bias=dict.fromkeys(tokens, 60.0))
-        for event in engine.generate("Emoji: 🦊👩‍🚀é日本", options=options):
-            assert "\ufffd" not in event.text
 
 
-def test_max_context_ends_an_answer(engine: Engine) -> None:
+def test_a_cut_answer_shows_no_half_of_a_character(tiny_folder: Path, tmp_path: Path) -> None:
+    """Cut at every length, an answer of multi-byte characters has all of its whole ones."""
+    folder = shutil.copytree(tiny_folder, tmp_path / "parrot")
+    with load(tiny_folder, vocab_only=True) as words:
+        (start,) = words.tokenize(":")
+        of_byte = {words.token_bytes(token): token for token in range(300)}
+        # A character in tokens of one byte each, which no tokenizer would choose, is one too.
+        tokens = words.tokenize("🦊\u200dé日本") + [of_byte[bytes([b])] for b in "👩".encode()]
+    teach(folder, [start, *tokens])
+    with load(folder) as engine:
+        for length in range(1, len(tokens) + 1):
+            options = GenerationOptions(max_tokens=length)
+            events = list(engine.generate([start], options=options))
+            end = events[-1]
+            assert isinstance(end, Finished)
+            assert list(end.tokens) == tokens[:length]
+            assert all("\ufffd" not in event.text for event in events)
+            spoken = b"".join(engine.token_bytes(t) or b"" for t in tokens[:length])
+            assert end.answer == spoken.decode(errors="ignore")
+        assert end.answer == "🦊\u200dé日本👩"
+
+
+def test_max_context_ends_an_answer(tiny_engine: Engine) -> None:
     prompt = "Once upon a time"
-    length = len(engine.tokenize(prompt))
-    _, end = run(engine, prompt, max_tokens=50, max_context=length + 6)
+    length = len(tiny_engine.tokenize(prompt))
+    _, end = run(tiny_engine, prompt, max_tokens=50, max_context=length + 6)
     assert (end.finish_reason, len(end.tokens)) == ("length", 6)
 
 
-def test_a_failure_is_the_final_event(demo: Path) -> None:
+def test_a_failure_is_the_final_event(tiny_folder: Path) -> None:
     """What goes wrong on the engine's thread reaches the caller, and the engine goes on."""
-    with load(demo) as engine:
+    with load(tiny_folder) as engine:
         generation = engine.generate("Hello", options=GenerationOptions(max_tokens=2))
         generation.result()
 
@@ -245,8 +289,8 @@ def test_a_failure_is_the_final_event(demo: Path) -> None:
         assert engine.generate("Hello", options=GenerationOptions(max_tokens=2)).result().tokens
 
 
-def test_close(demo: Path) -> None:
-    engine = load(demo)
+def test_close(tiny_folder: Path) -> None:
+    engine = load(tiny_folder)
     running = engine.generate(LONG, options=GenerationOptions(max_tokens=500))
     waiting = engine.submit(Request("Hello"))
     for event in running:
@@ -261,18 +305,18 @@ def test_close(demo: Path) -> None:
     assert not any(t.name == "sightline-engine" and not t.daemon for t in threading.enumerate())
 
 
-def test_a_process_ends_cleanly_whenever_it_ends(demo: Path) -> None:
+def test_a_process_ends_cleanly_whenever_it_ends(tiny_folder: Path, demo: Path) -> None:
     """MLX's thread-local state must be gone before the interpreter is."""
     script = f"""
 from engine import GenerationOptions, load
-engine = load({str(demo)!r})
+engine = load({str(tiny_folder)!r})
 engine.generate("Hello", options=GenerationOptions(max_tokens=2)).result()
 import sys
 assert "mlx_vlm" not in sys.modules
 {{}}
 """
     endings = {e: script.format(e) for e in ("engine.close()", "pass", "1 / 0")}
-    endings["while generating"] = script.format("engine.generate('Hello ' * 500)")
+    endings["while generating"] = script.format("engine.generate('Hello ' * 300)")
     endings["while loading"] = f"""
 import threading, time
 from engine import load
@@ -293,11 +337,11 @@ for _ in range(3):
         assert "terminate" not in run.stderr
 
 
-def test_a_callback_that_fails_ends_nothing_else(demo: Path) -> None:
+def test_a_callback_that_fails_ends_nothing_else(tiny_folder: Path) -> None:
     def fail(_: Finished) -> None:
         raise RuntimeError("the callback's own fault")
 
-    engine = load(demo)
+    engine = load(tiny_folder)
     running = engine.generate(LONG, options=GenerationOptions(max_tokens=500))
     broken = engine.submit(Request("Hello"), on_finish=fail)
     waiting = engine.submit(Request("Hello"))
@@ -306,8 +350,8 @@ def test_a_callback_that_fails_ends_nothing_else(demo: Path) -> None:
         assert generation.result(timeout=60).finish_reason == "cancelled"
 
 
-def test_nothing_keeps_a_closed_model_in_memory(demo: Path) -> None:
-    engine = load(demo)
+def test_nothing_keeps_a_closed_model_in_memory(tiny_folder: Path) -> None:
+    engine = load(tiny_folder)
     kit = engine._worker.kit
     model = weakref.ref(kit.text_model)
     good = engine.generate("Hello", options=GenerationOptions(max_tokens=2))
@@ -322,10 +366,10 @@ def test_nothing_keeps_a_closed_model_in_memory(demo: Path) -> None:
     assert model() is None
 
 
-def test_an_engine_nobody_holds_ends_its_thread(demo: Path) -> None:
-    end = load(demo).generate("Hello", options=GenerationOptions(max_tokens=3)).result()
+def test_an_engine_nobody_holds_ends_its_thread(tiny_folder: Path) -> None:
+    end = load(tiny_folder).generate("Hello", options=GenerationOptions(max_tokens=3)).result()
     assert len(end.tokens) == 3  # the generation kept it alive
-    engine = load(demo, vocab_only=True)
+    engine = load(tiny_folder, vocab_only=True)
     thread, gone = engine._worker.thread, weakref.ref(engine)
     assert engine.tokenize("Hello")
     with pytest.raises(RequestError, match="vocab_only"):
@@ -337,8 +381,8 @@ def test_an_engine_nobody_holds_ends_its_thread(demo: Path) -> None:
     assert not thread.is_alive()
 
 
-def test_results_time_out(engine: Engine) -> None:
-    generation = engine.generate(LONG, options=GenerationOptions(max_tokens=500))
+def test_results_time_out(tiny_engine: Engine) -> None:
+    generation = tiny_engine.generate(LONG, options=GenerationOptions(max_tokens=500))
     with pytest.raises(TimeoutError):
         generation.result(timeout=0.01)
     generation.cancel()

@@ -20,12 +20,6 @@ CHROMIUM = shutil.which("chromium")
 
 
 @pytest.fixture(scope="session")
-def tiny_engine(tiny_folder: Path) -> Iterator[Engine]:
-    with load(tiny_folder) as engine:
-        yield engine
-
-
-@pytest.fixture(scope="session")
 def demo_engine(seeing_demo: Path) -> Iterator[Engine]:
     """The default model, with its eyes."""
     with load(seeing_demo) as engine:
