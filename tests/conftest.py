@@ -67,7 +67,9 @@ def tiny_seeing_folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Pa
     """The same with small random eyes, in Moxin's format."""
     from parity.moxin_checkpoint import write_seeing
 
-    return write_seeing(tmp_path_factory.mktemp("tiny-seeing") / "seeing", tiny_folder, 7)
+    seed = random.SystemRandom().randrange(2**31)
+    print(f"seed of the tiny eyes: {seed}")
+    return write_seeing(tmp_path_factory.mktemp("tiny-seeing") / "seeing", tiny_folder, seed)
 
 
 @pytest.fixture(scope="session")

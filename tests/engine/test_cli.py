@@ -29,12 +29,21 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.fixture
-def loaded(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> Engine:
-    """The commands take this engine instead of loading one."""
+def take(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> Engine:
+    """Have the commands take this engine instead of loading one."""
     for command in ("chat", "generate"):
         monkeypatch.setattr(f"engine.cli.{command}.open_engine", lambda _: nullcontext(engine))
     return engine
+
+
+@pytest.fixture
+def loaded_demo(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> Engine:
+    return take(monkeypatch, engine)
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch, tiny_engine: Engine) -> Engine:
+    return take(monkeypatch, tiny_engine)
 
 
 @pytest.fixture
@@ -83,9 +92,9 @@ def one_complaint(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_generate_prints_the_answer_alone(
-    loaded: Engine, capsys: pytest.CaptureFixture[str]
+    loaded_demo: Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    expected = loaded.generate([{"role": "user", "content": PROMPT}]).result().answer
+    expected = loaded_demo.generate([{"role": "user", "content": PROMPT}]).result().answer
     assert main(["generate", "--prompt", PROMPT]) == 0
     output = capsys.readouterr()
     assert output.out == expected
@@ -167,7 +176,7 @@ def test_an_answer_that_fails_has_exit_code_1(
     assert json.loads(capsys.readouterr().out)["error"] == "no\nluck"
 
 
-def test_ctrl_c_cancels_the_answer(loaded: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_cancels_the_answer(loaded_demo: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     class Out(io.StringIO):
         def write(self, text: str) -> int:
             signal.raise_signal(signal.SIGINT)
@@ -297,7 +306,7 @@ def test_chat_pictures(chat: Callable[..., tuple[str, str]], photo: Path) -> Non
 
 
 def test_chat_about_pictures(
-    seeing_folder: Path,
+    tiny_seeing_folder: Path,
     photo: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -305,7 +314,7 @@ def test_chat_about_pictures(
 ) -> None:
     lines = f"/image {photo}\nLook\n/stats\nAgain\n/stats\n/save {tmp_path / 'talk.md'}\n"
     monkeypatch.setattr("sys.stdin", io.StringIO(lines))
-    model = ["--model", str(seeing_folder), "--max-tokens", "3"]
+    model = ["--model", str(tiny_seeing_folder), "--max-tokens", "3"]
     assert main(["chat", "--image", str(photo), *model]) == 0
     shown = capsys.readouterr()
     told = [line for line in shown.out.splitlines() if "images encoded" in line]
@@ -317,9 +326,9 @@ def test_chat_about_pictures(
 
 
 def test_generate_about_a_picture(
-    seeing_folder: Path, photo: Path, capsys: pytest.CaptureFixture[str]
+    tiny_seeing_folder: Path, photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = ["--model", str(seeing_folder), "--max-tokens", "3", "--json"]
+    model = ["--model", str(tiny_seeing_folder), "--max-tokens", "3", "--json"]
     assert main(["generate", "--image", str(photo), "--prompt", "Look", *model]) == 0
     assert json.loads(capsys.readouterr().out)["images_encoded"] == 1
 
@@ -439,15 +448,16 @@ def test_version_and_help_load_nothing_heavy() -> None:
 
 def test_echo_into_chat(demo: Path) -> None:
     ran = subprocess.run(
-        [*COMMAND, "chat", "--max-tokens", "40"], input="hi\n", capture_output=True, text=True
+        [*COMMAND, "chat", "--max-tokens", "6"], input="hi\n", capture_output=True, text=True
     )
-    assert (ran.returncode, ran.stderr) == (0, "")
+    assert (ran.returncode, ran.stderr) == (0, "sightline: the answer was cut after 6 tokens\n")
     assert len(ran.stdout) > 3
     assert ">" not in ran.stdout
 
 
-def test_a_closed_pipe_is_left_quietly(demo: Path) -> None:
+def test_a_closed_pipe_is_left_quietly(tiny_folder: Path) -> None:
     asked = [*COMMAND, "generate", "--prompt", "Write a long story.", "--max-tokens", "400"]
+    asked += ["--model", str(tiny_folder)]
     with subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         assert running.stdout is not None
         assert running.stderr is not None

@@ -65,8 +65,10 @@ def test_the_list_as_json(
     assert told[-1] == {**vars(list(KNOWN_MODELS.values())[-1]), "downloaded": False}
 
 
-def test_inspect_by_name(hub: TinyHub, demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    hub.repos["tiny/text"] = Repo(demo)
+def test_inspect_by_name(
+    hub: TinyHub, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.repos["tiny/text"] = Repo(tiny_folder)
     assert main(["inspect", "tiny/text"]) == 0
     assert "model type:    mistral" in capsys.readouterr().out
     for command in (["inspect"], ["generate", "--prompt", "x", "--model"]):
@@ -77,9 +79,9 @@ def test_inspect_by_name(hub: TinyHub, demo: Path, capsys: pytest.CaptureFixture
 
 
 def test_what_is_asked_about_a_picture_if_nothing_is(
-    hub: TinyHub, cache: Path, seeing_folder: Path, capsys: pytest.CaptureFixture[str]
+    hub: TinyHub, cache: Path, tiny_seeing_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    put_in_cache(cache, NAME, seeing_folder)
+    put_in_cache(cache, NAME, tiny_seeing_folder)
     photo = cache / "photo.png"
     Image.new("RGB", (40, 30), "red").save(photo)
     asked = ["generate", "--image", str(photo), "--model", NAME, "--max-tokens", "3", "--json"]
@@ -112,9 +114,9 @@ def test_when_nothing_can_be_asked(
 
 @pytest.mark.parametrize("command", [["inspect"], ["generate", "--prompt", "x", "--model"]])
 def test_ctrl_c_during_a_download(
-    command: list[str], hub: TinyHub, cache: Path, demo: Path
+    command: list[str], hub: TinyHub, cache: Path, tiny_folder: Path
 ) -> None:
-    hub.repos["tiny/text"] = Repo(demo)
+    hub.repos["tiny/text"] = Repo(tiny_folder)
     hub.stall = "model.safetensors"
     with subprocess.Popen(
         [sys.executable, "-m", "engine", *command, "tiny/text"], stderr=subprocess.PIPE

@@ -226,20 +226,21 @@ def write(folder: Path, tensors: Tensors, config: dict[str, Any]) -> Path:
     return folder
 
 
-def write_seeing(folder: Path, demo: Path, seed: int, template: bool = True) -> Path:
-    """SmolLM2 with random eyes; without `template`, the add-on's own prompt form is used."""
+def write_seeing(folder: Path, text: Path, seed: int, template: bool = True) -> Path:
+    """A text model with random eyes; without `template`, the add-on's own prompt form is used."""
     random_ = Random(seed)
+    text_config = json.loads((text / "config.json").read_text())
     parts = Parts(
         tower(DINO, random_),
         tower(SIGLIP, random_),
-        projector(DINO.width + SIGLIP.width, 576, random_),
-        load_file(demo / "model.safetensors"),
+        projector(DINO.width + SIGLIP.width, text_config["hidden_size"], random_),
+        load_file(text / "model.safetensors"),
     )
     fields = config() | {"image_token_index": 0}
-    fields["text_config"] = json.loads((demo / "config.json").read_text())
+    fields["text_config"] = text_config
     write(folder, parts.named(HF), fields)
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
-        shutil.copy(demo / name, folder / name)
+        shutil.copy(text / name, folder / name)
     if not template:
         file = folder / "tokenizer_config.json"
         tokenizer = json.loads(file.read_text())
