@@ -73,6 +73,14 @@ def tiny_seeing_folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Pa
 
 
 @pytest.fixture(scope="session")
+def letters_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text model of small random weights that reads letter by letter, and loads in no time."""
+    import tiny
+
+    return tiny.save_of_letters(7, tmp_path_factory.mktemp("letters") / "model")
+
+
+@pytest.fixture(scope="session")
 def few_words_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text model of small random weights and few words, which loads in no time."""
     import tiny

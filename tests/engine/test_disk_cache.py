@@ -31,20 +31,20 @@ def files(cache_dir: Path) -> list[Path]:
 
 @pytest.mark.parametrize("kv_bits", [None, 4])
 def test_a_folder_keeps_conversations(
-    tiny_folder: Path, tmp_path: Path, kv_bits: int | None
+    letters_folder: Path, tmp_path: Path, kv_bits: int | None
 ) -> None:
     options: dict[str, Any] = {}
     if kv_bits is not None:
-        tiny_folder = wide(tmp_path / "wide", tiny_folder)
+        letters_folder = wide(tmp_path / "wide")
         options = {"kv_bits": kv_bits, "quantized_kv_start": 0, "kv_group_size": 32}
     cache_dir = tmp_path / "cache"
-    with load(tiny_folder, cache_dir=cache_dir) as engine:
+    with load(letters_folder, cache_dir=cache_dir) as engine:
         history = [*talk(engine, **options).messages, {"role": "user", "content": "Why?"}]
         assert engine.cache_stats()["disk_max_bytes"] == 8 * 2**30
-    with load(tiny_folder) as engine:
+    with load(letters_folder) as engine:
         expected = talk(engine, **options).send("Why?").result()
     wanted = GenerationOptions(max_tokens=8, **options)
-    with load(tiny_folder, cache_dir=cache_dir) as engine:
+    with load(letters_folder, cache_dir=cache_dir) as engine:
         stats = engine.cache_stats()
         assert stats["disk_conversations"] == 1
         assert stats["disk_bytes"] == sum(f.stat().st_size for f in files(cache_dir)) > 0
@@ -53,26 +53,26 @@ def test_a_folder_keeps_conversations(
         assert end.tokens == expected.tokens
         assert end.disk_tokens == end.cached_tokens == expected.cached_tokens > 40
     if options:  # another precision is another cache
-        with load(tiny_folder, cache_dir=cache_dir) as engine:
+        with load(letters_folder, cache_dir=cache_dir) as engine:
             assert engine.generate(history, options=SHORT).result().cached_tokens == 0
 
 
-def wide(target: Path, demo: Path) -> Path:
+def wide(target: Path) -> Path:
     """A model whose heads can be quantized."""
     sizes = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32}
-    return tiny.save(tiny.text_model(8, **sizes), target, demo)
+    return tiny.save_of_letters(8, target, **sizes)
 
 
-def test_one_conversation_is_one_file(tiny_folder: Path, tmp_path: Path) -> None:
+def test_one_conversation_is_one_file(letters_folder: Path, tmp_path: Path) -> None:
     history = [1, 5, 6]
     for _ in range(3):
-        with load(tiny_folder, cache_dir=tmp_path) as engine:
+        with load(letters_folder, cache_dir=tmp_path) as engine:
             owner = object()
             for _ in range(2):
                 end = engine.submit(Request(history, (), SHORT, owner)).result()
                 history += [*end.tokens, 7, 8, 9]
         assert len(files(tmp_path)) == 1
-    with load(tiny_folder, cache_dir=tmp_path) as engine:  # two go on from one file
+    with load(letters_folder, cache_dir=tmp_path) as engine:  # two go on from one file
         for word in (10, 11):
             end = engine.submit(Request([*history, word], (), SHORT, object())).result()
             assert end.cached_tokens > 50
@@ -80,7 +80,7 @@ def test_one_conversation_is_one_file(tiny_folder: Path, tmp_path: Path) -> None
 
 
 def test_writes_take_twice_a_conversation_at_most(
-    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    letters_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lengths: list[int] = []
     write = kv_file.write
@@ -90,7 +90,7 @@ def test_writes_take_twice_a_conversation_at_most(
         return write(path, contents, caches)
 
     monkeypatch.setattr(kv_file, "write", counted)
-    with load(tiny_folder, cache_dir=tmp_path) as engine:
+    with load(letters_folder, cache_dir=tmp_path) as engine:
         end = talk(engine, turns=12).last
     whole = end.prompt_tokens + len(end.tokens)
     assert lengths == sorted(lengths)
@@ -100,15 +100,15 @@ def test_writes_take_twice_a_conversation_at_most(
     assert len(lengths) > 2
 
 
-def test_a_request_of_nobody_s_is_not_written(tiny_folder: Path, tmp_path: Path) -> None:
-    with load(tiny_folder, cache_dir=tmp_path) as engine:
+def test_a_request_of_nobody_s_is_not_written(letters_folder: Path, tmp_path: Path) -> None:
+    with load(letters_folder, cache_dir=tmp_path) as engine:
         for i in range(3):
             engine.generate(f"Request {i}: once upon a time", options=SHORT).result()
     assert files(tmp_path) == []
 
 
-def test_what_memory_has_no_room_for_goes_to_the_disk(tiny_folder: Path, tmp_path: Path) -> None:
-    with load(tiny_folder, cache_dir=tmp_path, cache_bytes=0) as engine:
+def test_what_memory_has_no_room_for_goes_to_the_disk(letters_folder: Path, tmp_path: Path) -> None:
+    with load(letters_folder, cache_dir=tmp_path, cache_bytes=0) as engine:
         chat = engine.chat(options=SHORT)
         first = chat.send("Hello?").result()
         second = chat.send("Why?").result()
@@ -117,8 +117,8 @@ def test_what_memory_has_no_room_for_goes_to_the_disk(tiny_folder: Path, tmp_pat
     assert len(files(tmp_path)) == 1
 
 
-def test_the_folder_stays_within_its_bound(tiny_folder: Path, tmp_path: Path) -> None:
-    with load(tiny_folder, cache_dir=tmp_path) as engine:
+def test_the_folder_stays_within_its_bound(letters_folder: Path, tmp_path: Path) -> None:
+    with load(letters_folder, cache_dir=tmp_path) as engine:
         talk(engine)
     (first,) = files(tmp_path)
     size = first.stat().st_size
@@ -128,23 +128,21 @@ def test_the_folder_stays_within_its_bound(tiny_folder: Path, tmp_path: Path) ->
         copy.parent.mkdir()
         shutil.copy(first, copy)
         os.utime(copy, (1, 1))  # used least recently
-    with load(tiny_folder, cache_dir=tmp_path, cache_dir_bytes=int(2.5 * size)) as engine:
+    with load(letters_folder, cache_dir=tmp_path, cache_dir_bytes=int(2.5 * size)) as engine:
         talk(engine, turns=3)
         engine.chat(options=SHORT).send("Something else entirely").result()
     assert not foreign.exists()
     theirs.unlink()  # what is not ours is neither counted nor removed
     assert sum(f.stat().st_size for f in files(tmp_path)) <= 2.5 * size
-    with load(tiny_folder, cache_dir=tmp_path / "none", cache_dir_bytes=size // 2) as engine:
+    with load(letters_folder, cache_dir=tmp_path / "none", cache_dir_bytes=size // 2) as engine:
         talk(engine)
     assert files(tmp_path / "none") == []
 
 
-def test_another_model_s_folder_is_left_alone(
-    tiny_folder: Path, tmp_path: Path, demo: Path
-) -> None:
-    other = tiny.save(tiny.text_model(9), tmp_path / "other", demo)
+def test_another_model_s_folder_is_left_alone(letters_folder: Path, tmp_path: Path) -> None:
+    other = tiny.save_of_letters(9, tmp_path / "other")
     cache = tmp_path / "cache"
-    for model in (tiny_folder, other, tiny_folder, other):
+    for model in (letters_folder, other, letters_folder, other):
         with load(model, cache_dir=cache) as engine:
             end = talk(engine, turns=1).last
     assert end.disk_tokens > 0
@@ -152,9 +150,9 @@ def test_another_model_s_folder_is_left_alone(
     assert len(list(cache.iterdir())) == 2
 
 
-def test_an_edited_model_is_another_one(tiny_folder: Path, tmp_path: Path) -> None:
+def test_an_edited_model_is_another_one(letters_folder: Path, tmp_path: Path) -> None:
     edited = tmp_path / "edited"
-    shutil.copytree(tiny_folder, edited)
+    shutil.copytree(letters_folder, edited)
     times = (edited / "model.safetensors").stat()
     with load(edited, cache_dir=tmp_path / "cache") as engine:
         talk(engine, turns=1)
@@ -188,13 +186,13 @@ def _foreign(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [_cut, _flip, _empty, _foreign])
 def test_a_damaged_file_is_never_trusted(
-    tiny_folder: Path,
+    letters_folder: Path,
     tmp_path: Path,
     damage: Callable[[Path], None],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     path, cache = tmp_path / "talk", tmp_path / "cache"
-    with load(tiny_folder, cache_dir=cache) as engine:
+    with load(letters_folder, cache_dir=cache) as engine:
         chat = talk(engine)
         chat.save(path).result(60)
         expected = chat.send("And then?").result()
@@ -202,7 +200,7 @@ def test_a_damaged_file_is_never_trusted(
     damage(kept)
     damage(kv_path(path))
     caplog.set_level(logging.WARNING)
-    with load(tiny_folder, cache_dir=cache) as engine:
+    with load(letters_folder, cache_dir=cache) as engine:
         chat = engine.chat(options=SHORT, restore=path)
         end = chat.send("And then?").result()
         assert end.tokens == expected.tokens
@@ -213,23 +211,23 @@ def test_a_damaged_file_is_never_trusted(
     assert sorted(str(p) in w for w in warnings for p in (kept, kv_path(path))) == [0, 0, 1, 1]
 
 
-def test_leftovers_of_killed_processes(tiny_folder: Path, tmp_path: Path) -> None:
-    with load(tiny_folder, cache_dir=tmp_path) as engine:
+def test_leftovers_of_killed_processes(letters_folder: Path, tmp_path: Path) -> None:
+    with load(letters_folder, cache_dir=tmp_path) as engine:
         talk(engine)
     (file,) = files(tmp_path)
     old, new = (file.with_name(f".{i:032x}.unfinished.safetensors") for i in range(2))
     for leftover in (old, new):
         leftover.write_bytes(b"half")
     os.utime(old, (time.time() - 7200,) * 2)
-    with load(tiny_folder, cache_dir=tmp_path) as engine:
+    with load(letters_folder, cache_dir=tmp_path) as engine:
         assert engine.cache_stats()["disk_conversations"] == 1
     assert files(tmp_path) == sorted([file, new])
 
 
-def test_files_that_vanish(tiny_folder: Path, tmp_path: Path) -> None:
-    with load(tiny_folder, cache_dir=tmp_path) as engine:
+def test_files_that_vanish(letters_folder: Path, tmp_path: Path) -> None:
+    with load(letters_folder, cache_dir=tmp_path) as engine:
         talk(engine, turns=1)
-    with load(tiny_folder, cache_dir=tmp_path) as engine:
+    with load(letters_folder, cache_dir=tmp_path) as engine:
         shutil.rmtree(tmp_path)  # by another process, or by hand
         assert talk(engine, turns=1).last.cached_tokens == 0
         assert engine.cache_stats()["disk_bytes"] == 0
@@ -251,10 +249,10 @@ def test_files_that_vanish(tiny_folder: Path, tmp_path: Path) -> None:
     ids=lambda note: str(note)[:40],
 )
 def test_a_crafted_file_stops_nothing(
-    tiny_folder: Path, tmp_path: Path, note: dict[str, Any]
+    letters_folder: Path, tmp_path: Path, note: dict[str, Any]
 ) -> None:
     path = tmp_path / "talk"
-    with load(tiny_folder) as engine:
+    with load(letters_folder) as engine:
         talk(engine).save(path).result(60)
         tensors, metadata = mx.load(str(kv_path(path)), return_metadata=True)
         metadata["0.note"] = json.dumps({**json.loads(metadata["0.note"]), **note})
@@ -264,18 +262,18 @@ def test_a_crafted_file_stops_nothing(
         assert not kv_path(path).exists()
 
 
-def test_the_vocabulary_alone_touches_no_file(tiny_folder: Path, tmp_path: Path) -> None:
+def test_the_vocabulary_alone_touches_no_file(letters_folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "talk"
-    with load(tiny_folder) as engine:
+    with load(letters_folder) as engine:
         talk(engine).save(path).result(60)
-    with load(tiny_folder, vocab_only=True, cache_dir=tmp_path) as engine:
+    with load(letters_folder, vocab_only=True, cache_dir=tmp_path) as engine:
         assert engine.chat(restore=path).messages
     assert kv_path(path).exists()
 
 
-def test_a_write_that_failed_is_made_up_for(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_write_that_failed_is_made_up_for(letters_folder: Path, tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with load(tiny_folder, cache_dir=tmp_path) as engine:
+    with load(letters_folder, cache_dir=tmp_path) as engine:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
         try:
             talk(engine, turns=1)

@@ -87,8 +87,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folders[0], folders[1]
 
 
-def test_a_model_is_like_itself(tiny_folder: Path) -> None:
-    fidelity = compare(tiny_folder, tiny_folder)
+def test_a_model_is_like_itself(letters_folder: Path) -> None:
+    fidelity = compare(letters_folder, letters_folder)
     assert len(fidelity.items) == len(default_texts()) == 6  # no pictures: it cannot see
     assert fidelity.mean_kl == 0
     assert fidelity.top1 == 1
