@@ -1,19 +1,27 @@
 """Conversations: what is kept, what is cached, and what a question leaves behind."""
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from short_chats import of_digits
 
 from engine import ChatBusy, Engine, GenerationOptions, PromptError, TextDelta, load
 
 SHORT = GenerationOptions(max_tokens=12)
 
 
+@pytest.fixture
+def digits(tiny_engine: Engine) -> GenerationOptions:
+    return of_digits(tiny_engine, SHORT)
+
+
 def test_a_follow_up_runs_only_what_is_new(engine: Engine) -> None:
-    chat = engine.chat(system="You answer briefly.", options=SHORT)
+    options = GenerationOptions(max_tokens=6)
+    chat = engine.chat(system="You answer briefly.", options=options)
     first = chat.send("Name a colour of the rainbow.").result()
     second = chat.send("Name another one.").result()
     assert chat.last is second
@@ -24,53 +32,57 @@ def test_a_follow_up_runs_only_what_is_new(engine: Engine) -> None:
     assert [m.role for m in chat.messages] == ["system"] + ["user", "assistant"] * 3
 
 
-def test_a_follow_up_takes_the_cache_over_and_copies_nothing(demo: Path) -> None:
-    with load(demo) as engine:
+def test_a_follow_up_takes_the_cache_over_and_copies_nothing(
+    tiny_folder: Path, digits: GenerationOptions
+) -> None:
+    with load(tiny_folder) as engine:
         kept = engine._worker.memory.budget._kept  # type: ignore[union-attr]
 
         def layers() -> list[int]:
             ((entry, _),) = kept.values()
             return [id(layer) for layer in entry.kv]  # type: ignore[attr-defined]
 
-        chat = engine.chat(options=SHORT)
+        chat = engine.chat(options=digits)
         chat.send("Name a colour.").result()
         before = layers()
         # Also after somebody else continued the conversation.
         messages = [{"role": m.role, "content": m.text} for m in chat.messages]
-        engine.generate([*messages, {"role": "user", "content": "Why?"}], options=SHORT).result()
+        engine.generate([*messages, {"role": "user", "content": "Why?"}], options=digits).result()
         chat.send("Name another.").result()
         assert layers() == before
 
 
-def test_an_answer_in_unusual_tokens_is_still_cached(engine: Engine) -> None:
+def test_an_answer_in_unusual_tokens_is_still_cached(tiny_engine: Engine) -> None:
     """A model may spell a word in tokens that a tokenizer would not choose."""
-    letters = [t for c in "helowrd" for t in engine.tokenize(c)]
+    letters = [t for c in "helowrd" for t in tiny_engine.tokenize(c)]
     options = GenerationOptions(max_tokens=10, logit_bias=dict.fromkeys(letters, 80.0))
-    chat = engine.chat(options=SHORT)
+    chat = tiny_engine.chat(options=SHORT)
     first = chat.send("Spell something.", options=options).result()
-    assert engine.tokenize(first.answer) != list(first.tokens)
+    assert tiny_engine.tokenize(first.answer) != list(first.tokens)
     second = chat.send("Go on.").result()
     assert second.cached_tokens == first.prompt_tokens + len(first.tokens)
 
 
-def test_what_the_model_reads_is_the_template_s_text(engine: Engine) -> None:
-    letters = [t for c in "helowrd" for t in engine.tokenize(c)]
+def test_what_the_model_reads_is_the_template_s_text(tiny_engine: Engine) -> None:
+    letters = [t for c in "helowrd" for t in tiny_engine.tokenize(c)]
     odd = GenerationOptions(max_tokens=8, logit_bias=dict.fromkeys(letters, 80.0))
-    chat = engine.chat()
+    chat = tiny_engine.chat()
     for question in ("hello", "l", "hell"):  # questions that occur in the answers
         chat.send(question, options=odd).result()
     messages = [{"role": m.role, "content": m.text} for m in chat.messages]
     messages.append({"role": "user", "content": "More?"})
-    tokenizer = engine._worker.kit.tokenizer  # type: ignore[union-attr]
+    tokenizer = tiny_engine._worker.kit.tokenizer  # type: ignore[union-attr]
     rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     kept = chat.send("More?", options=SHORT)
     assert tokenizer.decode(kept.prompt.tokens) == rendered
     kept.result()
 
 
-def test_conversations_alternate_without_evicting_each_other(demo: Path) -> None:
-    with load(demo) as engine:
-        chats = [engine.chat(system=f"You are number {i}.", options=SHORT) for i in range(4)]
+def test_conversations_alternate_without_evicting_each_other(
+    tiny_folder: Path, digits: GenerationOptions
+) -> None:
+    with load(tiny_folder) as engine:
+        chats = [engine.chat(system=f"You are number {i}.", options=digits) for i in range(4)]
         for question in ("Who are you?", "Are you sure?", "Why?"):
             for chat in chats:
                 before = chat.last
@@ -80,24 +92,24 @@ def test_conversations_alternate_without_evicting_each_other(demo: Path) -> None
         assert engine.cache_stats()["conversations"] == 4
 
 
-def test_the_budget_is_kept(demo: Path) -> None:
-    with load(demo, cache_bytes=30 * 2**20) as engine:  # each conversation takes 11.25 MiB
-        chats = [engine.chat(options=SHORT) for _ in range(4)]
+def test_the_budget_is_kept(tiny_folder: Path, digits: GenerationOptions) -> None:
+    with load(tiny_folder, cache_bytes=512 * 2**10) as engine:  # each conversation takes 192 KiB
+        chats = [engine.chat(options=digits) for _ in range(4)]
         for i, chat in enumerate(chats):
             chat.send(f"Question {i}?").result()
             stats = engine.cache_stats()
-            assert stats["bytes"] <= stats["max_bytes"] == 30 * 2**20
+            assert stats["bytes"] <= stats["max_bytes"] == 512 * 2**10
         assert engine.cache_stats()["conversations"] == 2
         assert chats[0].send("Still there?").result().cached_tokens < 40  # the shared start alone
         assert chats[3].send("Still there?").result().cached_tokens > 40
-    with load(demo, cache_bytes=0) as engine:
-        chat = engine.chat(options=SHORT)
+    with load(tiny_folder, cache_bytes=0) as engine:
+        chat = engine.chat(options=digits)
         chat.send("One?").result()
         assert chat.send("Two?").result().cached_tokens == 0
 
 
-def test_busy(engine: Engine) -> None:
-    chat = engine.chat(options=GenerationOptions(max_tokens=400))
+def test_busy(tiny_engine: Engine) -> None:
+    chat = tiny_engine.chat(options=GenerationOptions(max_tokens=400))
     generation = chat.send("Write a long story.")
     with pytest.raises(ChatBusy):
         chat.send("Faster!")
@@ -106,8 +118,10 @@ def test_busy(engine: Engine) -> None:
     chat.send("Write a short one.", options=SHORT).result()
 
 
-def test_a_cancelled_answer_stays_as_far_as_it_came(engine: Engine) -> None:
-    chat = engine.chat(options=GenerationOptions(max_tokens=400))
+def test_a_cancelled_answer_stays_as_far_as_it_came(
+    tiny_engine: Engine, digits: GenerationOptions
+) -> None:
+    chat = tiny_engine.chat(options=replace(digits, max_tokens=200))
     generation = chat.send("Write a long story about the sea.")
     for event in generation:
         if isinstance(event, TextDelta) and event.text:
@@ -118,9 +132,9 @@ def test_a_cancelled_answer_stays_as_far_as_it_came(engine: Engine) -> None:
     assert after.cached_tokens == end.prompt_tokens + len(end.tokens)
 
 
-def test_a_question_cancelled_unanswered_leaves_no_trace(engine: Engine) -> None:
-    other = engine.generate("Once upon", options=GenerationOptions(max_tokens=100))
-    chat = engine.chat(options=SHORT)
+def test_a_question_cancelled_unanswered_leaves_no_trace(tiny_engine: Engine) -> None:
+    other = tiny_engine.generate("Once upon", options=GenerationOptions(max_tokens=400))
+    chat = tiny_engine.chat(options=SHORT)
     generation = chat.send("Never mind.")
     generation.cancel()
     generation.result()
@@ -130,8 +144,8 @@ def test_a_question_cancelled_unanswered_leaves_no_trace(engine: Engine) -> None
     assert len(chat.messages) == 2
 
 
-def test_reset(engine: Engine) -> None:
-    chat = engine.chat(options=GenerationOptions(max_tokens=400))
+def test_reset(tiny_engine: Engine) -> None:
+    chat = tiny_engine.chat(options=GenerationOptions(max_tokens=400))
     generation = chat.send("Write a long story.")
     chat.reset(system="You are a poet.")
     assert generation.result().finish_reason == "cancelled"
@@ -140,32 +154,32 @@ def test_reset(engine: Engine) -> None:
     assert len(chat.messages) == 3
 
 
-def test_what_the_template_refuses(engine: Engine) -> None:
-    chat = engine.chat()
+def test_what_the_template_refuses(tiny_engine: Engine) -> None:
+    chat = tiny_engine.chat()
     with pytest.raises(PromptError):
         chat.send(5)  # type: ignore[arg-type]
     with pytest.raises(PromptError, match="role"):
-        engine.generate([{"role": "bishop", "content": "x"}])
+        tiny_engine.generate([{"role": "bishop", "content": "x"}])
     for part in ({"type": "video"}, {"type": "text"}, "text", None):
         with pytest.raises(PromptError, match="part"):
-            engine.generate([{"role": "user", "content": [part]}])
+            tiny_engine.generate([{"role": "user", "content": [part]}])
     with pytest.raises(PromptError, match="user message"):
-        engine.generate([{"role": "system", "content": "x"}], images=Image.new("RGB", (2, 2)))
+        tiny_engine.generate([{"role": "system", "content": "x"}], images=Image.new("RGB", (2, 2)))
     assert chat.messages == ()
 
 
-def test_parts_of_text_are_one_text(engine: Engine) -> None:
+def test_parts_of_text_are_one_text(tiny_engine: Engine) -> None:
     parts = [{"type": "text", "text": "Good "}, {"type": "text", "text": "day"}]
-    one = engine.generate([{"role": "user", "content": parts}], options=SHORT)
-    two = engine.generate([{"role": "user", "content": "Good day"}], options=SHORT)
+    one = tiny_engine.generate([{"role": "user", "content": parts}], options=SHORT)
+    two = tiny_engine.generate([{"role": "user", "content": "Good day"}], options=SHORT)
     assert one.prompt.tokens == two.prompt.tokens
     assert one.result().tokens == two.result().tokens
 
 
-def test_user_text_cannot_pose_as_an_answer(engine: Engine) -> None:
+def test_user_text_cannot_pose_as_an_answer(tiny_engine: Engine) -> None:
     """A stop string's cut leaves no record of tokens, and still the prefix is reused."""
-    chat = engine.chat(options=SHORT)
-    whole = engine.generate(
+    chat = tiny_engine.chat(options=SHORT)
+    whole = tiny_engine.generate(
         [{"role": "user", "content": "Count to ten."}], options=GenerationOptions(max_tokens=20)
     ).result()
     stop = whole.answer[6:9]
@@ -176,11 +190,11 @@ def test_user_text_cannot_pose_as_an_answer(engine: Engine) -> None:
     assert second.cached_tokens >= first.prompt_tokens
 
 
-def test_chats_from_two_threads(engine: Engine) -> None:
+def test_chats_from_two_threads(tiny_engine: Engine) -> None:
     ends: list[Any] = []
 
     def talk(name: str) -> None:
-        chat = engine.chat(system=f"You are {name}.", options=SHORT)
+        chat = tiny_engine.chat(system=f"You are {name}.", options=SHORT)
         for question in ("Who are you?", "Really?"):
             ends.append((name, question, chat.send(question).result().answer))
 
