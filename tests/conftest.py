@@ -45,13 +45,13 @@ def seeing_demo() -> Path:
 
 
 @pytest.fixture(scope="session")
-def seeing_folder(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> Path:
-    """A Moxin-format checkpoint: the demo model with small random eyes."""
+def seeing_folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
+    """A Moxin-format checkpoint: a small random text model with small random eyes."""
     from parity.moxin_checkpoint import write_seeing
 
     seed = random.SystemRandom().randrange(2**31)
     print(f"seed of the eyes: {seed}")
-    return write_seeing(tmp_path_factory.mktemp("seeing") / "seeing", demo, seed)
+    return write_seeing(tmp_path_factory.mktemp("seeing") / "seeing", tiny_folder, seed)
 
 
 @pytest.fixture(scope="session")
@@ -60,16 +60,6 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> Path:
     import tiny
 
     return tiny.save(tiny.text_model(7), tmp_path_factory.mktemp("tiny") / "model", demo)
-
-
-@pytest.fixture(scope="session")
-def tiny_seeing_folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
-    """The same with small random eyes, in Moxin's format."""
-    from parity.moxin_checkpoint import write_seeing
-
-    seed = random.SystemRandom().randrange(2**31)
-    print(f"seed of the tiny eyes: {seed}")
-    return write_seeing(tmp_path_factory.mktemp("tiny-seeing") / "seeing", tiny_folder, seed)
 
 
 @pytest.fixture(scope="session")

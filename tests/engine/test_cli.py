@@ -306,7 +306,7 @@ def test_chat_pictures(chat: Callable[..., tuple[str, str]], photo: Path) -> Non
 
 
 def test_chat_about_pictures(
-    tiny_seeing_folder: Path,
+    seeing_folder: Path,
     photo: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -314,7 +314,7 @@ def test_chat_about_pictures(
 ) -> None:
     lines = f"/image {photo}\nLook\n/stats\nAgain\n/stats\n/save {tmp_path / 'talk.md'}\n"
     monkeypatch.setattr("sys.stdin", io.StringIO(lines))
-    model = ["--model", str(tiny_seeing_folder), "--max-tokens", "3"]
+    model = ["--model", str(seeing_folder), "--max-tokens", "3"]
     assert main(["chat", "--image", str(photo), *model]) == 0
     shown = capsys.readouterr()
     told = [line for line in shown.out.splitlines() if "images encoded" in line]
@@ -326,9 +326,9 @@ def test_chat_about_pictures(
 
 
 def test_generate_about_a_picture(
-    tiny_seeing_folder: Path, photo: Path, capsys: pytest.CaptureFixture[str]
+    seeing_folder: Path, photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = ["--model", str(tiny_seeing_folder), "--max-tokens", "3", "--json"]
+    model = ["--model", str(seeing_folder), "--max-tokens", "3", "--json"]
     assert main(["generate", "--image", str(photo), "--prompt", "Look", *model]) == 0
     assert json.loads(capsys.readouterr().out)["images_encoded"] == 1
 

@@ -79,9 +79,9 @@ def test_inspect_by_name(
 
 
 def test_what_is_asked_about_a_picture_if_nothing_is(
-    hub: TinyHub, cache: Path, tiny_seeing_folder: Path, capsys: pytest.CaptureFixture[str]
+    hub: TinyHub, cache: Path, seeing_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    put_in_cache(cache, NAME, tiny_seeing_folder)
+    put_in_cache(cache, NAME, seeing_folder)
     photo = cache / "photo.png"
     Image.new("RGB", (40, 30), "red").save(photo)
     asked = ["generate", "--image", str(photo), "--model", NAME, "--max-tokens", "3", "--json"]

@@ -21,8 +21,8 @@ SHORT = {"max_tokens": 6}
 
 
 @pytest.fixture(scope="module")
-def seeing(tiny_seeing_folder: Path) -> Iterator[Engine]:
-    with load(tiny_seeing_folder) as engine:
+def seeing(seeing_folder: Path) -> Iterator[Engine]:
+    with load(seeing_folder) as engine:
         yield engine
 
 
@@ -93,13 +93,13 @@ def test_each_answer_of_a_chat_has_its_own(seeing: Engine, photo: Image.Image) -
 
 
 def test_on_the_command_line(
-    tiny_seeing_folder: Path, photo: Image.Image, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    seeing_folder: Path, photo: Image.Image, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photo.save(tmp_path / "large.png")
     photo.resize((100, 75), Image.Resampling.BICUBIC).save(tmp_path / "small.png")
     answers = []
     for file, more in (("large.png", ["--max-image-size", "100"]), ("small.png", [])):
-        asked = ["--model", str(tiny_seeing_folder), "--image", str(tmp_path / file)]
+        asked = ["--model", str(seeing_folder), "--image", str(tmp_path / file)]
         asked += ["--prompt", "Look"]
         assert main(["generate", *asked, "--max-tokens", "6", "--json", *more]) == 0
         answers.append(json.loads(capsys.readouterr().out)["answer"])
