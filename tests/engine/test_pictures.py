@@ -1,4 +1,4 @@
-"""Pictures through a Moxin-format checkpoint whose decoder is the demo model."""
+"""Pictures through a Moxin-format checkpoint, all of it small and random."""
 
 import json
 import os
@@ -17,6 +17,7 @@ from mlx_lm import stream_generate
 from parity import moxin_checkpoint as moxin
 from PIL import Image
 from safetensors.numpy import load_file
+from short_chats import of_digits
 
 from engine import Engine, GenerationOptions, ImageError, Progress, TextDelta, load
 from engine.images import LoadedPicture
@@ -52,7 +53,7 @@ def distance(a: Any, b: Any) -> float:
 
 
 def test_a_text_follow_up_to_a_picture_is_all_cached(seeing: Engine) -> None:
-    chat = seeing.chat(options=SHORT)
+    chat = seeing.chat(options=of_digits(seeing, SHORT))
     first = chat.send("What is this?", images=[ASTRONAUT]).result()
     assert first.images_encoded == 1
     assert first.prompt_tokens > ROWS
@@ -64,19 +65,21 @@ def test_a_text_follow_up_to_a_picture_is_all_cached(seeing: Engine) -> None:
     assert third.cached_tokens >= second.prompt_tokens + len(second.tokens)
 
 
+@pytest.mark.parametrize(("checkpoint", "rows"), [("seeing_folder", ROWS), ("seeing_demo", 64)])
 def test_an_image_turn_is_what_mlx_lm_makes_of_the_rows(
-    seeing: Engine, folder: Path, seed: int
+    request: pytest.FixtureRequest, checkpoint: str, rows: int, seed: int
 ) -> None:
     """The engine against add-on, embeddings and mlx-lm put together by hand."""
+    folder = request.getfixturevalue(checkpoint)
     kit = load_model_kit(folder)
     assert kit.add_on is not None
     assert kit.text_model is not None
-    generation = seeing.generate(
-        [{"role": "user", "content": f"Look at number {seed}."}], [ASTRONAUT, CAT], SHORT
-    )
-    tokens, logprobs = spoken(generation)
+    question = [{"role": "user", "content": f"Look at number {seed}."}]
+    with load(folder) as engine:
+        generation = engine.generate(question, [ASTRONAUT, CAT], SHORT)
+        tokens, logprobs = spoken(generation)
     prompt = generation.prompt
-    assert [s.length for s in prompt.spans] == [ROWS, ROWS]
+    assert [s.length for s in prompt.spans] == [rows, rows]
     embeddings = kit.text_model.model.embed_tokens(mx.array(prompt.tokens))
     for span in prompt.spans:
         embeddings[span.start : span.end] = kit.add_on.encode_image(span.picture)
@@ -151,23 +154,24 @@ def test_a_prompt_is_never_cut_inside_a_picture(seeing: Engine, seed: int) -> No
 
 
 def test_text_on_a_vision_checkpoint_is_plain_text(
-    seeing: Engine, engine: Engine, seed: int
+    seeing: Engine, tiny_engine: Engine, seed: int
 ) -> None:
     """The same tokens and figures as on the text checkpoint, to the bit, also after a picture."""
     seeing.generate([{"role": "user", "content": "Look."}], [ASTRONAUT], SHORT).result()
-    for cached in (engine, seeing):
+    for cached in (tiny_engine, seeing):
         cached._worker.memory.budget.shrink(0)  # type: ignore[union-attr]
-    here, there = seeing.chat(options=SHORT), engine.chat(options=SHORT)
-    for question in (f"Tell me about {seed}.", "More?", "Why?"):
-        a, b = here.send(question), there.send(question)
+    here, there = seeing.chat(), tiny_engine.chat()
+    digits = of_digits(seeing, SHORT)
+    for question, options in ((f"Of {seed}.", digits), ("More?", digits), ("Why?", SHORT)):
+        a, b = here.send(question, options=options), there.send(question, options=options)
         assert spoken(a) == spoken(b)
         assert a.result().cached_tokens == b.result().cached_tokens
         assert a.result().prompt_tokens == b.result().prompt_tokens
 
 
-def test_the_add_on_s_own_prompt_form(tmp_path: Path, demo: Path, seed: int) -> None:
+def test_the_add_on_s_own_prompt_form(tmp_path: Path, tiny_folder: Path, seed: int) -> None:
     """[BOS] rows `In: ...`; later pictures right after the end of the previous answer."""
-    with load(moxin.write_seeing(tmp_path / "in-out", demo, seed, template=False)) as engine:
+    with load(moxin.write_seeing(tmp_path / "in-out", tiny_folder, seed, template=False)) as engine:
         assert any("chat template" in line for line in engine.report.assumed)
         chat = engine.chat(options=SHORT)
         first = chat.send("What is this?", images=[ASTRONAUT])
@@ -241,13 +245,13 @@ def test_photographs_are_not_kept_decoded(seeing: Engine) -> None:
     assert picture.pixels().size == (512, 512)
 
 
-def test_decoder_only(folder: Path, engine: Engine, seed: int) -> None:
+def test_decoder_only(folder: Path, tiny_engine: Engine, seed: int) -> None:
     with load(folder, decoder_only=True) as blind:
         with pytest.raises(ImageError, match="without its eyes"):
             blind.generate("What?", [Image.new("RGB", (8, 8))])
         prompt = f"Number {seed} is"
         assert spoken(blind.generate(prompt, options=SHORT)) == spoken(
-            engine.generate(prompt, options=SHORT)
+            tiny_engine.generate(prompt, options=SHORT)
         )
 
 

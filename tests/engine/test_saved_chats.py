@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import tiny
 from PIL import Image
-from short_chats import SHORT, talk
+from short_chats import SHORT, of_digits, talk
 
 from engine import (
     ConversationFileError,
@@ -70,12 +70,12 @@ def test_with_a_picture(seeing_folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "talk"
     photo = Image.effect_noise((60, 40), 80).convert("RGB")
     with load(seeing_folder) as engine:
-        chat = engine.chat(options=SHORT)
+        chat = engine.chat(options=of_digits(engine, SHORT))
         chat.send("What is this?", images=[photo]).result()
         chat.save(path).result(60)
         expected = chat.send("And then?").result()
     with load(seeing_folder) as engine:
-        chat = engine.chat(options=SHORT, restore=path)
+        chat = engine.chat(options=of_digits(engine, SHORT), restore=path)
         assert chat.messages[0].pictures[0].pixels().tobytes() == photo.tobytes()
         end = chat.send("And then?").result()
         assert end.tokens == expected.tokens
@@ -146,29 +146,29 @@ def test_another_model_s_cache_beside_a_conversation(
         "[" * 100_000,
     ],
 )
-def test_what_is_no_conversation(engine: Engine, tmp_path: Path, content: str) -> None:
+def test_what_is_no_conversation(tiny_engine: Engine, tmp_path: Path, content: str) -> None:
     path = tmp_path / "talk"
     path.write_text(content)
     with pytest.raises(ConversationFileError, match="left as it is"):
-        engine.chat(restore=path)
+        tiny_engine.chat(restore=path)
     assert path.read_text() == content
 
 
-def test_bad_requests(engine: Engine, tmp_path: Path) -> None:
+def test_bad_requests(tiny_engine: Engine, tmp_path: Path) -> None:
     with pytest.raises(ConversationFileError, match="cannot be read"):
-        engine.chat(restore=tmp_path / "none")
+        tiny_engine.chat(restore=tmp_path / "none")
     with pytest.raises(ConversationFileError, match="cannot be read"):
-        engine.chat(restore=tmp_path)
+        tiny_engine.chat(restore=tmp_path)
     os.mkfifo(kv_path(tmp_path / "talk"))  # reading it would wait for somebody to write
     (tmp_path / "talk").write_text("x")
     with pytest.raises(PromptError, match="system"):
-        engine.chat(system="You are new.", restore=tmp_path / "talk")
-    chat = engine.chat()
+        tiny_engine.chat(system="You are new.", restore=tmp_path / "talk")
+    chat = tiny_engine.chat()
     for wrong in (5, "/", "~nobody-of-this-name/talk", "a\0b"):
         with pytest.raises(ConversationFileError):
             chat.save(wrong)  # type: ignore[arg-type]
         with pytest.raises(ConversationFileError):
-            engine.chat(restore=wrong)  # type: ignore[arg-type]
+            tiny_engine.chat(restore=wrong)  # type: ignore[arg-type]
     for nowhere in ("x" * 300, tmp_path / "talk" / "below"):
         with pytest.raises(ConversationFileError, match="cannot be written"):
             chat.save(nowhere).result(60)
@@ -183,16 +183,16 @@ def test_bad_requests(engine: Engine, tmp_path: Path) -> None:
             load(tmp_path, cache_dir_bytes=number)  # type: ignore[arg-type]
 
 
-def test_an_empty_conversation(engine: Engine, tmp_path: Path) -> None:
+def test_an_empty_conversation(tiny_engine: Engine, tmp_path: Path) -> None:
     path = tmp_path / "talk"
-    engine.chat(system="You are brief.").save(path).result(60)
-    assert [m.text for m in engine.chat(restore=path).messages] == ["You are brief."]
+    tiny_engine.chat(system="You are brief.").save(path).result(60)
+    assert [m.text for m in tiny_engine.chat(restore=path).messages] == ["You are brief."]
     assert json.loads(path.read_text())["messages"][0]["role"] == "system"
     assert path.stat().st_mode & 0o077 == 0
     assert not kv_path(path).exists()
 
 
-def test_pictures_are_saved_as_they_came(engine: Engine, tmp_path: Path) -> None:
+def test_pictures_are_saved_as_they_came(tiny_engine: Engine, tmp_path: Path) -> None:
     from engine import conversation_file
     from engine.messages import Message, load_pictures
 
@@ -208,7 +208,7 @@ def test_pictures_are_saved_as_they_came(engine: Engine, tmp_path: Path) -> None
     damaged["pictures"][pictures[0].digest] = damaged["pictures"][pictures[0].digest][:400]
     (tmp_path / "talk").write_text(json.dumps(damaged))
     with pytest.raises(ConversationFileError) as raised:
-        engine.chat(restore=tmp_path / "talk")
+        tiny_engine.chat(restore=tmp_path / "talk")
     assert isinstance(raised.value.__cause__, ImageError)
 
 
