@@ -81,6 +81,7 @@ def test_a_session(keyboard: Keyboard) -> None:
 
     keyboard.type("/image nowhere.png\n")
     keyboard.wait_for("sightline: 'nowhere.png' cannot be read")
+    keyboard.wait_for("\r\n> ")  # else the next one waited for might be this one
     keyboard.type("stats\x01/\n")  # edited: the stroke goes to the start of the line
     assert "finish reason cancelled" in keyboard.wait_for("prompt cache: 1 conversations")
     keyboard.wait_for("\r\n> ")
