@@ -1,5 +1,6 @@
 """How far two arrays are apart, and how far they may be."""
 
+import mlx.core as mx
 import numpy as np
 
 TOLERANCE = 2e-5
@@ -19,3 +20,8 @@ def relative_error(ours: np.ndarray, reference: np.ndarray) -> float:
 def centred(logits: np.ndarray) -> np.ndarray:
     """Logits without what softmax does not see: log-probabilities differ from them by just that."""
     return logits - logits.mean(axis=-1, keepdims=True)
+
+
+def numbers(array: mx.array) -> np.ndarray:
+    """An MLX array of any floating-point dtype as float32 in numpy."""
+    return np.array(array.astype(mx.float32))

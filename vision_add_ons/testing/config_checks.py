@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from vision_add_ons.testing.kit import Kit, numbers, opened
+from vision_add_ons.testing.comparison import numbers
+from vision_add_ons.testing.kit import Kit, opened
 from vision_add_ons.testing.reference import REMOVED, Refused
 
 NONSENSE = "nobody_knows"

@@ -3,10 +3,10 @@
 import mlx.core as mx
 import numpy as np
 
-from vision_add_ons.testing.comparison import relative_error
+from vision_add_ons.testing.comparison import numbers, relative_error
 from vision_add_ons.testing.engines import LoadedEngine
 from vision_add_ons.testing.folders import tensors_of
-from vision_add_ons.testing.kit import Kit, numbers, request
+from vision_add_ons.testing.kit import Kit, request
 from vision_add_ons.testing.photo import Photo
 from vision_add_ons.testing.vocabulary import BOS
 from vision_add_ons.testing.watching import Watch, watched

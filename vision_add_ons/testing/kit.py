@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import mlx.core as mx
 import numpy as np
 from PIL import Image
 
@@ -256,8 +255,3 @@ def opened(kit: Kit, folder: Path, what: str) -> tuple[VisionAddOn | None, str]:
             "check_fields and positive of vision_add_ons.configs raise it for fields, load_module "
             "and refuse_others of vision_add_ons.weights for tensors"
         ) from error
-
-
-def numbers(array: mx.array) -> np.ndarray:
-    """An MLX array of any floating-point dtype as float32 in numpy."""
-    return np.array(array.astype(mx.float32))

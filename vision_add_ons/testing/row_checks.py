@@ -3,8 +3,8 @@
 import mlx.core as mx
 import numpy as np
 
-from vision_add_ons.testing.comparison import TOLERANCE, relative_error
-from vision_add_ons.testing.kit import Kit, numbers
+from vision_add_ons.testing.comparison import TOLERANCE, numbers, relative_error
+from vision_add_ons.testing.kit import Kit
 from vision_add_ons.testing.photo import Photo
 
 

@@ -9,6 +9,7 @@ import mlx.nn as nn
 import numpy as np
 
 from vision_add_ons.base import ExpandedPrompt, ImageSpan, Picture, PromptEmbeddings, VisionAddOn
+from vision_add_ons.testing.comparison import numbers
 from vision_add_ons.testing.state import state_of
 
 
@@ -77,19 +78,19 @@ def watched(add_on: type[VisionAddOn], watch: Watch) -> type[VisionAddOn]:
 
             def told(picture: Picture) -> mx.array:
                 rows = (encode or self.encode_image)(picture)
-                seen.append(Seeing(picture, rows.dtype, _numbers(rows), rows))
+                seen.append(Seeing(picture, rows.dtype, numbers(rows), rows))
                 return rows
 
             state = state_of(self)
             tokens: Any = prompt_tokens.tolist()
             before = self.embed_tokens(text_model, prompt_tokens)
-            looked_up, dtype = _numbers(before), before.dtype
+            looked_up, dtype = numbers(before), before.dtype
             made: PromptEmbeddings = super().compute_embeddings(
                 text_model, prompt_tokens, images, told
             )
             embeddings = made.input_embeddings
             for one in seen:
-                one.after = _numbers(one.array)
+                one.after = numbers(one.array)
             after: Any = prompt_tokens.tolist()
             watch.merges.append(
                 Merge(
@@ -97,8 +98,8 @@ def watched(add_on: type[VisionAddOn], watch: Watch) -> type[VisionAddOn]:
                     after,
                     tuple(images),
                     looked_up,
-                    _numbers(self.embed_tokens(text_model, mx.array(tokens))),
-                    _numbers(embeddings),
+                    numbers(self.embed_tokens(text_model, mx.array(tokens))),
+                    numbers(embeddings),
                     (embeddings.dtype, dtype),
                     seen,
                     state,
@@ -108,7 +109,3 @@ def watched(add_on: type[VisionAddOn], watch: Watch) -> type[VisionAddOn]:
 
     Watched.__name__ = Watched.__qualname__ = add_on.__name__
     return Watched
-
-
-def _numbers(array: mx.array) -> np.ndarray:
-    return np.array(array.astype(mx.float32))

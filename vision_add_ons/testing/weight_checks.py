@@ -5,8 +5,9 @@ import re
 import mlx.core as mx
 import numpy as np
 
+from vision_add_ons.testing.comparison import numbers
 from vision_add_ons.testing.folders import tensors_of
-from vision_add_ons.testing.kit import Kit, numbers, opened
+from vision_add_ons.testing.kit import Kit, opened
 
 SAMPLE = 12
 """Tensors that are tried in one way, drawn anew for each run where there are more."""
