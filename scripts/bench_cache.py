@@ -87,7 +87,7 @@ def restored(demo: Path, rounds: int) -> Iterator[dict[str, float]]:
 def _eyes() -> tuple[Any, Any]:
     """What writes a checkpoint that sees, and a picture for it."""
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-    from parity.moxin_checkpoint import write_seeing
+    from support.moxin_checkpoint import write_seeing
 
     from vision_add_ons.testing import Photo
 

@@ -14,14 +14,14 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "engine")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from model_kit.blas import preload_openblas  # noqa: E402
 
 preload_openblas()
 
-from engine_conversations import Simulation  # noqa: E402
-from test_conversations import BUDGET, FAMILIES  # noqa: E402
+from support.engine_conversations import BUDGET, Simulation  # noqa: E402
+from support.families import FAMILIES  # noqa: E402
 
 from vision_add_ons.testing import written  # noqa: E402
 

@@ -95,7 +95,7 @@ def run(folder: Path, kills: int, seed: int) -> tuple[int, int]:
 
 
 def main() -> int:
-    import tiny
+    from support import tiny
 
     from model_kit.demo import demo_folder
 

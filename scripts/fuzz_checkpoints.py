@@ -28,8 +28,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from checkpoint_damage import Damages  # noqa: E402
-from damages.basics import Damage  # noqa: E402
+from support.checkpoint_damage import Damages  # noqa: E402
+from support.damages.basics import Damage  # noqa: E402
 
 HANG = 20
 """Seconds."""
@@ -93,7 +93,7 @@ def serve() -> None:
     """What the loading process does: a request a line, an answer a line."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else is printed is no answer
-    from damages.outcomes import outcome, portrait
+    from support.damages.outcomes import outcome, portrait
 
     from model_kit.kit import load_model_kit
 
@@ -155,7 +155,7 @@ def main() -> int:
     from model_kit.blas import preload_openblas
 
     preload_openblas()
-    from damages.wholes import write_wholes
+    from support.damages.wholes import write_wholes
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--files", type=int, default=5000)

@@ -47,7 +47,7 @@ def seeing_demo() -> Path:
 @pytest.fixture(scope="session")
 def seeing_folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
     """A Moxin-format checkpoint: a small random text model with small random eyes."""
-    from parity.moxin_checkpoint import write_seeing
+    from support.moxin_checkpoint import write_seeing
 
     seed = random.SystemRandom().randrange(2**31)
     print(f"seed of the eyes: {seed}")
@@ -57,7 +57,7 @@ def seeing_folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> Path:
     """A text model of small random weights."""
-    import tiny
+    from support import tiny
 
     return tiny.save(tiny.text_model(7), tmp_path_factory.mktemp("tiny") / "model", demo)
 
@@ -65,7 +65,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> Path:
 @pytest.fixture(scope="session")
 def letters_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text model of small random weights that reads letter by letter, and loads in no time."""
-    import tiny
+    from support import tiny
 
     return tiny.save_of_letters(7, tmp_path_factory.mktemp("letters") / "model")
 
@@ -73,7 +73,7 @@ def letters_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def few_words_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text model of small random weights and few words, which loads in no time."""
-    import tiny
+    from support import tiny
 
     folder = tmp_path_factory.mktemp("few-words") / "model"
     return tiny.save_of_few_words(tiny.of_few_words(7), folder)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from griffe import Class, GriffeLoader, Module, ModulesCollection
-from guides import DOCS, blocks, run
+from support.guides import DOCS, blocks, run
 
 from engine.cli import main
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from short_chats import of_digits
+from support.short_chats import of_digits
 
 from engine import ChatBusy, Engine, GenerationOptions, PromptError, TextDelta, load
 

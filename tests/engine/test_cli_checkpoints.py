@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from adapters import write_adapter
-from seeing_checkpoints import FORMS
+from support.adapters import write_adapter
+from support.seeing_checkpoints import FORMS
 
 from engine.cli import main
 

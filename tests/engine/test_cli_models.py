@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tiny_hub import Repo, TinyHub, tiny_hub
+from support.tiny_hub import Repo, TinyHub, tiny_hub
 
 from engine.cli import main
 from model_kit.models import KNOWN_MODELS

@@ -8,29 +8,10 @@ from hypothesis import strategies as st
 
 pytest.importorskip("torch")
 
-from engine_conversations import MOVES, Simulation
-from parity.gemma3_reference import Gemma3Reference
-from parity.mistral3_reference import Ministral3Reference, Mistral3Reference
-from parity.paligemma_reference import PaliGemma2Reference, PaliGemmaReference
-from parity.pixtral_reference import PixtralReference
-from parity.qwen2_5_vl_reference import Qwen25VLReference
-from parity.qwen2_vl_reference import Qwen2VLReference
+from support.engine_conversations import BUDGET, MOVES, Simulation
+from support.families import FAMILIES
 
 from vision_add_ons.testing import Reference, written
-
-FAMILIES = (
-    Gemma3Reference,
-    PaliGemmaReference,
-    PaliGemma2Reference,
-    PixtralReference,
-    Mistral3Reference,
-    Ministral3Reference,
-    Qwen2VLReference,
-    Qwen25VLReference,
-)
-BUDGET = 3 * 2**20
-"""Bytes: some conversations have to go."""
-
 
 Step = tuple[str, int]
 STEPS = st.lists(

@@ -12,8 +12,8 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
-import tiny
-from short_chats import SHORT, talk
+from support import tiny
+from support.short_chats import SHORT, talk
 
 from engine import (
     GenerationOptions,

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adapters import write_adapter
-from short_chats import SHORT, talk
+from support.adapters import write_adapter
+from support.short_chats import SHORT, talk
 
 from engine import (
     AdapterError,

@@ -11,12 +11,12 @@ from typing import Any, ClassVar
 import mlx.core as mx
 import numpy as np
 import pytest
-import tiny
 import torch
-from parity.gemma3_reference import Gemma3Reference
-from parity.paligemma_reference import PaliGemma2Reference
-from parity.qwen2_vl_reference import Qwen2VLReference
 from PIL import Image
+from support import tiny
+from support.gemma3_reference import Gemma3Reference
+from support.paligemma_reference import PaliGemma2Reference
+from support.qwen2_vl_reference import Qwen2VLReference
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny
+from support import tiny
 
 SCRIPTS = Path(__file__).resolve().parent.parent.parent / "scripts"
 

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import skimage
 from mlx_lm import stream_generate
-from parity import moxin_checkpoint as moxin
 from PIL import Image
 from safetensors.numpy import load_file
-from short_chats import of_digits
+from support import moxin_checkpoint as moxin
+from support.short_chats import of_digits
 
 from engine import Engine, GenerationOptions, ImageError, Progress, TextDelta, load
 from engine.images import LoadedPicture

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 from PIL import Image
-from short_chats import SHORT, of_digits, talk
+from support import tiny
+from support.short_chats import SHORT, of_digits, talk
 
 from engine import (
     ConversationFileError,

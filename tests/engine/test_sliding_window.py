@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-import tiny
+from support import tiny
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from engine import (

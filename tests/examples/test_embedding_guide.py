@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from guides import DOCS, blocks, run
 from PIL import Image
+from support.guides import DOCS, blocks, run
 
 from engine.cli import main
 

@@ -8,7 +8,7 @@ import venv
 from pathlib import Path
 
 import pytest
-from guides import DOCS, run
+from support.guides import DOCS, run
 
 from scripts.follow_tutorial import PAGE, ROOT, files, follow, steps
 

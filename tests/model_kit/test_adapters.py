@@ -10,10 +10,10 @@ import mlx.core as mx
 import mlx_lm.fuse
 import numpy as np
 import pytest
-import tiny
-from adapters import write_adapter
 from mlx_lm.utils import load_adapters, load_model
-from seeing_checkpoints import FORMS, ONE_FORM_EACH, prompt_logits
+from support import tiny
+from support.adapters import write_adapter
+from support.seeing_checkpoints import FORMS, ONE_FORM_EACH, prompt_logits
 
 from engine import AdapterError
 from model_kit import fuse, load_model_kit, quantize

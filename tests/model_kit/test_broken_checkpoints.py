@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
+from support import tiny
 
 from model_kit import inspect_checkpoint, load_model_kit
 from vision_add_ons import errors

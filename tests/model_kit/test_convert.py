@@ -6,8 +6,8 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
-from parity import moxin_checkpoint as moxin
-from seeing_checkpoints import FORMS, ONE_FORM_EACH, prompt_logits
+from support import moxin_checkpoint as moxin
+from support.seeing_checkpoints import FORMS, ONE_FORM_EACH, prompt_logits
 
 from engine import BrokenWeights, OptionError, UnsupportedCheckpoint
 from model_kit import convert, load_model_kit, quantize

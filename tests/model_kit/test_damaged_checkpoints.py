@@ -7,9 +7,9 @@ import pytest
 
 pytest.importorskip("torch")
 
-from checkpoint_damage import Damages
-from damages.outcomes import Portrait, outcome, portrait
-from damages.wholes import write_wholes
+from support.checkpoint_damage import Damages
+from support.damages.outcomes import Portrait, outcome, portrait
+from support.damages.wholes import write_wholes
 
 from model_kit import load_model_kit
 

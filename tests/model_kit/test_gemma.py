@@ -7,10 +7,10 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-import tiny
 import torch
 from mlx_lm.utils import does_model_support_input_embeddings
 from mlx_lm.utils import load_model as load_plain
+from support import tiny
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,

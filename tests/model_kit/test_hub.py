@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 from safetensors.numpy import save_file
-from tiny_hub import Repo, TinyHub, tiny_hub
+from support import tiny
+from support.tiny_hub import Repo, TinyHub, tiny_hub
 
 from engine import GenerationOptions, load
 from model_kit.hub import cached_folder, is_downloaded, resolve

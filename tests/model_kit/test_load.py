@@ -11,9 +11,9 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-import tiny
 from mlx.utils import tree_flatten
 from safetensors.torch import load_file, save_file
+from support import tiny
 
 from engine import BrokenWeights
 from model_kit import inspect_checkpoint, load_model_kit

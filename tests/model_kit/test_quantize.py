@@ -11,11 +11,11 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-import tiny
 from mlx_lm.utils import load_model
-from parity.gemma3_reference import ROWS
 from safetensors.numpy import load_file
-from seeing_checkpoints import FORMS, ONE_FORM_EACH, prompt_logits
+from support import tiny
+from support.gemma3_reference import ROWS
+from support.seeing_checkpoints import FORMS, ONE_FORM_EACH, prompt_logits
 
 from engine import OptionError, UnsupportedCheckpoint
 from model_kit import load_model_kit, quantize

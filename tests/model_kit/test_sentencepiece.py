@@ -7,8 +7,8 @@ from pathlib import Path
 
 import mistral_common
 import pytest
-import tiny
 from sentencepiece import SentencePieceProcessor
+from support import tiny
 
 from model_kit import load_model_kit
 from model_kit.sentencepiece_bpe import load_sentencepiece

@@ -4,8 +4,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from parity.gemma3_reference import Gemma3Reference
-from parity.own_family import OwnFamily
+from support.gemma3_reference import Gemma3Reference
+from support.own_family import OwnFamily
 
 from vision_add_ons.gemma3 import Gemma3AddOn
 

@@ -4,8 +4,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from parity.mistral3_reference import Ministral3Reference, Mistral3Reference
-from parity.own_family import OwnFamily
+from support.mistral3_reference import Ministral3Reference, Mistral3Reference
+from support.own_family import OwnFamily
 
 from vision_add_ons.mistral3 import Mistral3AddOn
 

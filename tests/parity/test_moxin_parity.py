@@ -8,10 +8,10 @@ import pytest
 
 pytest.importorskip("torch")
 
-from parity import moxin_checkpoint as checkpoint
-from parity.moxin_checkpoint import FORMS, TowerShape
-from parity.moxin_reference import MoxinReference, dino_reference, features, siglip_reference
-from parity.own_family import OwnFamily
+from support import moxin_checkpoint as checkpoint
+from support.moxin_checkpoint import FORMS, TowerShape
+from support.moxin_reference import MoxinReference, dino_reference, features, siglip_reference
+from support.own_family import OwnFamily
 
 from vision_add_ons.moxin import MoxinAddOn, ViTConfig, load_vit_encoder
 from vision_add_ons.testing import BOS, TOLERANCE, Kit, relative_error, written

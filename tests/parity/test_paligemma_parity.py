@@ -4,8 +4,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from parity.own_family import OwnFamily
-from parity.paligemma_reference import PaliGemma2Reference, PaliGemmaReference
+from support.own_family import OwnFamily
+from support.paligemma_reference import PaliGemma2Reference, PaliGemmaReference
 
 from vision_add_ons.paligemma import PaliGemmaAddOn
 

@@ -4,8 +4,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from parity.own_family import OwnFamily
-from parity.pixtral_reference import PixtralReference
+from support.own_family import OwnFamily
+from support.pixtral_reference import PixtralReference
 
 from vision_add_ons.pixtral import PixtralAddOn
 

@@ -4,8 +4,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from parity.own_family import OwnFamily
-from parity.qwen2_5_vl_reference import Qwen25VLReference
+from support.own_family import OwnFamily
+from support.qwen2_5_vl_reference import Qwen25VLReference
 
 from vision_add_ons.qwen2_5_vl import Qwen25VLAddOn
 

@@ -6,8 +6,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from parity.own_family import OwnFamily
-from parity.qwen2_vl_reference import SECTIONS, Qwen2VLReference
+from support.own_family import OwnFamily
+from support.qwen2_vl_reference import SECTIONS, Qwen2VLReference
 
 from vision_add_ons.qwen2_vl import Qwen2VLAddOn
 from vision_add_ons.testing import BOS, Kit, written

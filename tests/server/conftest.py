@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import openai
 import pytest
 from PIL import Image
-from serving import Running, running
+from support.serving import Running, running
 
 from engine import Engine, GenerationOptions, load
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from serving import Running, running
+from support.serving import Running, running
 
 from engine import Engine, OptionError
 from engine.server import Settings

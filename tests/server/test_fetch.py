@@ -13,7 +13,7 @@ from contextlib import closing
 from typing import Any
 
 import pytest
-from serving import Running, data_uri, encoded, image_part, run_async, running
+from support.serving import Running, data_uri, encoded, image_part, run_async, running
 
 from engine import Engine
 from engine.server.addresses import is_public

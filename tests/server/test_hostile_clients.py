@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from serving import Reply, Running, read_all, running
+from support.serving import Reply, Running, read_all, running
 
 from engine import Engine
 from engine.server.schemas import ChatRequest, CompletionRequest

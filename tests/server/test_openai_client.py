@@ -6,7 +6,7 @@ from typing import Any
 
 import openai
 import pytest
-from serving import Running, data_uri, encoded, image_part
+from support.serving import Running, data_uri, encoded, image_part
 
 from engine import Engine, GenerationOptions
 from engine.server.tokens import TokenTexts

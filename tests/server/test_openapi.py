@@ -7,7 +7,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import positive_data_acceptance
-from serving import Running, running
+from support.serving import Running, running
 
 from engine import Engine, GenerationOptions
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from browsing import (
+from support.browsing import (
     COMPLETIONS,
     LONG,
     STATS,

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from browsing import (
+from PIL import Image
+from support.browsing import (
     COMPLETIONS,
     LONG,
     answer_with,
@@ -20,7 +21,6 @@ from browsing import (
     wait_for_answer,
     wait_for_text,
 )
-from PIL import Image
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 if TYPE_CHECKING:

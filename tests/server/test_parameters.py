@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from serving import Running, data_uri, encoded, image_part
+from support.serving import Running, data_uri, encoded, image_part
 
 HELLO = [{"role": "user", "content": "Hello"}]
 

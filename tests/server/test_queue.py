@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from serving import Reply, Running, image_part, read_all, running
+from support.serving import Reply, Running, image_part, read_all, running
 
 from engine import Engine, Generation, TextDelta
 from engine.events import Event

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from serving import Running, run_async, running
+from support.serving import Running, run_async, running
 
 from engine import Engine
 from engine.cli import main

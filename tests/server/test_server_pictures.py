@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import Running, data_uri, encoded, image_part, run_async, running
+from support.serving import Running, data_uri, encoded, image_part, run_async, running
 
 from engine import Engine
 from engine.server import Settings

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from planted import Planting
+from support.planted import Planting
 
 
 @pytest.fixture

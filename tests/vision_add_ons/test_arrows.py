@@ -8,7 +8,7 @@ import pytest
 import vision_add_ons
 
 ROOM = Path(vision_add_ons.__file__).parent
-OTHERS = {"engine", "model_kit", "torch", "tests", "parity"}
+OTHERS = {"engine", "model_kit", "torch", "tests", "support"}
 
 
 @pytest.mark.parametrize("file", sorted(ROOM.rglob("*.py")), ids=lambda f: str(f.relative_to(ROOM)))

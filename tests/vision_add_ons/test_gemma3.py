@@ -11,8 +11,8 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
-from parity.gemma3_reference import ROW, Gemma3Reference
 from PIL import Image
+from support.gemma3_reference import ROW, Gemma3Reference
 
 from engine import Engine, GenerationOptions, load
 from engine.prefill import run_ahead

@@ -7,8 +7,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from parity.paligemma_reference import PaliGemmaReference
 from PIL import Image
+from support.paligemma_reference import PaliGemmaReference
 
 from engine import GenerationOptions, load
 from vision_add_ons.errors import UnsupportedCheckpoint

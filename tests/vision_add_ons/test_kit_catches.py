@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from planted import Planting
+from support.planted import Planting
 
 from vision_add_ons.base import ExpandedPrompt, ImageSpan, Picture, PromptEmbeddings
 from vision_add_ons.gemma3 import Gemma3AddOn

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from planted import Planting
+from support.planted import Planting
 
 from vision_add_ons.base import ExpandedPrompt, ImageSpan
 from vision_add_ons.cache_views import BidirectionalView, Range

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("torch")
 
 from PIL import Image
-from planted import Planting
+from support.planted import Planting
 
 from vision_add_ons.gemma3 import Gemma3AddOn
 from vision_add_ons.pixels import HALF_MEAN, HALF_STD, Pixels

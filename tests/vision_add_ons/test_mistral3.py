@@ -10,9 +10,9 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from parity.mistral3_reference import Ministral3Reference, Mistral3Reference
-from parity.pixtral_reference import write_flat
-from tiny import edit_config
+from support.mistral3_reference import Ministral3Reference, Mistral3Reference
+from support.pixtral_reference import write_flat
+from support.tiny import edit_config
 
 from model_kit.config import read_config
 from model_kit.kit import inspect_checkpoint, load_model_kit

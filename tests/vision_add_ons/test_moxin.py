@@ -9,9 +9,9 @@ from dataclasses import replace
 import mlx.core as mx
 import numpy as np
 import pytest
-from parity import moxin_checkpoint as checkpoint
-from parity.moxin_checkpoint import HF, IMAGE_SIZE, PATCHES, SIGLIP, TEXT, TowerShape
 from PIL import Image
+from support import moxin_checkpoint as checkpoint
+from support.moxin_checkpoint import HF, IMAGE_SIZE, PATCHES, SIGLIP, TEXT, TowerShape
 
 from vision_add_ons.errors import (
     BrokenConfig,

@@ -3,8 +3,8 @@
 import jinja2
 import jinja2.sandbox
 import pytest
-from parity import moxin_checkpoint as checkpoint
-from parity.moxin_checkpoint import HF
+from support import moxin_checkpoint as checkpoint
+from support.moxin_checkpoint import HF
 
 from vision_add_ons.moxin import MoxinAddOn
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from parity.paligemma_reference import IMAGE, ROWS, SIDE, PaliGemma2Reference, PaliGemmaReference
 from PIL import Image
-from tiny import edit_weights
+from support.paligemma_reference import IMAGE, ROWS, SIDE, PaliGemma2Reference, PaliGemmaReference
+from support.tiny import edit_weights
 
 from engine import Engine, load
 from model_kit.kit import inspect_checkpoint, load_model_kit

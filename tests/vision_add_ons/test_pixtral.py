@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parity.pixtral_reference import IMG, PixtralReference
 from PIL import Image
-from tiny import edit_config
+from support.pixtral_reference import IMG, PixtralReference
+from support.tiny import edit_config
 from transformers import LlavaConfig
 from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
 

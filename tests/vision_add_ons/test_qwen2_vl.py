@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import skimage.data
-from parity.qwen2_vl_reference import IMAGE, VIDEO, Qwen2VLReference
 from PIL import Image
-from tiny import edit_config
+from support.qwen2_vl_reference import IMAGE, VIDEO, Qwen2VLReference
+from support.tiny import edit_config
 
 from engine import GenerationOptions, load
 from engine.images import load_picture

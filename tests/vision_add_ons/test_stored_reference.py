@@ -10,7 +10,7 @@ from PIL import Image
 
 pytest.importorskip("torch")
 
-from parity.pixtral_reference import PixtralReference
+from support.pixtral_reference import PixtralReference
 
 from engine import load
 from vision_add_ons.pixtral import PixtralAddOn

@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import transformers
-from parity import moxin_checkpoint as checkpoint
-from parity.moxin_checkpoint import FORMS, HF, IMAGE_SIZE, PATCH, PATCHES, TEXT, TowerShape
 from PIL import Image
 from transformers.initialization import no_init_weights
 
+from support import moxin_checkpoint as checkpoint
+from support.moxin_checkpoint import FORMS, HF, IMAGE_SIZE, PATCH, PATCHES, TEXT, TowerShape
 from vision_add_ons.errors import BrokenConfig, UnsupportedCheckpoint
 from vision_add_ons.testing import WORDS, Reference
 from vision_add_ons.testing.quantization import GROUP, Kept, QuantizedReference, round_array

@@ -11,8 +11,17 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from damages import header, json_values
-from damages.basics import ANOTHER, HARMLESS, TENSORS, TYPED, Damage, Undamaged, damage_of, replace
+from support.damages import header, json_values
+from support.damages.basics import (
+    ANOTHER,
+    HARMLESS,
+    TENSORS,
+    TYPED,
+    Damage,
+    Undamaged,
+    damage_of,
+    replace,
+)
 
 Sort = Callable[[Path, random.Random], Damage]
 

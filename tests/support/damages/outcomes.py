@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from damages.basics import ANOTHER, HARMLESS, TYPED, Damage
+from support.damages.basics import ANOTHER, HARMLESS, TYPED, Damage
 
 from model_kit.kit import ModelKit, load_model_kit
 from vision_add_ons.errors import CheckpointError, ImageError, UnknownModelType

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.numpy import load_file, save_file
-from seeing_checkpoints import FORMS
-from tiny import SIZES
+from support.seeing_checkpoints import FORMS
+from support.tiny import SIZES
 from transformers import MistralConfig, MistralForCausalLM
 
 from model_kit import quantize

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from damages.basics import HARMLESS, TENSORS, TYPED, Damage, Undamaged, damage_of, replace
-from parity.moxin_checkpoint import DINO, SIGLIP
+from support.damages.basics import HARMLESS, TENSORS, TYPED, Damage, Undamaged, damage_of, replace
+from support.moxin_checkpoint import DINO, SIGLIP
 
 Header = dict[str, Any]
 

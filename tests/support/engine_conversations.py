@@ -31,6 +31,9 @@ MOVES = {
 }
 """What a step may do, and how often one in a hundred does."""
 
+BUDGET = 3 * 2**20
+"""Bytes: some conversations have to go."""
+
 Turns = list[list[Part]]
 """A conversation's questions and answers in turns, each a list of tokens and pictures."""
 

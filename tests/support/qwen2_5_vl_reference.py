@@ -2,9 +2,9 @@
 
 from typing import ClassVar
 
-from parity.qwen2_vl_reference import REFUSED, TEXT, Qwen2VLReference
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+from support.qwen2_vl_reference import REFUSED, TEXT, Qwen2VLReference
 from vision_add_ons.errors import BrokenConfig
 
 

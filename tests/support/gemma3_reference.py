@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from pictures import photographs
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3Processor
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
+from support.pictures import photographs
 from vision_add_ons.errors import BrokenConfig, MissingWeight, UnsupportedCheckpoint
 from vision_add_ons.testing import BOS, EOS, PAD, VOCAB, Conversation, Reference, random_weights
 

@@ -7,8 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from damages.basics import ANOTHER, HARMLESS, TENSORS, TYPED, Damage, Undamaged, damage_of, replace
-from damages.header import UNUSED
+from support.damages.basics import (
+    ANOTHER,
+    HARMLESS,
+    TENSORS,
+    TYPED,
+    Damage,
+    Undamaged,
+    damage_of,
+    replace,
+)
+from support.damages.header import UNUSED
 
 FieldPath = tuple[str | int, ...]
 ABSENT = object()

@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from pictures import photographs
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 from transformers.models.pixtral import image_processing_pil_pixtral
 from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
 
+from support.pictures import photographs
 from vision_add_ons.errors import BrokenConfig, BrokenTokenizer, UnsupportedCheckpoint
 from vision_add_ons.testing import (
     BOS,

@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from pictures import photographs
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
+from support.pictures import photographs
 from vision_add_ons.errors import BrokenConfig, UnsupportedCheckpoint
 from vision_add_ons.testing import BOS, EOS, PAD, VOCAB, Conversation, Reference, random_weights
 

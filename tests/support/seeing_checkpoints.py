@@ -5,13 +5,13 @@ from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
-from parity import moxin_checkpoint as moxin
-from parity.gemma3_reference import Gemma3Reference
-from parity.pixtral_reference import PixtralReference
-from parity.qwen2_vl_reference import Qwen2VLReference
 
 from engine.images import load_picture
 from model_kit import ModelKit
+from support import moxin_checkpoint as moxin
+from support.gemma3_reference import Gemma3Reference
+from support.pixtral_reference import PixtralReference
+from support.qwen2_vl_reference import Qwen2VLReference
 from vision_add_ons.testing import BOS, WORDS, Photo, Reference, write_tokenizer, written
 
 Write = Callable[[Path, int], Path]

@@ -2,10 +2,10 @@
 
 from typing import Any, ClassVar
 
-from parity.pixtral_reference import IMG, NONE, PROCESSOR, TEXT, VISION, Fields, PixtralReference
 from transformers import Mistral3Config, Mistral3ForConditionalGeneration
 from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
 
+from support.pixtral_reference import IMG, NONE, PROCESSOR, TEXT, VISION, Fields, PixtralReference
 from vision_add_ons.errors import BrokenConfig, UnsupportedCheckpoint
 from vision_add_ons.testing import random_weights
 

@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from pictures import photographs
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from support.pictures import photographs
 from vision_add_ons.errors import BrokenConfig, UnsupportedCheckpoint
 from vision_add_ons.testing import BOS, EOS, PAD, VOCAB, Conversation, Reference, random_weights
 

@@ -1,0 +1,1 @@
+"""What tests share: references of the families, tiny checkpoints, servers, damage."""

@@ -1,0 +1,19 @@
+"""The families that serve a conversation of any form, by their references."""
+
+from support.gemma3_reference import Gemma3Reference
+from support.mistral3_reference import Ministral3Reference, Mistral3Reference
+from support.paligemma_reference import PaliGemma2Reference, PaliGemmaReference
+from support.pixtral_reference import PixtralReference
+from support.qwen2_5_vl_reference import Qwen25VLReference
+from support.qwen2_vl_reference import Qwen2VLReference
+
+FAMILIES = (
+    Gemma3Reference,
+    PaliGemmaReference,
+    PaliGemma2Reference,
+    PixtralReference,
+    Mistral3Reference,
+    Ministral3Reference,
+    Qwen2VLReference,
+    Qwen25VLReference,
+)
