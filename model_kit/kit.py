@@ -27,6 +27,7 @@ from vision_add_ons.errors import (
     SightlineError,
     UnknownModelType,
 )
+from vision_add_ons.libraries import import_library, undisturbed
 from vision_add_ons.weights import read_weights
 
 if TYPE_CHECKING:
@@ -156,6 +157,7 @@ def inspect_checkpoint(folder: str | Path) -> LoadReport:
     return open_model_kit(folder).report
 
 
+@undisturbed()
 def open_model_kit(
     folder: str | Path,
     *,
@@ -167,6 +169,7 @@ def open_model_kit(
 
     Raises what `load_model_kit` does.
     """
+    import_library("mlx_lm")
     folder = Path(folder)
     text_model = eyes = None
     with _following(folder, CheckpointNotFound, "no such folder"):
