@@ -13,6 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 from engine.events import Finished, Progress, TextDelta
 from engine.generation import Generation
 from engine.server.errors import ApiError, as_api_error, json_response
+from engine.server.presence import COMMENT
 from engine.server.settings import Settings
 from vision_add_ons.errors import EngineClosed
 
@@ -107,6 +108,7 @@ class EventStream(_AnswerResponse):
     begun = False
 
     async def deliver(self, answer: Generation, scope: Scope, send: Send) -> None:
+        scope.setdefault("extensions", {})[COMMENT] = _STILL_HERE.encode()
         await send(_START)
         self.begun = True
         await self._write(send, ": queued\n\n")
@@ -142,7 +144,7 @@ class EventStream(_AnswerResponse):
             if left > 0:
                 await asyncio.sleep(left)
             else:
-                await self._write(send, ": still here\n\n")
+                await self._write(send, _STILL_HERE)
 
     async def _write(self, send: Send, data: str, more: bool = True) -> None:
         self._written = time.monotonic()
@@ -154,6 +156,8 @@ class EventStream(_AnswerResponse):
         else:
             await super().fail(error, scope, send)
 
+
+_STILL_HERE = ": still here\n\n"
 
 _START: Message = {
     "type": "http.response.start",
