@@ -27,23 +27,24 @@ class Bell:
             with suppress(RuntimeError):  # its loop is closed; then nobody waits there any more
                 future.get_loop().call_soon_threadsafe(_wake, future)
 
-    async def until(self, true: Callable[[], bool]) -> None:
-        """Wait until `true()`, looking whenever the bell is rung."""
-        if true():
-            return
+    async def wait(self, there: Callable[[], bool]) -> None:
+        """Wait until the bell is rung, unless what is waited for is `there()` already."""
         from asyncio import get_running_loop  # whoever comes here has it loaded
 
-        loop = get_running_loop()
-        while True:
-            future = loop.create_future()
-            self._waiting.append(future)
-            try:
-                if true():  # since a moment ago, when nobody was to be woken yet
-                    return
-                await future
-            finally:
-                with suppress(ValueError):
-                    self._waiting.remove(future)
+        future = get_running_loop().create_future()
+        self._waiting.append(future)
+        if there():  # since a moment ago, when nobody was to be woken yet
+            self._leave(future)
+            return
+        try:
+            await future
+        except BaseException:
+            self._leave(future)
+            raise
+
+    def _leave(self, future: "Future[None]") -> None:
+        with suppress(ValueError):  # it is being rung for
+            self._waiting.remove(future)
 
 
 def _wake(future: "Future[None]") -> None:

@@ -82,7 +82,7 @@ class Generation:
             try:
                 event = self._events.get_nowait()
             except queue.Empty:
-                await self._arrival.until(lambda: not self._events.empty())
+                await self._arrival.wait(lambda: not self._events.empty())
                 continue
             if event is None:
                 self._deliver(None)
@@ -91,7 +91,8 @@ class Generation:
 
     def __await__(self) -> Generator[Any, None, Finished]:
         """The final event, or the error that ended the generation, as `result` has it."""
-        yield from self._end.until(self._ended.is_set).__await__()
+        while not self._ended.is_set():
+            yield from self._end.wait(self._ended.is_set).__await__()
         return self.result()
 
     def cancel(self) -> None:
