@@ -11,12 +11,10 @@ from model_kit.download import CHECKPOINT_FILES, download
 from model_kit.models import KNOWN_MODELS, KnownModel
 from vision_add_ons.errors import BrokenConfig, CheckpointNotFound
 from vision_add_ons.json_files import read_json_if_there
-from vision_add_ons.libraries import undisturbed
 
 _REVISION = re.compile(r"\w[\w./-]*", re.ASCII)
 
 
-@undisturbed()
 def resolve(model: str | os.PathLike[str], progress: Progress | None = None) -> Path:
     """The checkpoint folder that `model` names.
 

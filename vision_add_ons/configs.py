@@ -8,7 +8,6 @@ from vision_add_ons.errors import BrokenConfig, UnsupportedCheckpoint
 from vision_add_ons.libraries import import_library, undisturbed
 
 
-@undisturbed()
 def resolve_config(config: dict[str, Any]) -> dict[str, Any]:
     """config.json with every absent field as transformers' config class has it, nested ones too.
 
@@ -16,8 +15,12 @@ def resolve_config(config: dict[str, Any]) -> dict[str, Any]:
     the model type names. Raises `BrokenConfig`, or `UnsupportedCheckpoint` for a half that it
     does not know.
     """
-    mapping = import_library("transformers").CONFIG_MAPPING
+    transformers = import_library("transformers")
+    with undisturbed():
+        return _resolve(config, transformers.CONFIG_MAPPING)
 
+
+def _resolve(config: dict[str, Any], mapping: Any) -> dict[str, Any]:
     for half in ("text_config", "vision_config"):
         nested = config.get(half)
         model_type = nested.get("model_type") if isinstance(nested, dict) else None

@@ -51,7 +51,7 @@ def undisturbed() -> Iterator[None]:
 
     It comes to the logger "sightline", as information: of what matters to a user, our own messages
     tell. Other threads' messages take their usual way, and so do all that an app's own handlers are
-    there for.
+    there for. Enter it when the libraries are imported: their handlers must be there.
     """
     with _logged(), _variables_kept():
         yield

@@ -5,14 +5,15 @@ from types import ModuleType
 from vision_add_ons.libraries import import_library, undisturbed
 
 
-@undisturbed()
 def import_mlx_vlm(module: str) -> ModuleType:
     """Import `mlx_vlm.models.<module>`, for when a checkpoint needs it: it takes seconds.
 
     Beside what `import_library` sees to, the import replaces `from_pretrained` of transformers'
     AutoProcessor. An app that embeds us would find that changed, so it is put back.
     """
-    auto_processor = import_library("transformers").AutoProcessor
+    transformers = import_library("transformers")
+    with undisturbed():
+        auto_processor = transformers.AutoProcessor
     from_pretrained = vars(auto_processor)["from_pretrained"]
     try:
         return import_library(f"mlx_vlm.models.{module}")

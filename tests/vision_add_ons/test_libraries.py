@@ -100,8 +100,8 @@ def test_nor_where_transformers_is_there_before(talkative_folder: Path) -> None:
     assert run("load", talkative_folder, "transformers.models.auto.tokenization_auto") == ""
 
 
-def test_nor_does_inspecting(letters_folder: Path) -> None:
-    assert run("inspect", letters_folder, hard=4096, torch="without") == ""
+def test_nor_does_inspecting(talkative_folder: Path) -> None:
+    assert run("inspect", talkative_folder, hard=4096, torch="without") == ""
 
 
 def test_nor_does_what_add_ons_import() -> None:
