@@ -113,10 +113,10 @@ class Engine:
 
         `on_finish` is called, usually on the engine's thread, before the final event is delivered;
         it must not wait for this generation. With `on_event`, every event, the final one too, goes
-        to that function instead, on the engine's thread: it must be quick and not raise. Whoever
-        sets `cancel` ends the answer as `Generation.cancel` does, also before there is one; only
-        what waits for its turn goes on waiting for it. Raises a `RequestError` before anything is
-        run, or `EngineClosed`.
+        to that function instead, on the engine's thread: it must be quick. What they raise is
+        logged, and the answer goes on. Whoever sets `cancel` ends the answer as `Generation.cancel`
+        does, also before there is one; only what waits for its turn goes on waiting for it. Raises
+        a `RequestError` before anything is run, or `EngineClosed`.
         """
         if not isinstance(request, Request):
             raise RequestError(f"submit takes a Request, not {type(request).__name__}")

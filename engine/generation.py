@@ -1,12 +1,13 @@
-"""One answer under way: iterate its events, wait for its end, or cancel it."""
+"""One answer under way: iterate its events, wait for its end, or cancel it; in asyncio too."""
 
 import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Callable, Generator, Hashable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from engine.bell import Bell
 from engine.events import Event, Finished
 from engine.options import GenerationOptions
 
@@ -15,12 +16,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sightline")
 
+SomeEvent = TypeVar("SomeEvent", bound=Event)
+
 
 class Generation:
     """Iterate it for its events; safe to use from any thread.
 
     Events wait here until they are fetched: not iterating holds nothing up, and leaving the loop
-    early cancels nothing (`cancel` does).
+    early cancels nothing (`cancel` does). In asyncio, `async for event in generation` iterates and
+    `await generation` is `result`; neither takes a thread, however many answers are waited for, and
+    a task that is cancelled meanwhile cancels no answer. Each event is given out once: several
+    loops over one answer, of either kind, share its events, and all of them end.
     """
 
     def __init__(
@@ -49,7 +55,9 @@ class Generation:
         """When it was asked, in seconds of `time.perf_counter`."""
         self._on_finish = on_finish
         self._on_event = on_event
+        self._callback_failed = False
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._arrival, self._end = Bell(), Bell()
         self._cancelled = threading.Event()
         self._cancelled_from_outside = cancel
         self._ended = threading.Event()
@@ -62,9 +70,30 @@ class Generation:
     def __next__(self) -> Event:
         event = self._events.get()
         if event is None:
-            self._events.put(None)  # for whoever asks again
+            self._deliver(None)  # for whoever asks again
             raise StopIteration
         return event
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self
+
+    async def __anext__(self) -> Event:
+        while True:
+            try:
+                event = self._events.get_nowait()
+            except queue.Empty:
+                await self._arrival.wait(lambda: not self._events.empty())
+                continue
+            if event is None:
+                self._deliver(None)
+                raise StopAsyncIteration
+            return event
+
+    def __await__(self) -> Generator[Any, None, Finished]:
+        """The final event, or the error that ended the generation, as `result` has it."""
+        while not self._ended.is_set():
+            yield from self._end.wait(self._ended.is_set).__await__()
+        return self.result()
 
     def cancel(self) -> None:
         """End the answer after the token or prefill step at work. What was read stays cached.
@@ -104,9 +133,9 @@ class Generation:
     def emit(self, event: Event) -> None:
         """Deliver an event that is not the final one."""
         if self._on_event is None:
-            self._events.put(event)
+            self._deliver(event)
         else:
-            self._on_event(event)
+            self._call(self._on_event, event)
 
     def finish(self, finished: Finished) -> None:
         """Deliver the final event; only the first call counts."""
@@ -115,14 +144,25 @@ class Generation:
                 return
             self._finished = finished
         if self._on_finish is not None:
-            try:
-                self._on_finish(finished)
-            except Exception:
-                # It may run on the engine's thread, or on that of whoever closes the engine:
-                # neither can do anything about it, and other answers must still end.
-                log.exception("a callback failed at the end of an answer")
+            self._call(self._on_finish, finished)
         self._ended.set()
+        self._end.ring()
         self.emit(finished)
-        self._events.put(None)
+        self._deliver(None)
         # A finished answer that is kept must not keep a model in memory.
         self._on_finish = self._on_event = self.on_cancel = self.engine = None
+
+    def _deliver(self, event: Event | None) -> None:
+        self._events.put(event)
+        self._arrival.ring()
+
+    def _call(self, callback: Callable[[SomeEvent], None], event: SomeEvent) -> None:
+        try:
+            callback(event)
+        except BaseException:
+            # It may run on the engine's thread, or on that of whoever cancels or closes: none of
+            # them can do anything about it, and this answer and all others must still end. What
+            # fails for one token fails for each: it is told once, and then of the end.
+            if not self._callback_failed or isinstance(event, Finished):
+                self._callback_failed = True
+                log.exception("a callback failed; the answer goes on")

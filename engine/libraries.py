@@ -1,7 +1,8 @@
 """The libraries that an engine stands on: most of the time of a short load is their import."""
 
 from collections.abc import Callable
-from importlib import import_module
+
+from vision_add_ons.libraries import import_library
 
 LIBRARIES = ("mlx.core", "numpy", "transformers", "mlx_lm", "engine.prompt", "engine.runner")
 
@@ -10,5 +11,5 @@ def import_libraries(progress: Callable[[str, int, int], None]) -> None:
     """Import all of them, so that progress can be told, and a load cancelled, between two."""
     for done, name in enumerate(LIBRARIES):
         progress("import libraries", done, len(LIBRARIES))
-        import_module(name)
+        import_library(name)
     progress("import libraries", len(LIBRARIES), len(LIBRARIES))

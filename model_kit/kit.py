@@ -27,6 +27,7 @@ from vision_add_ons.errors import (
     SightlineError,
     UnknownModelType,
 )
+from vision_add_ons.libraries import import_library, undisturbed
 from vision_add_ons.weights import read_weights
 
 if TYPE_CHECKING:
@@ -167,12 +168,14 @@ def open_model_kit(
 
     Raises what `load_model_kit` does.
     """
+    import_library("mlx_lm")
     folder = Path(folder)
     text_model = eyes = None
     with _following(folder, CheckpointNotFound, "no such folder"):
         folder = folder.expanduser()
         folder.is_dir()
-    with _following(folder, BrokenConfig, "config.json describes no model that can be built"):
+    why = "config.json describes no model that can be built"
+    with undisturbed(), _following(folder, BrokenConfig, why):
         config = read_config(folder, decoder_only=decoder_only or vocab_only, add_on=add_on)
         weights = {} if vocab_only else read_weights(folder)
         report = make_report(folder, config, weights, decoder_only)
@@ -191,7 +194,7 @@ def open_model_kit(
             eyes.prepare_decoder(text_model)
             report.pictures = eyes.picture_limits()
     why = "the tokenizer cannot be loaded; it needs a tokenizer.json or a tokenizer.model"
-    with _following(folder, BrokenTokenizer, why):
+    with undisturbed(), _following(folder, BrokenTokenizer, why):
         tokenizer = load_tokenizer(folder, config)
         tokenizer.encode("Some files only fail when they are used.")
         cover_vocabulary(tokenizer, int(config.decoder.get("vocab_size") or 0))

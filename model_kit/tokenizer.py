@@ -10,6 +10,9 @@ from vision_add_ons.json_files import read_json_if_there
 if TYPE_CHECKING:
     from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+LENGTH_TOLD = "sequence-length-is-longer-than-the-specified-maximum"
+"""Under this name a tokenizer of transformers notes that it has said so."""
+
 
 def load_tokenizer(folder: Path, config: CheckpointConfig) -> "TokenizerWrapper":
     """Load through mlx-lm, which also picks the streaming detokenizer.
@@ -18,9 +21,11 @@ def load_tokenizer(folder: Path, config: CheckpointConfig) -> "TokenizerWrapper"
     The chat template is the folder's own, else the one its family supplies (noted in
     `config.assumed`), else none. Raises what the file's format trips over.
     """
-    if (folder / FILE).is_file() and not (folder / "tokenizer.json").is_file():
-        return _with_template(_from_sentencepiece(folder, config), folder, config)
-    return _with_template(_from_transformers(folder, config), folder, config)
+    bare = (folder / FILE).is_file() and not (folder / "tokenizer.json").is_file()
+    tokenizer = (_from_sentencepiece if bare else _from_transformers)(folder, config)
+    # transformers would print that a prompt is longer than the tokenizer's own idea of a limit.
+    getattr(tokenizer, "deprecation_warnings", {})[LENGTH_TOLD] = True
+    return _with_template(tokenizer, folder, config)
 
 
 def cover_vocabulary(tokenizer: "TokenizerWrapper", vocab_size: int) -> None:

@@ -6,7 +6,6 @@
 """
 
 import json
-import queue
 import socket
 import statistics
 import subprocess
@@ -30,15 +29,20 @@ class Emitting:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
 
-    def submit(self, request: Any, on_finish: Any, on_event: Callable[[Any], None]) -> Any:
-        self.times = []
+    def submit(self, request: Any, **given: Any) -> Any:
+        self.times, noting = [], threading.Event()
+        self._engine._worker.call(lambda _: noting.wait())  # before the first token
+        generation = self._engine.submit(request, **given)
+        emit = generation.emit
 
         def noted(event: Any) -> None:
             if event.text:
                 self.times.append(time.perf_counter())
-            on_event(event)
+            emit(event)
 
-        return self._engine.submit(request, on_finish, noted)
+        generation.emit = noted
+        noting.set()
+        return generation
 
 
 def rows(engine: Any, rounds: int) -> Iterator[dict[str, float]]:
@@ -77,13 +81,8 @@ def _rounds(
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as client:
 
         def alone() -> list[float]:
-            events: queue.SimpleQueue[Any] = queue.SimpleQueue()  # what a Generation has too
-            generation = emitting.submit(Request(MESSAGES, options=options), None, events.put)
-            times = []
-            while not generation.done or not events.empty():
-                if events.get().text:
-                    times.append(time.perf_counter())
-            return times
+            events = emitting.submit(Request(MESSAGES, options=options))
+            return [time.perf_counter() for event in events if event.text]
 
         def through() -> list[float]:
             assert client.stdin is not None

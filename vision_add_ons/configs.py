@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vision_add_ons.errors import BrokenConfig, UnsupportedCheckpoint
+from vision_add_ons.libraries import import_library, undisturbed
 
 
 def resolve_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -14,17 +15,21 @@ def resolve_config(config: dict[str, Any]) -> dict[str, Any]:
     the model type names. Raises `BrokenConfig`, or `UnsupportedCheckpoint` for a half that it
     does not know.
     """
-    from transformers import CONFIG_MAPPING
+    transformers = import_library("transformers")
+    with undisturbed():
+        return _resolve(config, transformers.CONFIG_MAPPING)
 
+
+def _resolve(config: dict[str, Any], mapping: Any) -> dict[str, Any]:
     for half in ("text_config", "vision_config"):
         nested = config.get(half)
         model_type = nested.get("model_type") if isinstance(nested, dict) else None
-        if isinstance(model_type, str) and model_type not in CONFIG_MAPPING:
+        if isinstance(model_type, str) and model_type not in mapping:
             raise UnsupportedCheckpoint(f"{half}.model_type {model_type!r} is not known")
     try:
         # They add fields to the nested objects that they are given.
         own = copy.deepcopy(config)
-        resolved: dict[str, Any] = CONFIG_MAPPING[config["model_type"]].from_dict(own).to_dict()
+        resolved: dict[str, Any] = mapping[config["model_type"]].from_dict(own).to_dict()
     except Exception as error:
         # The config classes validate with several unrelated exception types.
         message = " ".join(str(error).split())

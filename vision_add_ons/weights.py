@@ -18,6 +18,7 @@ from vision_add_ons.errors import (
     WeightsNotFound,
 )
 from vision_add_ons.json_files import parse_json
+from vision_add_ons.libraries import import_library
 from vision_add_ons.quantized import check_scales
 from vision_add_ons.safetensors_files import read_safetensors
 
@@ -181,7 +182,7 @@ def quantize_like(module: nn.Module, weights: dict[str, mx.array]) -> None:
     """
     if not any(name.endswith(".scales") for name in weights):
         return
-    from mlx_lm.utils import infer_quant_config
+    infer_quant_config = import_library("mlx_lm.utils").infer_quant_config
 
     def settings(name: str, layer: nn.Module) -> bool | dict[str, Any]:
         if f"{name}.scales" not in weights or not hasattr(layer, "to_quantized"):

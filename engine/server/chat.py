@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from engine.events import Finished, TextDelta
-from engine.server.answer import Answer
+from engine.generation import Generation
 from engine.server.answers import ChatCompletion
 from engine.server.documents import answered
 from engine.server.limits import client_of
@@ -88,7 +88,7 @@ def chat_router(service: Service) -> APIRouter:
         service.check_model(asked.model)
         options = chat_options(asked, service.settings.options)
 
-        async def submit() -> Answer:
+        async def submit() -> Generation:
             messages = await service.read_messages(asked.messages)
             return await service.submit(messages, options, (client_of(http.scope), asked.user))
 

@@ -8,12 +8,13 @@ from typing import Any, cast
 
 import h11
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import DEFAULT_MAX_INCOMPLETE_EVENT_SIZE, H11Protocol
 
 from engine.engine import Engine
 from engine.server.app import create_app
 from engine.server.errors import ApiError
 from engine.server.fetch import Fetcher
+from engine.server.presence import Connection, Presence
 from engine.server.settings import Settings
 from vision_add_ons.errors import OptionError
 
@@ -125,6 +126,12 @@ def _protocol(settings: Settings) -> type[H11Protocol]:
     class Guarded(H11Protocol):
         _timer: asyncio.TimerHandle | None = None
         _reader_timer: asyncio.TimerHandle | None = None
+        _presence: Presence | None = None
+        conn: Connection
+
+        def __init__(self, *args: Any, **named: Any) -> None:
+            super().__init__(*args, **named)
+            self.conn = Connection(h11.SERVER, DEFAULT_MAX_INCOMPLETE_EVENT_SIZE)
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             if len(self.connections) >= settings.max_connections:
@@ -139,7 +146,22 @@ def _protocol(settings: Settings) -> type[H11Protocol]:
             super().data_received(data)
             self._watch()
 
+        def eof_received(self) -> bool:  # type: ignore[override]
+            """A client that has sent all of its request may still wait for the answer."""
+            whole = self.conn.their_state in (h11.DONE, h11.MUST_CLOSE)
+            waits = whole and self.conn.our_state in (h11.SEND_RESPONSE, h11.SEND_BODY)
+            if waits and self._presence is None:
+                self._presence = Presence(self.loop, self.transport, self.conn, self.scope)
+            return waits  # False has the connection closed
+
+        def handle_events(self) -> None:
+            super().handle_events()
+            if self.scope is not None:
+                self.scope.setdefault("extensions", {})
+
         def connection_lost(self, exc: Exception | None) -> None:
+            if self._presence is not None:
+                self._presence.stop()
             for timer in (self._timer, self._reader_timer):
                 if timer is not None:
                     timer.cancel()
@@ -151,7 +173,12 @@ def _protocol(settings: Settings) -> type[H11Protocol]:
             self._expect_reading()
 
         def on_response_complete(self) -> None:
+            presence, self._presence = self._presence, None
             super().on_response_complete()
+            if presence is not None:
+                presence.stop()
+                if not self.eof_received():  # else it had sent another request behind that one
+                    self.transport.close()
             self._expect_reading()
 
         def _expect_reading(self) -> None:

@@ -1,20 +1,21 @@
 """Requests on their way into the engine, and what is known of those under way."""
 
 import asyncio
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 from weakref import WeakSet
 
 from engine.engine import Engine
 from engine.events import Finished
+from engine.generation import Generation
 from engine.messages import Message
 from engine.options import GenerationOptions
 from engine.request import Request
-from engine.server.answer import Answer
 from engine.server.errors import ApiError, as_api_error
 from engine.server.fetch import Fetcher
 from engine.server.metrics import Metrics
@@ -42,12 +43,17 @@ class Service:
         self.metrics = Metrics(engine)
         self.tokens = TokenTexts(engine)
         self.started = int(time.time())
-        self.closing = False
         self._pictures = PictureReader(settings, fetcher)
         self._readers = ThreadPoolExecutor(READERS, "sightline-request")
         # Weak: an answer is under way for as long as somebody holds it.
-        self._active: WeakSet[Answer] = WeakSet()
+        self._active: WeakSet[Generation] = WeakSet()
+        self._stop = threading.Event()
         self._answers: OrderedDict[str, tuple[int, ...]] = OrderedDict()
+
+    @property
+    def closing(self) -> bool:
+        """Whether all answers are being ended."""
+        return self._stop.is_set()
 
     def check_model(self, model: str) -> None:
         """Raises the 404 for a model that is not served."""
@@ -73,14 +79,14 @@ class Service:
 
     async def submit(
         self, prompt: str | Sequence[Any], options: GenerationOptions, client: Hashable
-    ) -> Answer:
+    ) -> Generation:
         """Queue a request. Raises `ApiError` if it is wrong in itself."""
         texts = [prompt] if isinstance(prompt, str) else [getattr(p, "text", "") for p in prompt]
         length = sum(map(len, texts))
         if length > MOST_TEXT:
             message = f"the request's text has more than {MOST_TEXT:,} characters"
             raise ApiError(400, message, "context_length_exceeded")
-        loop, answer = asyncio.get_running_loop(), Answer()
+        loop = asyncio.get_running_loop()
         request = Request(prompt, options=options, client=client)
 
         def on_finish(finished: Finished) -> None:
@@ -88,26 +94,27 @@ class Service:
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._ended, finished)
 
-        def start() -> None:
-            answer.begin(self.engine.submit(request, on_finish, answer.tell))
-
-        self._active.add(answer)
-        if self.closing:
-            answer.cancel()
         try:
-            await loop.run_in_executor(self._readers, start)
+            submitted = self._readers.submit(
+                self.engine.submit, request, on_finish=on_finish, cancel=self._stop
+            )
+            try:
+                generation = await asyncio.wrap_future(submitted)
+            except asyncio.CancelledError:
+                submitted.add_done_callback(_cancel)  # its thread goes on, and may yet queue it
+                raise
         except Exception as error:
             raise as_api_error(error) from error
-        except asyncio.CancelledError:
-            answer.cancel()  # its thread goes on, and may not have queued it yet
-            raise
-        return answer
+        self._active.add(generation)
+        if self.closing:
+            generation.cancel()
+        return generation
 
     def cancel_all(self) -> None:
         """End every answer after the token at work, and those yet to come."""
-        self.closing = True
-        for answer in list(self._active):
-            answer.cancel()
+        self._stop.set()
+        for generation in list(self._active):
+            generation.cancel()
 
     def close(self) -> None:
         """Let go of the threads; the engine stays open."""
@@ -121,3 +128,8 @@ class Service:
             self._answers.move_to_end(finished.answer)
             while len(self._answers) > REMEMBERED_ANSWERS:
                 self._answers.popitem(last=False)
+
+
+def _cancel(submitted: Future[Generation]) -> None:
+    if not submitted.cancelled() and submitted.exception() is None:
+        submitted.result().cancel()

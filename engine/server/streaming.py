@@ -2,21 +2,22 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+import time
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Any, Protocol
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from engine.events import Event, Finished, Progress, TextDelta
-from engine.server.answer import Answer, Tick
+from engine.events import Finished, Progress, TextDelta
+from engine.generation import Generation
 from engine.server.errors import ApiError, as_api_error, json_response
+from engine.server.presence import COMMENT
 from engine.server.settings import Settings
 from vision_add_ons.errors import EngineClosed
 
 Json = dict[str, Any]
-Events = AsyncIterator[Event | Tick]
 
 
 class Form(Protocol):
@@ -35,7 +36,7 @@ class Form(Protocol):
         """The answer in one piece."""
 
 
-Submit = Callable[[], Awaitable[Answer]]
+Submit = Callable[[], Awaitable[Generation]]
 """Reads what a request holds and queues it. Raises `ApiError`."""
 
 
@@ -45,8 +46,8 @@ class _AnswerResponse(Response):
     def __init__(self, submit: Submit, form: Form, settings: Settings) -> None:
         super().__init__()
         self._submit, self.form = submit, form
-        self._tick = settings.keep_alive_seconds
-        self._answer: Answer | None = None
+        self.keep_alive_seconds = settings.keep_alive_seconds
+        self._answer: Generation | None = None
         self.left = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -76,12 +77,12 @@ class _AnswerResponse(Response):
     async def _work(self, scope: Scope, send: Send) -> None:
         try:
             self._answer = await self._submit()
-            await self.deliver(self._answer.events(self._tick), scope, send)
+            await self.deliver(self._answer, scope, send)
         except (ApiError, EngineClosed) as error:
             if not self.left:
                 await self.fail(as_api_error(error), scope, send)
 
-    async def deliver(self, events: Events, scope: Scope, send: Send) -> None:
+    async def deliver(self, answer: Generation, scope: Scope, send: Send) -> None:
         """Raises `ApiError` if the answer failed, `EngineClosed` if it can no more be told."""
         raise NotImplementedError
 
@@ -90,9 +91,9 @@ class _AnswerResponse(Response):
 
 
 class WholeAnswer(_AnswerResponse):
-    async def deliver(self, events: Events, scope: Scope, send: Send) -> None:
+    async def deliver(self, answer: Generation, scope: Scope, send: Send) -> None:
         deltas = []
-        async for event in events:
+        async for event in answer:
             if isinstance(event, TextDelta):
                 deltas.append(event)
             elif isinstance(event, Finished):
@@ -106,39 +107,57 @@ class EventStream(_AnswerResponse):
 
     begun = False
 
-    async def deliver(self, events: Events, scope: Scope, send: Send) -> None:
-        form, told = self.form, False
+    async def deliver(self, answer: Generation, scope: Scope, send: Send) -> None:
+        scope.setdefault("extensions", {})[COMMENT] = _STILL_HERE.encode()
         await send(_START)
         self.begun = True
-        await _write(send, ": queued\n\n")
-        async for event in events:
+        await self._write(send, ": queued\n\n")
+        keeping = asyncio.ensure_future(self._keep_alive(send))
+        try:
+            await self._tell(answer, send)
+        finally:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+
+    async def _tell(self, answer: Generation, send: Send) -> None:
+        form, told = self.form, False
+        async for event in answer:
             if isinstance(event, TextDelta):
                 piece = form.piece(event)
                 if piece is None:
                     continue
                 start = [] if told else form.first()
                 told = True
-                await _write(send, "".join(map(_data, (*start, piece))))
+                await self._write(send, "".join(map(_data, (*start, piece))))
             elif isinstance(event, Progress):
-                await _write(send, f": prefill {event.processed}/{event.total}\n\n")
-            elif isinstance(event, Tick):
-                await _write(send, ": still here\n\n")
+                await self._write(send, f": prefill {event.processed}/{event.total}\n\n")
             else:
                 _check(event)
                 start = [] if told else form.first()
                 chunks = "".join(map(_data, (*start, *form.last(event))))
-                await _write(send, chunks + "data: [DONE]\n\n", False)
+                await self._write(send, chunks + "data: [DONE]\n\n", False)
+
+    async def _keep_alive(self, send: Send) -> None:
+        """Say so whenever nothing was written for a while; one timer, however many events."""
+        while True:
+            left = self._written + self.keep_alive_seconds - time.monotonic()
+            if left > 0:
+                await asyncio.sleep(left)
+            else:
+                await self._write(send, _STILL_HERE)
+
+    async def _write(self, send: Send, data: str, more: bool = True) -> None:
+        self._written = time.monotonic()
+        await send({"type": "http.response.body", "body": data.encode(), "more_body": more})
 
     async def fail(self, error: ApiError, scope: Scope, send: Send) -> None:
         if self.begun:
-            await _write(send, _data(error.body), False)
+            await self._write(send, _data(error.body), False)
         else:
             await super().fail(error, scope, send)
 
 
-async def _write(send: Send, data: str, more: bool = True) -> None:
-    await send({"type": "http.response.body", "body": data.encode(), "more_body": more})
-
+_STILL_HERE = ": still here\n\n"
 
 _START: Message = {
     "type": "http.response.start",

@@ -6,7 +6,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import ExitStack
 from typing import Any
 
@@ -135,19 +134,22 @@ class Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
 
-    def submit(self, request: Any, on_finish: Any, on_event: Callable[[Event], None]) -> Generation:
-        submitted: Future[Generation] = Future()
-        seen = 0
+    def submit(self, request: Any, **given: Any) -> Generation:
+        watched, seen = threading.Event(), 0
+        self._engine._worker.call(lambda _: wait_for(watched.is_set))  # before the first token
+        generation = self._engine.submit(request, **given)
+        emit = generation.emit
 
-        def event_told(event: Event) -> None:
+        def emit_watched(event: Event) -> None:
             nonlocal seen
-            on_event(event)
+            emit(event)
             if isinstance(event, TextDelta) and event.token is not None:
                 seen += 1
-                self._at_token(submitted.result(), seen)
+                self._at_token(generation, seen)
 
-        submitted.set_result(self._engine.submit(request, on_finish, event_told))
-        return submitted.result()
+        generation.emit = emit_watched  # type: ignore[method-assign]
+        watched.set()
+        return generation
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -200,10 +202,10 @@ def test_leaving_while_it_is_queued_leaves_no_answer_behind(tiny_engine: Engine)
     leave, generations = threading.Event(), []
 
     class Slow(Watched):
-        def submit(self, *given: Any) -> Generation:
+        def submit(self, request: Any, **given: Any) -> Generation:
             leave.set()
             wait_for(lambda: not server.server.server_state.connections)
-            generations.append(super().submit(*given))
+            generations.append(super().submit(request, **given))
             return generations[-1]
 
     with running(Slow(tiny_engine, lambda *_: None)) as server:  # type: ignore[arg-type]
