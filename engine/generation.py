@@ -1,14 +1,17 @@
 """One answer under way: iterate its events, wait for its end, or cancel it."""
 
 import logging
+import os
 import queue
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
 from typing import TYPE_CHECKING
 
+from engine.checks import seconds
 from engine.events import Event, Finished
 from engine.options import GenerationOptions
+from engine.processes import check_process
 
 if TYPE_CHECKING:
     from engine.prompt import Prompt
@@ -55,11 +58,13 @@ class Generation:
         self._ended = threading.Event()
         self._finished: Finished | None = None
         self._finishing = threading.Lock()
+        self._process = os.getpid()
 
     def __iter__(self) -> Iterator[Event]:
         return self
 
     def __next__(self) -> Event:
+        check_process(self._process)
         event = self._events.get()
         if event is None:
             self._events.put(None)  # for whoever asks again
@@ -69,8 +74,11 @@ class Generation:
     def cancel(self) -> None:
         """End the answer after the token or prefill step at work. What was read stays cached.
 
-        Returns at once; the final event follows, `cancelled` unless the end came first.
+        Returns at once; the final event follows, `cancelled` unless the end came first. Does
+        nothing in a process that was forked from the one that asked.
         """
+        if os.getpid() != self._process:
+            return
         self._cancelled.set()
         on_cancel = self.on_cancel
         if on_cancel is not None:
@@ -90,8 +98,12 @@ class Generation:
     def result(self, timeout: float | None = None) -> Finished:
         """Wait for the end and return the final event.
 
-        Raises the error that ended the generation, or TimeoutError after `timeout` seconds.
+        Raises the error that ended the generation, or TimeoutError after `timeout` seconds;
+        `OptionError` for a `timeout` that is no time, `ForkedProcess` in a process that was forked
+        from the one that asked.
         """
+        check_process(self._process)
+        timeout = seconds(timeout)
         if not self._ended.wait(timeout):
             raise TimeoutError(f"no answer within {timeout} seconds")
         assert self._finished is not None
