@@ -16,6 +16,7 @@ from engine.checks import (
     check_cancel,
     check_options,
     file_name,
+    reading,
     token_id,
     token_ids,
 )
@@ -161,8 +162,11 @@ class Engine:
         from engine import conversation_file
         from engine.messages import read_messages
 
+        self.check_process()
         file = _path(path)
-        kept = tuple(conversation_file.whole(read_messages(messages)) if messages else ())
+        with reading("the messages", PromptError):
+            given = list(messages)
+        kept = conversation_file.whole(read_messages(given)) if given else []
         future: Future[int] = Future()
         future.set_running_or_notify_cancel()  # it cannot be called off any more
 
