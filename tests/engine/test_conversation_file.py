@@ -2,8 +2,8 @@
 
 import json
 import os
-import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from engine import (
     load,
 )
 from engine.images import ImageLimits, load_picture
+from engine.memory import Memory
 from engine.messages import Message
 
 WAIT = 60
@@ -128,24 +129,23 @@ def test_words_need_no_engine(letters_folder: Path, tmp_path: Path) -> None:
 
 
 def test_words_saved_while_the_engine_closes(letters_folder: Path, tmp_path: Path) -> None:
-    """From a callback of the last answer, and from one of a save: the later words win."""
+    """What is saved last lies there in the end, and all of it is written."""
     engine = load(letters_folder)
     chat = engine.chat(options=GenerationOptions(max_tokens=3))
     chat.send("Hi").result(WAIT)
-    go_on = threading.Event()
-    engine._worker.call(lambda memory: go_on.wait(WAIT))
-    early = chat.save(tmp_path / "talk")
-    closing = threading.Thread(target=engine.close)
-    closing.start()
-    while not engine._worker._closed:
-        threading.Event().wait(0.001)
-    chat._messages += [Message("user", "More"), Message("assistant", "No.")]
-    late = chat.save(tmp_path / "talk")
-    go_on.set()
-    assert late.result(WAIT) > 0
+
+    def close(memory: Memory) -> "tuple[Future[int], Future[int]]":
+        early = chat.save(tmp_path / "talk")
+        engine.close()  # on its own thread, which has more to do before it ends
+        chat._messages += [Message("user", "More"), Message("assistant", "No.")]
+        return early, chat.save(tmp_path / "talk")
+
+    early, late = engine._worker.call(close).result(WAIT)
     assert early.result(WAIT) > 0
-    closing.join(WAIT)
+    assert late.result(WAIT) > 0
     assert tuple(conversation_file.read(tmp_path / "talk")) == chat.messages
+    engine._worker.thread.join(WAIT)
+    assert chat.save(tmp_path / "talk").result(0) > 0
 
 
 def test_what_is_no_history_is_not_written(letters: Engine, tmp_path: Path) -> None:
