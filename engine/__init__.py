@@ -14,9 +14,10 @@ with the first message.
 from typing import TYPE_CHECKING, Any
 
 from engine.chat import Chat
-from engine.engine import Engine, load
+from engine.engine import Engine
 from engine.events import Event, Finished, FinishReason, Progress, TextDelta
 from engine.generation import Generation
+from engine.loading import load
 from engine.options import GenerationOptions
 from engine.request import Request
 from vision_add_ons.errors import (
@@ -31,6 +32,8 @@ from vision_add_ons.errors import (
     ContextExceeded,
     ConversationFileError,
     EngineClosed,
+    EngineFailed,
+    ForkedProcess,
     ImageCountError,
     ImageError,
     MissingWeight,
@@ -66,9 +69,11 @@ __all__ = [
     "ConversationFileError",
     "Engine",
     "EngineClosed",
+    "EngineFailed",
     "Event",
     "FinishReason",
     "Finished",
+    "ForkedProcess",
     "Generation",
     "GenerationOptions",
     "ImageCountError",

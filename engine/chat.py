@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
+from engine.checks import check_cancel, check_flag, check_options
 from engine.events import Finished
 from engine.generation import Generation
 from engine.options import GenerationOptions
 from engine.request import Request
-from vision_add_ons.errors import ChatBusy, PromptError
+from vision_add_ons.errors import ChatBusy
 
 if TYPE_CHECKING:
     from engine.engine import Engine
@@ -33,6 +34,7 @@ class Chat:
         messages: "Sequence[Message]" = (),
     ) -> None:
         """`messages` are a history to go on with; it has its own system message."""
+        check_options(options)
         self._engine = engine
         self._options = options or GenerationOptions()
         self._owner = object()
@@ -61,14 +63,19 @@ class Chat:
 
         `images` are paths, bytes, PIL images, data URIs, base64 texts, or what `load_picture`
         returned. Whoever sets `cancel` ends the answer as its own `cancel()` does, also while the
-        pictures are still being read. Raises `ChatBusy` while the previous answer is under way, or
-        another `RequestError`.
+        pictures are still being read, or a long text split into tokens. All texts of a
+        conversation together may have `engine.text_encoder.MOST_TEXT` characters, which is
+        4,194,304. Raises `ChatBusy` while the previous answer is under way, or another
+        `RequestError`.
         """
         from engine.images import load_pictures
         from engine.messages import Message
+        from engine.text_encoder import check_text
 
-        if not isinstance(text, str):
-            raise PromptError(f"a message is a text, not {type(text).__name__}")
+        self._engine.check_process()
+        check_text(text)
+        check_options(options)
+        check_cancel(cancel)
         question = Message("user", text, load_pictures(images))
         with self._lock:
             if self._busy:
@@ -104,16 +111,21 @@ class Chat:
         whoever saves after each answer leaves it out with `kv=False`, and a KV cache that is there
         already serves as far as it goes. The future has the number of bytes written, or
         `ConversationFileError` or OSError; closing the engine waits for it. Each file is whole at
-        every moment. Raises `EngineClosed`, or `ConversationFileError` for what is no path.
+        every moment. The words need no engine: while it is being closed this waits for what it
+        still writes, and once it is closed the messages and pictures are written at once, without
+        a KV cache. Raises `ConversationFileError` for what is no path of a file.
         """
+        check_flag("kv", kv)
         return self._engine.save(path, self.messages, self._owner if kv else None)
 
     def reset(self, system: str | None = None) -> None:
         """Forget the history; `system` begins the new one. An answer under way is cancelled."""
         from engine.messages import Message
+        from engine.text_encoder import check_text
 
-        if not isinstance(system, str | None):
-            raise PromptError(f"a system message is a text, not {type(system).__name__}")
+        self._engine.check_process()
+        if system is not None:
+            check_text(system)
         with self._lock:
             current, self._current = self._current, None
             self._busy = False

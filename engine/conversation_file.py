@@ -2,11 +2,12 @@
 
 import base64
 import json
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.images import load_picture
+from engine.images import ImageLimits, load_picture
 from engine.messages import Message, read_messages
 from model_kit.files import replacing
 from vision_add_ons.errors import ConversationFileError, ImageError, PromptError
@@ -37,6 +38,8 @@ def write(path: Path, messages: Sequence[Message]) -> int:
     }
     raw = json.dumps(content).encode()
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no file")
         with replacing(path) as temporary:
             temporary.write_bytes(raw)
     except (OSError, ValueError) as error:  # names can be impossible
@@ -50,6 +53,8 @@ def write(path: Path, messages: Sequence[Message]) -> int:
 def read(path: Path) -> list[Message]:
     """The messages of a file that `write` made. Raises `ConversationFileError`."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would wait for somebody to write
+            raise ValueError("it is no file")
         raw = path.read_bytes()
     except (OSError, ValueError) as error:  # names can be impossible
         raise ConversationFileError(
@@ -60,12 +65,14 @@ def read(path: Path) -> list[Message]:
         content = json.loads(raw)
         if content["format"] != FORMAT:
             raise ValueError("it has a form of another version")
+        # As a PNG, a picture can have more bytes than it came with; it is in memory as it is.
+        limits = ImageLimits(max_bytes=len(raw))
         pictures = {
-            digest: load_picture(base64.b64decode(encoded, validate=True))
+            digest: load_picture(base64.b64decode(encoded, validate=True), limits)
             for digest, encoded in content["pictures"].items()
         }
         messages = [_message(m, pictures) for m in content["messages"]]
-        return read_messages(messages) if messages else []
+        return whole(read_messages(messages)) if messages else []
     except _DAMAGE as error:
         why = " ".join(str(error).split())[:200]
         raise ConversationFileError(
@@ -79,3 +86,16 @@ def _message(saved: Any, pictures: dict[str, Any]) -> Message:
         raise ValueError("a message has no text")
     shown = tuple(pictures[d] for d in saved["pictures"])
     return Message(saved["role"], saved["text"], shown, tuple(saved["tokens"]))
+
+
+def whole(messages: list[Message]) -> list[Message]:
+    """The messages, if they are what a chat's history can be: anything else fails at its end.
+
+    Raises `PromptError`.
+    """
+    turns = messages[1:] if messages and messages[0].role == "system" else messages
+    if [m.role for m in turns] != ["user", "assistant"] * (len(turns) // 2):
+        raise PromptError("the messages are no questions with their answers")
+    if any(m.pictures for m in messages if m.role != "user"):
+        raise PromptError("a message that is no question has pictures")
+    return messages

@@ -1,5 +1,6 @@
 """The engine that an application holds: load a model, ask it, close it."""
 
+import logging
 import os
 import threading
 import time
@@ -10,13 +11,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.chat import Chat
+from engine.checks import (
+    check_callback,
+    check_cancel,
+    check_options,
+    file_name,
+    reading,
+    token_id,
+    token_ids,
+)
 from engine.events import Event, Finished
 from engine.generation import Generation
 from engine.options import GenerationOptions
 from engine.request import Request
+from engine.text_encoder import Cancelled
 from engine.worker import Worker
 from vision_add_ons.errors import (
-    CheckpointNotFound,
+    AdapterError,
     ContextExceeded,
     ConversationFileError,
     EngineClosed,
@@ -28,18 +39,11 @@ from vision_add_ons.errors import (
 if TYPE_CHECKING:
     from engine.memory import Memory
     from engine.messages import Message
-    from engine.prompt import PromptBuilder
+    from engine.prompt import Prompt, PromptBuilder
     from model_kit.kit import ModelKit
     from model_kit.report import LoadReport
-    from vision_add_ons.base import VisionAddOn
 
-CACHE_SHARE = 0.25
-"""The share of the memory that the device recommends to use which the prompt cache may fill."""
-
-CACHE_DIR_BYTES = 8 * 2**30
-"""The most that a folder of KV caches takes, unless the caller says otherwise."""
-
-LoadProgress = Callable[[str, int, int], None]
+log = logging.getLogger("sightline")
 
 
 class Engine:
@@ -76,17 +80,20 @@ class Engine:
 
         `options` are the defaults of its answers. A restored conversation starts warm if its KV
         cache lies beside it and this model wrote it; else the cache's file is removed, with one
-        warning. Raises `ConversationFileError`, or `PromptError` for a `system` besides `restore`.
+        warning. Raises `ConversationFileError`, `PromptError` for a `system` besides `restore` or
+        with half a character, or `OptionError`.
         """
+        self.check_process()
         if restore is None:
             return Chat(self, system, options)
         if system is not None:
             raise PromptError("a restored conversation has its own system message; leave yours out")
         from engine import conversation_file
 
+        check_options(options)
         path = _path(restore)
         messages = conversation_file.read(path)
-        self._worker.call(lambda memory: memory.restore(path))
+        self._worker.call(lambda memory: memory.restore(path)).add_done_callback(_log_failure)
         return Chat(self, options=options, messages=messages)
 
     def generate(
@@ -100,6 +107,7 @@ class Engine:
         A text is used as it stands; messages go through the chat template. Raises a subclass of
         `RequestError` if the request is wrong in itself.
         """
+        check_options(options)
         return self.submit(Request(prompt, images, options or GenerationOptions()))
 
     def submit(
@@ -116,40 +124,67 @@ class Engine:
         to that function instead, on the engine's thread: it must be quick. What they raise is
         logged, and the answer goes on. Whoever sets `cancel` ends the answer as `Generation.cancel`
         does, also before there is one; only what waits for its turn goes on waiting for it. Raises
-        a `RequestError` before anything is run, or `EngineClosed`.
+        a `RequestError` before anything is run, or `EngineClosed`; among them `ContextExceeded` for
+        a text of more characters than `engine.text_encoder.MOST_TEXT`, which is 4,194,304.
         """
+        builder = self._builder()
         if not isinstance(request, Request):
             raise RequestError(f"submit takes a Request, not {type(request).__name__}")
+        check_callback("on_finish", on_finish)
+        check_callback("on_event", on_event)
+        check_cancel(cancel)
         started = time.perf_counter()
         options = request.options
-        if not isinstance(options, GenerationOptions):
-            raise OptionError(f"options are GenerationOptions, not {type(options).__name__}")
         self._check(options)
-        prompt = self._builder().build(request.prompt, request.images, options.max_image_size)
-        limit = options.context_limit(self._max_context)
-        if limit is not None and len(prompt.tokens) >= limit:
-            raise ContextExceeded(
-                f"the prompt has {len(prompt.tokens)} tokens, and the context ends at {limit}; "
-                "shorten the conversation or start a new one"
-            )
-        self._check_ids(prompt.tokens)
+        prompt, cancelled = builder.nothing, False
+        try:
+            prompt = builder.build(request.prompt, request.images, options.max_image_size, cancel)
+            self._check_prompt(prompt, options)
+        except Cancelled:
+            cancelled = True
         generation = Generation(
             prompt, options, request.owner, on_finish, started, on_event, cancel
         )
         generation.client = request.client
         generation.engine = self
+        if cancelled:
+            generation.cancel()
         self._worker.submit(generation)
         return generation
 
     def save(
         self, path: str | os.PathLike[str], messages: "Sequence[Message]", owner: object | None
     ) -> "Future[int]":
-        """`Chat.save`, with the KV cache of the conversation of `owner` if that is not None."""
+        """`Chat.save`, with the KV cache of the conversation of `owner` if that is not None.
+
+        Raises `ConversationFileError`, or `PromptError` for what is no conversation.
+        """
+        from engine import conversation_file
+        from engine.messages import read_messages
+
+        self.check_process()
         file = _path(path)
+        with reading("the messages", PromptError):
+            given = list(messages)
+        kept = conversation_file.whole(read_messages(given)) if given else []
         future: Future[int] = Future()
         future.set_running_or_notify_cancel()  # it cannot be called off any more
-        kept = tuple(messages)
-        self._worker.call(lambda memory: memory.save(file, kept, owner, future))
+
+        def save_words() -> None:
+            self._worker.wait_for_end()  # what it still writes is older
+            try:
+                written = conversation_file.write(file, kept)
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(written)
+
+        try:
+            queued = self._worker.call(lambda memory: memory.save(file, kept, owner, future))
+        except EngineClosed:
+            save_words()
+        else:
+            queued.add_done_callback(lambda done: save_words() if done.exception() else None)
         return future
 
     def load_adapter(self, folder: str | os.PathLike[str]) -> None:
@@ -168,30 +203,29 @@ class Engine:
 
     def _use_adapter(self, folder: str | os.PathLike[str] | None) -> None:
         worker = self._worker
+        name = None if folder is None else file_name(folder, "the adapter", AdapterError)
         if threading.current_thread() is worker.thread:
             raise RequestError("an adapter cannot be changed from the engine's own thread")
-        done: Future[None] = Future()
 
         def change(memory: "Memory") -> None:
+            kit = worker.kit
+            assert kit is not None
+            before = kit.adapter
+            kit.use_adapter(name)
             try:
-                kit = worker.kit
-                assert kit is not None
-                before = kit.adapter
-                kit.use_adapter(folder)
-                try:
-                    memory.serve(kit.fingerprint)
-                except BaseException:
-                    kit.put_adapter(before)
-                    raise
-                done.set_result(None)
-            except BaseException as error:
-                done.set_exception(error)
+                memory.serve(kit.fingerprint)
+            except BaseException:
+                kit.put_adapter(before)
+                raise
 
-        worker.call(change)
-        done.result()
+        worker.call(change).result()
 
     def tokenize(self, text: str) -> list[int]:
-        """The token ids of a text, with no special tokens added."""
+        """The token ids of a text, with no special tokens added.
+
+        Raises `PromptError` for what is no text, or `ContextExceeded` for one that is longer than a
+        prompt may be.
+        """
         return self._builder().encode(text)
 
     def detokenize(self, tokens: Sequence[int]) -> str:
@@ -200,23 +234,20 @@ class Engine:
         Some tokenizers drop the space that a text begins with. Raises `RequestError` for what is
         no token id.
         """
-        builder = self._builder()
-        self._check_ids(tokens)
-        return builder.decode(tokens)
+        return self._builder().decode(token_ids(tokens, self._vocab_size))
 
     def token_bytes(self, token: int) -> bytes | None:
         """What a token stands for, which may be a part of a character; None if that is not known.
 
         Raises `RequestError` for what is no token id.
         """
-        builder = self._builder()
-        self._check_ids([token])
-        return builder.token_bytes(token)
+        return self._builder().token_bytes(token_id(token, self._vocab_size))
 
     def cache_stats(self) -> dict[str, int]:
         """What is kept for later requests: conversations, images, bytes of each, the budget."""
         from engine.memory import stats
 
+        self.check_process()
         return stats(self._worker.memory)
 
     def close(self) -> None:
@@ -224,7 +255,15 @@ class Engine:
         self._finalizer()
         self._prompts = None  # it holds the add-on's weights
 
+    def check_process(self) -> None:
+        """Raises `ForkedProcess` in a process that was forked from the one that loaded the model.
+
+        There, all of an engine's methods do, except `close`, which does nothing.
+        """
+        self._worker.check_process()
+
     def _builder(self) -> "PromptBuilder":
+        self.check_process()
         if self._prompts is None:
             raise EngineClosed("this engine is closed; load the model again")
         return self._prompts
@@ -235,8 +274,14 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _check_ids(self, tokens: Sequence[int]) -> None:
-        if any(not 0 <= token < self._vocab_size for token in tokens):
+    def _check_prompt(self, prompt: "Prompt", options: GenerationOptions) -> None:
+        limit = options.context_limit(self._max_context)
+        if limit is not None and len(prompt.tokens) >= limit:
+            raise ContextExceeded(
+                f"the prompt has {len(prompt.tokens)} tokens, and the context ends at {limit}; "
+                "shorten the conversation or start a new one"
+            )
+        if min(prompt.tokens) < 0 or max(prompt.tokens) >= self._vocab_size:
             raise RequestError(f"token ids must be from 0 to {self._vocab_size - 1}")
 
     def _check(self, options: GenerationOptions) -> None:
@@ -257,109 +302,18 @@ class Engine:
             raise OptionError(f"kv_group_size must divide this model's head size, {self._kv_unit}")
 
 
-def load(
-    model: str | os.PathLike[str] = "demo",
-    *,
-    progress: LoadProgress | None = None,
-    decoder_only: bool = False,
-    vocab_only: bool = False,
-    cache_bytes: int | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
-    cache_dir_bytes: int = CACHE_DIR_BYTES,
-    adapter: str | os.PathLike[str] | None = None,
-    add_on: "type[VisionAddOn] | None" = None,
-    cancel: threading.Event | None = None,
-) -> Engine:
-    """Load a model and return an engine that answers with it.
-
-    `model` is the folder of a checkpoint, the short name of a model (`"demo"`, or another that
-    `sightline models` lists), or an id of the Hugging Face hub, `"org/name"` or
-    `"org/name@revision"`; models are downloaded at their first use (see `model_kit.hub.resolve`).
-    `decoder_only` loads a vision model's text half alone, `vocab_only` its tokenizer alone.
-    `cache_bytes` is the prompt cache's budget; by default a quarter of the memory that the device
-    recommends to use. `cache_dir` is a folder in which conversations' KV caches outlive the engine,
-    those of all models together within `cache_dir_bytes`. `adapter` is the folder of a low-rank
-    adapter in mlx-lm's format, see `Engine.load_adapter`. `add_on` is the class of a vision add-on
-    that serves the checkpoint in place of the one that the registry names: for one that is not
-    installed, or an application without its packages' metadata. It is refused
-    (`UnsupportedCheckpoint`) if its `model_types` do not hold the checkpoint's.
-    `progress(stage, done, total)` is called from the engine's thread, from the start on; what it
-    raises ends the load. Whoever sets `cancel` ends it too, with `EngineClosed`, when the library
-    that is being imported or the weights that are being read are there. Raises a subclass of
-    `CheckpointError`, or `OptionError`.
-    """
-    if not isinstance(model, str | os.PathLike):
-        raise CheckpointNotFound(f"a model is a name or a folder, not {type(model).__name__}")
-    if cache_bytes is not None and (not isinstance(cache_bytes, int) or cache_bytes < 0):
-        raise OptionError(f"cache_bytes must be a number of bytes, not {cache_bytes!r}")
-    if type(cache_dir_bytes) is not int or cache_dir_bytes < 0:
-        raise OptionError(f"cache_dir_bytes must be a number of bytes, not {cache_dir_bytes!r}")
-    kept_in = None if cache_dir is None else _cache_folder(cache_dir)
-
-    def load_kit(check_open: Callable[[], None]) -> "ModelKit":
-        def report(stage: str, done: int, total: int) -> None:
-            check_open()
-            if cancel is not None and cancel.is_set():
-                raise EngineClosed("loading the model was cancelled")
-            if progress is not None:
-                progress(stage, done, total)
-
-        from model_kit.blas import preload_openblas
-
-        preload_openblas()
-        from engine.libraries import import_libraries
-        from model_kit.hub import resolve
-
-        folder = resolve(model, report)
-        import_libraries(report)
-        from model_kit.kit import load_model_kit
-
-        kit = load_model_kit(
-            folder,
-            decoder_only=decoder_only,
-            vocab_only=vocab_only,
-            progress=report,
-            add_on=add_on,
-        )
-        if adapter is not None:
-            kit.use_adapter(adapter)
-        return kit
-
-    def remember(kit: "ModelKit") -> "Memory":
-        from engine.memory import Memory
-        from model_kit.report import memory_there
-
-        share = int((memory_there() or 0) * CACHE_SHARE) if cache_bytes is None else cache_bytes
-        return Memory(kit, share, kept_in, cache_dir_bytes)
-
-    worker = Worker(load_kit, remember)
-    try:
-        return Engine(worker, worker.wait_until_loaded())
-    except BaseException:
-        worker.close()
-        raise
-
-
 def _path(path: str | os.PathLike[str]) -> Path:
     """Where a conversation lies; what a link points to, so that saving keeps the link."""
+    name = file_name(path, "a conversation's file", ConversationFileError)
     try:
-        whole = Path(path).expanduser().resolve()
-    except (TypeError, ValueError, RuntimeError, OSError) as error:
-        raise ConversationFileError(f"{path!r:.80} is no path of a file: {error}") from error
+        whole = Path(name).expanduser().resolve()
+    except (ValueError, RuntimeError, OSError) as error:
+        raise ConversationFileError(f"{name!r:.80} is no path of a file: {error}") from error
     if not whole.name:
         raise ConversationFileError(f"{whole} is no path of a file")
     return whole
 
 
-def _cache_folder(cache_dir: str | os.PathLike[str]) -> Path:
-    """The folder, made if there is none. Raises `OptionError` for one that cannot be written."""
-    try:
-        folder = Path(cache_dir).expanduser().absolute()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except (OSError, TypeError, ValueError, RuntimeError) as error:
-        raise OptionError(
-            f"cache_dir {cache_dir!r:.200} is no folder that can be made: {error}"
-        ) from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise OptionError(f"cache_dir {folder} cannot be written to; give another folder")
-    return folder
+def _log_failure(done: "Future[None]") -> None:
+    if (error := done.exception()) is not None:
+        log.error("a conversation's KV cache cannot be used", exc_info=error)

@@ -1,6 +1,7 @@
 """One answer under way: iterate its events, wait for its end, or cancel it; in asyncio too."""
 
 import logging
+import os
 import queue
 import threading
 import time
@@ -8,8 +9,10 @@ from collections.abc import AsyncIterator, Callable, Generator, Hashable, Iterat
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine.bell import Bell
+from engine.checks import seconds
 from engine.events import Event, Finished
 from engine.options import GenerationOptions
+from engine.processes import check_process
 
 if TYPE_CHECKING:
     from engine.prompt import Prompt
@@ -63,11 +66,13 @@ class Generation:
         self._ended = threading.Event()
         self._finished: Finished | None = None
         self._finishing = threading.Lock()
+        self._process = os.getpid()
 
     def __iter__(self) -> Iterator[Event]:
         return self
 
     def __next__(self) -> Event:
+        check_process(self._process)
         event = self._events.get()
         if event is None:
             self._deliver(None)  # for whoever asks again
@@ -78,6 +83,7 @@ class Generation:
         return self
 
     async def __anext__(self) -> Event:
+        check_process(self._process)
         while True:
             try:
                 event = self._events.get_nowait()
@@ -91,6 +97,7 @@ class Generation:
 
     def __await__(self) -> Generator[Any, None, Finished]:
         """The final event, or the error that ended the generation, as `result` has it."""
+        check_process(self._process)
         while not self._ended.is_set():
             yield from self._end.wait(self._ended.is_set).__await__()
         return self.result()
@@ -98,8 +105,11 @@ class Generation:
     def cancel(self) -> None:
         """End the answer after the token or prefill step at work. What was read stays cached.
 
-        Returns at once; the final event follows, `cancelled` unless the end came first.
+        Returns at once; the final event follows, `cancelled` unless the end came first. Does
+        nothing in a process that was forked from the one that asked.
         """
+        if os.getpid() != self._process:
+            return
         self._cancelled.set()
         on_cancel = self.on_cancel
         if on_cancel is not None:
@@ -119,8 +129,12 @@ class Generation:
     def result(self, timeout: float | None = None) -> Finished:
         """Wait for the end and return the final event.
 
-        Raises the error that ended the generation, or TimeoutError after `timeout` seconds.
+        Raises the error that ended the generation, or TimeoutError after `timeout` seconds;
+        `OptionError` for a `timeout` that is no time, `ForkedProcess` in a process that was forked
+        from the one that asked.
         """
+        check_process(self._process)
+        timeout = seconds(timeout)
         if not self._ended.wait(timeout):
             raise TimeoutError(f"no answer within {timeout} seconds")
         assert self._finished is not None

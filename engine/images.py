@@ -82,6 +82,8 @@ class LoadedPicture:
 
         `encoded` is the file that it was decoded from, if there was one.
         """
+        if not isinstance(pixels, Image.Image) or pixels.mode != "RGB":
+            raise ImageError("a loaded picture is a PIL image in mode RGB; load_picture makes it")
         self.size = pixels.size
         """Width and height in pixels, upright."""
         content = hashlib.sha256(b"%d %d\n" % pixels.size)
@@ -119,8 +121,10 @@ class LoadedPicture:
         """The picture with its longer side at most `longest` pixels; itself if it is already.
 
         Bicubic, with the sides' ratio kept as far as whole pixels allow. Made once: every turn
-        of a conversation asks for it again.
+        of a conversation asks for it again. Raises `ImageError` for what is no number of pixels.
         """
+        if longest is not None and (type(longest) is not int or longest < 1):
+            raise ImageError("a picture's longer side is a number of pixels, at least 1")
         if longest is None or max(self.size) <= longest:
             return self
         return self._within.get(longest) or self._within.setdefault(longest, self._shrunk(longest))
@@ -158,7 +162,8 @@ def load_pictures(sources: Any) -> tuple[LoadedPicture, ...]:
         sources = (sources,)
     if not isinstance(sources, Iterable) or isinstance(sources, np.ndarray | Mapping):
         raise ImageError(f"pictures come as a list, not as {type(sources).__name__}")
-    return tuple(load_picture(source) for source in sources)
+    with _as_image_error("the pictures cannot be read"):
+        return tuple(load_picture(source) for source in sources)
 
 
 def load_picture(
@@ -170,6 +175,8 @@ def load_picture(
     Colour profiles are not applied. Raises `ImageError` if the picture cannot be read, is damaged,
     or exceeds `limits`.
     """
+    if not isinstance(limits, ImageLimits):
+        raise ImageError(f"limits must be ImageLimits, not {type(limits).__name__}")
     if isinstance(source, LoadedPicture):
         return source
     with _as_image_error("the picture cannot be read"):

@@ -1,8 +1,12 @@
 """The libraries that an engine stands on: most of the time of a short load is their import."""
 
+import os
 from collections.abc import Callable
 
 from vision_add_ons.libraries import import_library
+
+LOADED_IN = os.getpid()
+"""The process that loaded a model first; see `engine.processes`."""
 
 LIBRARIES = ("mlx.core", "numpy", "transformers", "mlx_lm", "engine.prompt", "engine.runner")
 

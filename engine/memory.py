@@ -55,17 +55,19 @@ class Memory:
         future: "Future[int]",
     ) -> None:
         """Have a conversation written to `path`, and the KV cache of its owner beside it."""
+        write, failure = None, None
         try:
-            entry, write = None if owner is None else self.prompts.of(owner), None
+            entry = None if owner is None else self.prompts.of(owner)
             if entry is not None and kv_file.serves(entry.kv):
                 _, write = self.disk.prepare(kv_path(path), entry)
-        except BaseException as error:
-            future.set_exception(error)
-            return
+        except Exception as error:
+            failure = error
 
         def both() -> int:
             # The words first: a KV cache that is older than they are serves as far as it goes.
             written = conversation_file.write(path, messages)
+            if failure is not None:
+                raise failure
             return written + (write() if write is not None else 0)
 
         self.disk.submit(both, future)

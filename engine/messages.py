@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from engine.checks import reading
 from engine.images import LoadedPicture, load_pictures
+from engine.text_encoder import check_text
 from vision_add_ons.errors import PromptError
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -30,9 +32,10 @@ def read_messages(messages: Sequence[Any], images: Sequence[Any] = ()) -> list[M
     "image": SOURCE}` or OpenAI's `{"type": "image_url", "image_url": {"url": SOURCE}}`; a
     dictionary may also carry `images`, a list of sources. Raises `PromptError` or `ImageError`.
     """
-    if not messages:
+    with reading("the messages", PromptError):
+        read = [_read(m) for m in messages]
+    if not read:
         raise PromptError("there are no messages; give at least one user message")
-    read = [_read(m) for m in messages]
     if pictures := load_pictures(images):
         last = max((i for i, m in enumerate(read) if m.role == "user"), default=None)
         if last is None:
@@ -64,6 +67,7 @@ def _read(message: Any) -> Message:
         pictures = (*load_pictures(v for kind, v in parts if kind == "image"), *pictures)
     else:
         raise PromptError(f"a message's content is a text or a list of parts, not {content!r:.80}")
+    check_text(text)
     return Message(role, text, pictures)
 
 

@@ -6,19 +6,25 @@ import threading
 from bisect import bisect_left
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+from engine.checks import reading
 from engine.images import LoadedPicture, load_pictures
 from engine.messages import Message, read_messages
 from engine.pieces import piece_bytes
+from engine.text_encoder import (
+    LONG_TEXT,
+    TextEncoder,
+    check_length,
+    check_text,
+    unless_cancelled,
+)
 from vision_add_ons.base import ExpandedPrompt
 from vision_add_ons.errors import ImageError, PromptError
 
 if TYPE_CHECKING:
     from model_kit.kit import ModelKit
-
-PROBE = "Probe: naïve  text,\n\twith <n>, 日本 and 🦊"
 
 
 @dataclass(frozen=True)
@@ -56,47 +62,55 @@ class PromptBuilder:
         self._add_on = kit.add_on
         self._model = kit.config.model_type
         self._sees = kit.config.add_on is not None
-        # Fast tokenizers may be reconfigured by a call, so calls must not overlap.
-        self._lock = threading.Lock()
-        # The part that knows where tokens begin; a tokenizer may do more than it does.
-        backend = getattr(kit.tokenizer, "backend_tokenizer", None)
-        same = backend and backend.encode(PROBE, add_special_tokens=False).ids
-        self._backend = backend if same == self._encode(PROBE) else None
+        self._vocab_size = kit.vocab_size
+        self._encoder = TextEncoder(kit.tokenizer)
+        self.nothing = Prompt([])
+        """What a request has that was cancelled before its prompt was there."""
 
     def build(
         self,
         prompt: str | Sequence[Any],
         images: Sequence[Any] = (),
         max_image_size: int | None = None,
+        cancel: threading.Event | None = None,
     ) -> Prompt:
         """A prompt of a text as it stands, of token ids, or of messages by the chat template.
 
-        Pictures whose longer side exceeds `max_image_size` pixels are shrunk to it. Raises
-        `PromptError`, `ImageError` or `ImageCountError`.
+        Pictures whose longer side exceeds `max_image_size` pixels are shrunk to it. The text, that
+        of all messages together, may have `MOST_TEXT` characters. Raises `PromptError`,
+        `ContextExceeded`, `ImageError` or `ImageCountError`, and for a long text `Cancelled` soon
+        after `cancel` was set.
         """
+        length = 0
         if isinstance(prompt, str):
-            _check_text(prompt)
-            if self._add_on is not None:
-                prompt = self._add_on.prepare_text(prompt)
-            with self._lock:
-                tokens = self._encode_raw(prompt)
-            built = self._place(tokens, _load(images, max_image_size), None)
+            check_text(prompt)
+            length = len(prompt)
+            make = partial(self._from_text, prompt, images, max_image_size)
         elif not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray | memoryview):
             raise PromptError("a prompt is a text, a list of token ids or a list of messages")
-        elif prompt and all(isinstance(t, int) and not isinstance(t, bool) for t in prompt):
-            tokens = [int(t) for t in prompt]
-            built = self._place(tokens, _load(images, max_image_size), None)
+        elif (tokens := _as_tokens(prompt)) is not None:
+            make = partial(self._from_tokens, tokens, images, max_image_size)
         else:
-            built = self._from_messages(read_messages(prompt, images), max_image_size)
+            messages = read_messages(prompt, images)
+            length = sum(len(m.text) for m in messages)
+            make = partial(self._from_messages, messages, max_image_size)
+        check_length(length)
+        if cancel is not None and length > LONG_TEXT:
+            built = unless_cancelled(make, cancel)
+        else:
+            built = make()
         if not built.tokens:
             raise PromptError("the prompt is empty; give it some text")
         return built
 
     def encode(self, text: str) -> list[int]:
-        """The token ids of a text, with no special tokens added. Raises `PromptError`."""
-        _check_text(text)
-        with self._lock:
-            return self._encode(text)
+        """The token ids of a text, with no special tokens added.
+
+        Raises `PromptError`, or `ContextExceeded` for more than `MOST_TEXT` characters.
+        """
+        check_text(text)
+        check_length(len(text))
+        return self._encoder.encode(text)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of token ids, special ones written out."""
@@ -114,14 +128,16 @@ class PromptBuilder:
         piece = getattr(self._tokenizer, "convert_ids_to_tokens", lambda token: None)(token)
         return piece_bytes(piece) if isinstance(piece, str) else None
 
-    def _encode(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False))
+    def _from_text(self, text: str, images: Sequence[Any], max_image_size: int | None) -> Prompt:
+        if self._add_on is not None:
+            text = self._add_on.prepare_text(text)
+        return self._from_tokens(self._encoder.encode_raw(text), images, max_image_size)
 
-    def _encode_raw(self, text: str) -> list[int]:
-        # As mlx-lm does: a text that brings its own BOS gets no second one.
-        bos = self._tokenizer.bos_token
-        add = bos is None or not text.startswith(bos)
-        return list(self._tokenizer.encode(text, add_special_tokens=add))
+    def _from_tokens(
+        self, tokens: list[int], images: Sequence[Any], max_image_size: int | None
+    ) -> Prompt:
+        pictures = [picture.within(max_image_size) for picture in load_pictures(images)]
+        return self._place(tokens, pictures, None)
 
     def _place(
         self, tokens: list[int], pictures: Sequence[LoadedPicture], positions: list[int] | None
@@ -151,16 +167,17 @@ class PromptBuilder:
         markers = [f"\ue000{nonce}-{i}\ue001" for i in range(len(pictures))]
         rendered = self._render(messages, markers)
         text, places = _take_out(rendered, markers)
-        _check_text(text)
-        with self._lock:
-            tokens, starts = self._encode_with_starts(text)
-            if starts is None:
-                return self._place_by_parts(text, places, pictures)
-            tokens, starts = self._reuse_answers(messages, text, tokens, starts)
-            positions = [bisect_left(starts, place) for place in places]
-            borders = [*starts, len(text)]
-            if any(borders[i] != place for i, place in zip(positions, places, strict=True)):
-                return self._place_by_parts(text, places, pictures)
+        check_text(text)
+        if not places and not any(m.tokens for m in messages):
+            return self._place(self._encoder.encode(text), pictures, [])
+        tokens, starts = self._encoder.encode_with_starts(text)
+        if starts is None:
+            return self._place_by_parts(text, places, pictures)
+        tokens, starts = self._reuse_answers(messages, text, tokens, starts)
+        positions = [bisect_left(starts, place) for place in places]
+        borders = [*starts, len(text)]
+        if any(borders[i] != place for i, place in zip(positions, places, strict=True)):
+            return self._place_by_parts(text, places, pictures)
         return self._place(tokens, pictures, positions)
 
     def _render(self, messages: list[Message], markers: list[str]) -> str:
@@ -185,13 +202,6 @@ class PromptBuilder:
             message = " ".join(str(error).split())
             raise PromptError(f"the model's chat template refuses this: {message}") from error
 
-    def _encode_with_starts(self, text: str) -> tuple[list[int], list[int] | None]:
-        """Token ids and the index in `text` where each begins, or None where that is unknown."""
-        if self._backend is None:
-            return self._encode(text), None
-        encoding = self._backend.encode(text, add_special_tokens=False)
-        return encoding.ids, [start for start, _ in encoding.offsets]
-
     def _reuse_answers(
         self, messages: list[Message], text: str, tokens: list[int], starts: list[int]
     ) -> tuple[list[int], list[int]]:
@@ -207,7 +217,8 @@ class PromptBuilder:
             if begin < 0:
                 continue
             done = begin + len(message.text)
-            if message.tokens:
+            # Another model's ids may lie outside this one's vocabulary.
+            if message.tokens and max(message.tokens) < self._vocab_size:
                 answers.append((begin, done, list(message.tokens)))
         for begin, end, generated in reversed(answers):
             first, last = bisect_left(starts, begin), bisect_left(starts, end)
@@ -231,26 +242,17 @@ class PromptBuilder:
         positions = []
         done = 0
         for place in places:
-            tokens += self._encode(text[done:place])
+            tokens += self._encoder.encode(text[done:place])
             positions.append(len(tokens))
             done = place
-        return self._place(tokens + self._encode(text[done:]), pictures, positions)
+        return self._place(tokens + self._encoder.encode(text[done:]), pictures, positions)
 
 
-def _load(images: Sequence[Any], max_image_size: int | None) -> list[LoadedPicture]:
-    return [picture.within(max_image_size) for picture in load_pictures(images)]
-
-
-def _check_text(text: str) -> None:
-    if not isinstance(text, str):
-        raise PromptError(f"a text is wanted, not {type(text).__name__}")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise PromptError(
-            f"the text holds half a character (U+{ord(text[error.start]):04X}) at {error.start}; "
-            "decode it anew, with errors replaced"
-        ) from error
+def _as_tokens(prompt: Sequence[Any]) -> list[int] | None:
+    """Token ids as they are; None for a prompt of something else."""
+    with reading("the prompt", PromptError):
+        ids = all(isinstance(t, int) and not isinstance(t, bool) for t in prompt)
+        return [int(t) for t in prompt] if prompt and ids else None
 
 
 def _take_out(rendered: str, markers: list[str]) -> tuple[str, list[int]]:

@@ -4,7 +4,9 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine.checks import check_client, check_kind
 from engine.options import GenerationOptions
+from vision_add_ons.errors import PromptError
 
 
 @dataclass(frozen=True)
@@ -12,7 +14,8 @@ class Request:
     """One request: `prompt` is a raw text, token ids, or messages.
 
     Messages are dictionaries of `role` and `content` (see `engine.messages.read_messages`).
-    `images` belong to the last user message, or stand at the start of a raw text.
+    `images` belong to the last user message, or stand at the start of a raw text. Raises
+    `PromptError` for a prompt of another kind, or another `RequestError`.
     """
 
     prompt: str | Sequence[Any]
@@ -23,3 +26,10 @@ class Request:
     """The conversation that this request continues, any object; see `Generation.owner`."""
     client: Hashable = None
     """Who asks: those who wait take turns, however many requests each of them has waiting."""
+
+    def __post_init__(self) -> None:
+        whole = isinstance(self.prompt, bytes | bytearray | memoryview)
+        if whole or not isinstance(self.prompt, Sequence):
+            raise PromptError("a prompt is a text, a list of token ids or a list of messages")
+        check_kind("options", self.options, GenerationOptions, "GenerationOptions")
+        check_client(self.client)

@@ -2,17 +2,21 @@
 
 import atexit
 import logging
+import os
 import sys
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine.disk_writer import WriterThread
 from engine.events import Finished
 from engine.generation import Generation
-from vision_add_ons.errors import EngineClosed
+from engine.processes import check_process
+from vision_add_ons.errors import EngineClosed, EngineFailed
 
 if TYPE_CHECKING:
     from engine.memory import Memory
@@ -22,8 +26,24 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sightline")
 
-Task = Callable[["Memory"], None]
-"""Something other than an answer that the engine's thread has to do."""
+Result = TypeVar("Result")
+
+
+@dataclass(eq=False)
+class Task:
+    """Something other than an answer that the engine's thread has to do."""
+
+    work: Callable[["Memory"], Any]
+    future: Future[Any]
+
+    def run(self, memory: "Memory") -> None:
+        """Do it; whatever comes of it is the future's."""
+        try:
+            result = self.work(memory)
+        except BaseException as error:
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(result)
 
 
 class Worker:
@@ -45,11 +65,18 @@ class Worker:
         self._load = load
         self._remember = remember
         self._waiting: deque[Generation | Task] = deque()
-        self._current: Generation | None = None
+        self._current: Generation | Task | None = None
         self._changed = threading.Condition()
         self._closed = False
+        """No request is taken any more."""
+        self._ended = False
+        """Nor is anything else: the thread has nothing left to do."""
         self._loaded = threading.Event()
         self._failure: BaseException | None = None
+        """What loading raised."""
+        self._death: BaseException | None = None
+        """What ended the thread before its time."""
+        self._process = os.getpid()
         self.kit: ModelKit | None = None
         self.memory: Memory | None = None
         self.thread = threading.Thread(target=self._main, name="sightline-engine", daemon=True)
@@ -60,36 +87,60 @@ class Worker:
     def wait_until_loaded(self) -> "ModelKit":
         """The loaded model; raises what loading raised."""
         self._loaded.wait()
+        kit = self.kit
         if self._failure is not None:
             self.thread.join()  # a process must not end while the thread is tidying up
             raise self._failure
-        assert self.kit is not None
-        return self.kit
+        if kit is None:
+            raise self._refusal()
+        return kit
 
     def _check_open(self) -> None:
         if self._closed:
             raise EngineClosed("the engine was closed while its model was loading")
 
+    def check_process(self) -> None:
+        """Raises `ForkedProcess` in a process that was forked from the one that has the thread."""
+        check_process(self._process)
+
     def submit(self, generation: Generation) -> None:
-        """Have a request answered in its client's turn. Raises `EngineClosed`."""
+        """Have a request answered in its client's turn; one that is cancelled already ends here.
+
+        Raises `EngineClosed`.
+        """
         generation.on_cancel = self._withdraw
         self._put(generation)
+        if generation.cancelled:
+            self._withdraw(generation)
 
-    def call(self, task: Task) -> None:
-        """Have `task` done on the engine's thread, in its turn; what it raises is only logged.
+    def call(self, work: "Callable[[Memory], Result]") -> "Future[Result]":
+        """Have something done on the engine's thread, in its turn; the future has what comes of it.
 
-        Raises `EngineClosed`. What was queued before is done even if the engine is closed.
+        Raises `EngineClosed`. What was queued before is done even if the engine is closed, and what
+        comes while it is closing too.
         """
+        task = Task(work, Future())
+        task.future.set_running_or_notify_cancel()  # it cannot be called off any more
         self._put(task)
+        return task.future
 
     def _put(self, job: Generation | Task) -> None:
+        self.check_process()
         with self._changed:
-            if self._closed:
-                raise EngineClosed("this engine is closed; load the model again")
+            if self._ended or (self._closed and isinstance(job, Generation)):
+                raise self._refusal()
             self._waiting.insert(self._place(job), job)
             self._changed.notify()
 
-    def _place(self, job: "Generation | Task") -> int:
+    def _refusal(self) -> EngineClosed:
+        if self._death is None:
+            return EngineClosed("this engine is closed; load the model again")
+        name = type(self._death).__name__
+        error = EngineFailed(f"this engine's thread ended by {name}; load the model again")
+        error.__cause__ = self._death
+        return error
+
+    def _place(self, job: Generation | Task) -> int:
         """Where in the queue `job` comes: nobody's second request before another's first.
 
         What was queued after a task is done after it.
@@ -112,24 +163,37 @@ class Worker:
 
         Safe to call twice, and from any thread.
         """
+        if os.getpid() != self._process:
+            return  # the thread is another process's, and so may be the lock
         with self._changed:
             self._closed = True
             waiting = [job for job in self._waiting if isinstance(job, Generation)]
             self._waiting = deque(j for j in self._waiting if not isinstance(j, Generation))
-            if self._current is not None:
+            if isinstance(self._current, Generation):
                 self._current.cancel()
             self._changed.notify()
         for generation in waiting:
             generation.finish(_never_started(generation))
-        current = threading.current_thread()
-        if current is not self.thread and not isinstance(current, WriterThread):
-            self.thread.join()
+        if self.wait_for_end():
             atexit.unregister(self.close)
+
+    def wait_for_end(self) -> bool:
+        """Wait until a thread that is to end has ended; False, at once, where it waits for us."""
+        current = threading.current_thread()
+        if current is self.thread or isinstance(current, WriterThread):
+            return False
+        self.thread.join()
+        return True
 
     def _main(self) -> None:
         try:
             self._serve()
+        except BaseException as error:
+            log.critical("an engine's thread ended before its time", exc_info=error)
+            error.__traceback__ = None  # its frames hold the model
+            self._death = error
         finally:
+            self._end_all()
             self._loaded.set()
             self.kit = self.memory = None
             if "mlx.core" in sys.modules:
@@ -139,6 +203,25 @@ class Worker:
                 # own end, their destructors ask for the interpreter's lock, which aborts the
                 # process if it is ending too.
                 mx.clear_streams()
+
+    def _end_all(self) -> None:
+        """Leave nobody waiting for a thread that is gone."""
+        with self._changed:
+            self._closed = self._ended = True
+            left = [job for job in (self._current, *self._waiting) if job is not None]
+            self._waiting.clear()
+            self._current = None
+        for job in left:
+            try:
+                self._end(job, self._refusal())
+            except BaseException:
+                log.exception("a callback failed at the end of an engine")
+
+    def _end(self, job: Generation | Task, error: BaseException) -> None:
+        if isinstance(job, Generation):
+            job.finish(_never_started(job, error))
+        elif not job.future.done():
+            job.future.set_exception(error)
 
     def _serve(self) -> None:
         try:
@@ -154,7 +237,7 @@ class Worker:
         try:
             while self._do_next(runner, self.memory):
                 if not self._waiting:
-                    self.memory.keep_grown()
+                    _keep_grown(self.memory)
         finally:
             self.memory.close()
 
@@ -164,39 +247,46 @@ class Worker:
         job = self._next()
         if job is None:
             return False
-        if not isinstance(job, Generation):
-            try:
-                job(memory)
-            except Exception:
-                log.exception("something went wrong between two answers")
-        elif job.cancelled:
-            job.finish(_never_started(job))
-        else:
-            try:
+        try:
+            if isinstance(job, Task):
+                job.run(memory)
+            elif job.cancelled:
+                job.finish(_never_started(job))
+            else:
                 runner.run(job)
-            except BaseException as error:
-                # The thread must outlive whatever went wrong, and the generation must end.
-                job.finish(_never_started(job, error))
+        except BaseException as error:
+            # The thread must outlive whatever went wrong, and what was asked must end.
+            log.debug("something went wrong beside an answer", exc_info=error)
+            self._end(job, error)
         return True
 
-    def _next(self) -> "Generation | Task | None":
+    def _next(self) -> Generation | Task | None:
         with self._changed:
             self._current = None
             while not self._waiting and not self._closed:
                 self._changed.wait()
             if not self._waiting:
+                self._ended = True
                 return None
-            job = self._waiting.popleft()
-            self._current = job if isinstance(job, Generation) else None
+            self._current = job = self._waiting.popleft()
             return job
 
     def _withdraw(self, generation: Generation) -> None:
         """End a cancelled generation that has not started, without waiting for its turn."""
+        if os.getpid() != self._process:
+            return
         with self._changed:
             if generation not in self._waiting:
                 return
             self._waiting.remove(generation)
         generation.finish(_never_started(generation))
+
+
+def _keep_grown(memory: "Memory") -> None:
+    try:
+        memory.keep_grown()
+    except Exception:
+        log.exception("KV caches could not be written to the disk")
 
 
 def _never_started(generation: Generation, error: BaseException | None = None) -> Finished:

@@ -93,7 +93,7 @@ def apply_adapter(
 def _read_config(folder: Path) -> tuple[str, int, dict[str, Any]]:
     """The kind of adapter, how many of the last layers it covers, and mlx-lm's parameters."""
     for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
+        if not os.path.isfile(folder / name):  # False for impossible names too
             raise AdapterError(
                 f"{folder} holds no {name}; give the folder that mlx-lm's training wrote"
             )

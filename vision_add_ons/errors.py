@@ -84,7 +84,8 @@ class RequestError(SightlineError):
 
 
 class OptionError(RequestError, ValueError):
-    """A generation option has a value outside its range, or one that this model cannot honour."""
+    """An option or another argument is of the wrong kind, outside its range, or nothing that this
+    model can honour."""
 
 
 class ImageError(RequestError):
@@ -113,3 +114,11 @@ class ConversationFileError(SightlineError):
 
 class EngineClosed(SightlineError):
     """The engine has been closed."""
+
+
+class EngineFailed(EngineClosed):
+    """The engine's thread ended by an error, which is the cause of this one."""
+
+
+class ForkedProcess(SightlineError):
+    """This process was forked from one that uses MLX, which does not survive that."""

@@ -7,7 +7,8 @@ import threading
 from contextlib import closing, redirect_stdout
 
 from engine.cli.terminal import Bar
-from engine.engine import Engine, load
+from engine.engine import Engine
+from engine.loading import load
 
 CLEAN_UP_SECONDS = 5.0
 

@@ -15,6 +15,7 @@ from engine.server.schemas import PART_TYPES
 from vision_add_ons.errors import (
     ContextExceeded,
     EngineClosed,
+    EngineFailed,
     ImageCountError,
     ImageError,
     OptionError,
@@ -104,7 +105,7 @@ def as_api_error(error: BaseException) -> ApiError:
     for kind, code in _CODES:
         if isinstance(error, kind):
             return ApiError(400, str(error), code, _named(str(error)))
-    if isinstance(error, EngineClosed):
+    if isinstance(error, EngineClosed) and not isinstance(error, EngineFailed):
         return ApiError(503, "the server is shutting down", "shutting_down")
     log.error("a request failed", exc_info=error)
     return _FAILURE

@@ -27,9 +27,6 @@ from engine.server.tokens import TokenTexts
 REMEMBERED_ANSWERS = 256
 """Recent answers whose token ids are known when a client sends their text back."""
 
-MOST_TEXT = 4 * 2**20
-"""Characters of a request; a tokenizer takes seconds for more, and one at a time may use it."""
-
 READERS = 2
 """Threads that decode pictures and build prompts; each may hold one decoded picture."""
 
@@ -81,11 +78,6 @@ class Service:
         self, prompt: str | Sequence[Any], options: GenerationOptions, client: Hashable
     ) -> Generation:
         """Queue a request. Raises `ApiError` if it is wrong in itself."""
-        texts = [prompt] if isinstance(prompt, str) else [getattr(p, "text", "") for p in prompt]
-        length = sum(map(len, texts))
-        if length > MOST_TEXT:
-            message = f"the request's text has more than {MOST_TEXT:,} characters"
-            raise ApiError(400, message, "context_length_exceeded")
         loop = asyncio.get_running_loop()
         request = Request(prompt, options=options, client=client)
 

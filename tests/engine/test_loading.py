@@ -3,10 +3,11 @@
 import threading
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from engine import CheckpointNotFound, EngineClosed, load
+from engine import CheckpointNotFound, EngineClosed, OptionError, load
 
 STAGES = ["import libraries", "open checkpoint", "load decoder"]
 
@@ -50,3 +51,23 @@ def test_a_model_that_is_not_there_is_told_before_libraries_are_imported() -> No
     with pytest.raises(CheckpointNotFound):
         load("no-such-model", progress=lambda stage, *_: told.append(stage))
     assert told == []
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "told"),
+    [
+        ("progress", 5, "progress must be a function, not int"),
+        ("cancel", 5, "cancel must be a threading.Event, not int"),
+        ("add_on", 5, "add_on must be a class, one made from VisionAddOn"),
+        ("add_on", int, "add_on must be a class, one made from VisionAddOn"),
+        ("decoder_only", "no", "decoder_only must be True or False, not str"),
+        ("vocab_only", 1, "vocab_only must be True or False, not int"),
+        ("cache_bytes", True, "cache_bytes must be a number of bytes, not bool"),
+        ("cache_dir", 5, "cache_dir must be a path, not int"),
+    ],
+)
+def test_wrong_arguments_are_named(
+    letters_folder: Path, argument: str, value: Any, told: str
+) -> None:
+    with pytest.raises(OptionError, match=f"^{told}$"):
+        load(letters_folder, **{argument: value})

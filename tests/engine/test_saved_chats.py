@@ -14,7 +14,6 @@ from support.short_chats import SHORT, of_digits, talk
 from engine import (
     ConversationFileError,
     Engine,
-    EngineClosed,
     GenerationOptions,
     OptionError,
     PromptError,
@@ -91,8 +90,6 @@ def test_closing_waits_for_what_is_being_saved(tiny_folder: Path, tmp_path: Path
     assert under_way.result().finish_reason in ("cancelled", "length")
     assert future.result(0) > 0
     assert kv_path(tmp_path / "talk").exists()
-    with pytest.raises(EngineClosed):
-        chat.save(tmp_path / "talk")
 
 
 def test_saving_while_it_answers(tiny_folder: Path, tmp_path: Path) -> None:
@@ -200,8 +197,10 @@ def test_pictures_are_saved_as_they_came(tiny_engine: Engine, tmp_path: Path) ->
     Image.effect_noise((64, 48), 60).convert("RGB").save(jpeg, quality=50)
     drawn = Image.effect_noise((20, 30), 60).convert("RGB")
     pictures = load_pictures([jpeg, drawn])
-    conversation_file.write(tmp_path / "talk", [Message("user", "Look", pictures)])
-    (read,) = conversation_file.read(tmp_path / "talk")
+    conversation_file.write(
+        tmp_path / "talk", [Message("user", "Look", pictures), Message("assistant", "Yes")]
+    )
+    read, _ = conversation_file.read(tmp_path / "talk")
     assert read.pictures == pictures
     assert read.pictures[0].encoded() == jpeg.read_bytes()
     damaged = json.loads((tmp_path / "talk").read_text())

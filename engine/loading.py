@@ -1,0 +1,143 @@
+"""Loading a model: from what a user calls it to an engine that answers with it."""
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.checks import check_bytes, check_callback, check_cancel, check_flag, file_name
+from engine.engine import Engine
+from engine.processes import check_mlx
+from engine.worker import Worker
+from vision_add_ons.errors import AdapterError, CheckpointNotFound, EngineClosed, OptionError
+
+if TYPE_CHECKING:
+    from engine.memory import Memory
+    from model_kit.kit import ModelKit
+    from vision_add_ons.base import VisionAddOn
+
+CACHE_SHARE = 0.25
+"""The share of the memory that the device recommends to use which the prompt cache may fill."""
+
+CACHE_DIR_BYTES = 8 * 2**30
+"""The most that a folder of KV caches takes, unless the caller says otherwise."""
+
+LoadProgress = Callable[[str, int, int], None]
+
+
+def load(
+    model: str | os.PathLike[str] = "demo",
+    *,
+    progress: LoadProgress | None = None,
+    decoder_only: bool = False,
+    vocab_only: bool = False,
+    cache_bytes: int | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    cache_dir_bytes: int = CACHE_DIR_BYTES,
+    adapter: str | os.PathLike[str] | None = None,
+    add_on: "type[VisionAddOn] | None" = None,
+    cancel: threading.Event | None = None,
+) -> Engine:
+    """Load a model and return an engine that answers with it.
+
+    `model` is the folder of a checkpoint, the short name of a model (`"demo"`, or another that
+    `sightline models` lists), or an id of the Hugging Face hub, `"org/name"` or
+    `"org/name@revision"`; models are downloaded at their first use (see `model_kit.hub.resolve`).
+    `decoder_only` loads a vision model's text half alone, `vocab_only` its tokenizer alone.
+    `cache_bytes` is the prompt cache's budget; by default a quarter of the memory that the device
+    recommends to use. `cache_dir` is a folder in which conversations' KV caches outlive the engine,
+    those of all models together within `cache_dir_bytes`. `adapter` is the folder of a low-rank
+    adapter in mlx-lm's format, see `Engine.load_adapter`. `add_on` is the class of a vision add-on
+    that serves the checkpoint in place of the one that the registry names: for one that is not
+    installed, or an application without its packages' metadata. It is refused
+    (`UnsupportedCheckpoint`) if its `model_types` do not hold the checkpoint's.
+    `progress(stage, done, total)` is called from the engine's thread, from the start on; what it
+    raises ends the load. Whoever sets `cancel` ends it too, with `EngineClosed`, when the library
+    that is being imported or the weights that are being read are there. Raises a subclass of
+    `CheckpointError`, `OptionError`, or `ForkedProcess` in a process that was forked after MLX was
+    imported.
+    """
+    check_flag("decoder_only", decoder_only)
+    check_flag("vocab_only", vocab_only)
+    check_callback("progress", progress)
+    check_cancel(cancel)
+    if cache_bytes is not None:
+        check_bytes("cache_bytes", cache_bytes)
+    check_bytes("cache_dir_bytes", cache_dir_bytes)
+    _check_add_on(add_on)
+    name = file_name(model, "the model", CheckpointNotFound)
+    named = name if isinstance(model, str) else Path(name)
+    if adapter is not None:
+        adapter = file_name(adapter, "the adapter", AdapterError)
+    kept_in = None if cache_dir is None else _cache_folder(cache_dir)
+    check_mlx()
+    from engine.libraries import import_libraries
+
+    def load_kit(check_open: Callable[[], None]) -> "ModelKit":
+        def report(stage: str, done: int, total: int) -> None:
+            check_open()
+            if cancel is not None and cancel.is_set():
+                raise EngineClosed("loading the model was cancelled")
+            if progress is not None:
+                progress(stage, done, total)
+
+        from model_kit.blas import preload_openblas
+
+        preload_openblas()
+        from model_kit.hub import resolve
+
+        folder = resolve(named, report)
+        import_libraries(report)
+        from model_kit.kit import load_model_kit
+
+        kit = load_model_kit(
+            folder,
+            decoder_only=decoder_only,
+            vocab_only=vocab_only,
+            progress=report,
+            add_on=add_on,
+        )
+        if adapter is not None:
+            kit.use_adapter(adapter)
+        return kit
+
+    def remember(kit: "ModelKit") -> "Memory":
+        from engine.memory import Memory
+        from model_kit.report import memory_there
+
+        share = int((memory_there() or 0) * CACHE_SHARE) if cache_bytes is None else cache_bytes
+        return Memory(kit, share, kept_in, cache_dir_bytes)
+
+    worker = Worker(load_kit, remember)
+    try:
+        return Engine(worker, worker.wait_until_loaded())
+    except BaseException:
+        worker.close()
+        raise
+
+
+def _check_add_on(add_on: object) -> None:
+    if add_on is None:
+        return
+    if isinstance(add_on, type):
+        from vision_add_ons.base import VisionAddOn
+
+        if issubclass(add_on, VisionAddOn):
+            return
+    raise OptionError("add_on must be a class, one made from VisionAddOn")
+
+
+def _cache_folder(cache_dir: str | os.PathLike[str]) -> Path:
+    """The folder, made if there is none. Raises `OptionError` for one that cannot be written."""
+    name = file_name(cache_dir, "cache_dir", OptionError)
+    try:
+        folder = Path(name).expanduser().absolute()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise OptionError(
+            f"cache_dir {name!r:.200} is no folder that can be made: {error}"
+        ) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OptionError(f"cache_dir {folder} cannot be written to; give another folder")
+    return folder

@@ -1,0 +1,113 @@
+"""Texts become token ids: within a bound, and with nobody waiting for another's."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from vision_add_ons.errors import ContextExceeded, PromptError
+
+MOST_TEXT = 4 * 2**20
+"""Characters of a prompt's whole text; tokenizers take seconds for so many."""
+
+LONG_TEXT = 2**14
+"""Characters from which on cancelling does not wait for the tokenizer: some hundredths of a second
+for it, and a thread more."""
+
+LOOK_AGAIN = 0.02
+"""Seconds between two looks at whether a long text's prompt was cancelled."""
+
+PROBE = "Probe: naïve  text,\n\twith <n>, 日本 and 🦊"
+
+Result = TypeVar("Result")
+
+
+class Cancelled(Exception):
+    """Raised where a prompt was being built that nobody wants any more."""
+
+
+class TextEncoder:
+    """A loaded model's tokenizer; any thread may call it, and none waits for another.
+
+    Encoding changes no tokenizer: transformers puts truncation and padding off at the first call.
+    It lets go of the interpreter, which the backend does for a batch alone.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        # The part that knows where tokens begin; a tokenizer may do more than it does.
+        self._backend: Any = None
+        own = self.encode(PROBE)
+        self._backend = getattr(tokenizer, "backend_tokenizer", None)
+        if self._backend is not None and self._with_places(PROBE).ids != own:
+            self._backend = None
+
+    def encode(self, text: str) -> list[int]:
+        """The token ids of a text, with no special tokens added."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def encode_raw(self, text: str) -> list[int]:
+        """Those of a prompt that is used as it stands.
+
+        As mlx-lm does: a text that brings its own BOS gets no second one.
+        """
+        bos = self._tokenizer.bos_token
+        add = bos is None or not text.startswith(bos)
+        return list(self._tokenizer.encode(text, add_special_tokens=add))
+
+    def encode_with_starts(self, text: str) -> tuple[list[int], list[int] | None]:
+        """Token ids and the index in `text` where each begins, or None where that is unknown."""
+        if self._backend is None:
+            return self.encode(text), None
+        encoding = self._with_places(text)
+        return encoding.ids, [start for start, _ in encoding.offsets]
+
+    def _with_places(self, text: str) -> Any:
+        return self._backend.encode_batch([text], add_special_tokens=False)[0]
+
+
+def check_text(text: object) -> None:
+    """Raises `PromptError` for what is no text, or holds half a character."""
+    if not isinstance(text, str):
+        raise PromptError(f"a text is wanted, not {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(
+            f"the text holds half a character (U+{ord(text[error.start]):04X}) at {error.start}; "
+            "decode it anew, with errors replaced"
+        ) from error
+
+
+def check_length(length: int) -> None:
+    """Raises `ContextExceeded` for more characters than `MOST_TEXT`."""
+    if length > MOST_TEXT:
+        raise ContextExceeded(
+            f"the text has {length:,} characters, and the most is {MOST_TEXT:,}; give a part of it"
+        )
+
+
+def unless_cancelled(work: Callable[[], Result], cancel: threading.Event) -> Result:
+    """What `work` returns or raises, or `Cancelled` soon after `cancel` was set.
+
+    What a tokenizer has begun cannot be broken off; it goes on, on a thread that comes to its end
+    for nobody.
+    """
+    future: Future[Result] = Future()
+
+    def do() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    # No daemon: a process that ends while the tokenizer is at work would be aborted.
+    threading.Thread(target=do, name="sightline-prompt").start()
+    while True:
+        if cancel.is_set():
+            raise Cancelled
+        try:
+            return future.result(LOOK_AGAIN)
+        except TimeoutError:
+            if future.done():  # it was the work's own
+                return future.result()

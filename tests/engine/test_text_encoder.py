@@ -1,0 +1,84 @@
+"""Long texts: within a stated bound, cancelled at once, and nobody waits for another's."""
+
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine import ContextExceeded, Engine, GenerationOptions, PromptError, load
+from engine.text_encoder import LONG_TEXT, MOST_TEXT, TextEncoder
+from model_kit.kit import load_model_kit
+
+WAIT = 60
+
+
+@pytest.fixture(scope="module")
+def letters(letters_folder: Path) -> Iterator[Engine]:
+    with load(letters_folder) as engine:
+        yield engine
+
+
+def long_text(length: int) -> str:
+    return "".join(random.Random(length).choices("abcdefgh ", k=length))
+
+
+def test_the_largest_text_is_stated(letters: Engine) -> None:
+    half = "a" * (MOST_TEXT // 2)
+    chat = letters.chat(half)
+    for call in (
+        lambda: letters.generate("a" * (MOST_TEXT + 1)),
+        lambda: letters.tokenize("a" * (MOST_TEXT + 1)),
+        lambda: chat.send(half + "a"),
+    ):
+        with pytest.raises(ContextExceeded, match="characters, and the most is 4,194,304"):
+            call()
+    assert "4,194,304" in (Engine.submit.__doc__ or "")
+    assert "4,194,304" in (chat.send.__doc__ or "")
+    with pytest.raises(ContextExceeded, match="the context ends at 2048"):
+        letters.chat().send("a" * 4096)
+    chat.reset()
+    assert chat.send("a", options=GenerationOptions(max_tokens=1)).result(WAIT)
+
+
+def test_cancelling_does_not_wait_for_the_tokenizer(letters: Engine) -> None:
+    chat = letters.chat()
+    stop = threading.Event()
+    stop.set()
+    answer = chat.send(long_text(MOST_TEXT // 4), cancel=stop)
+    assert answer.result(WAIT).finish_reason == "cancelled"
+    assert answer.result().prompt_tokens == 0
+    assert chat.messages == ()
+    stop.clear()
+    assert chat.send("Hi", cancel=stop, options=GenerationOptions(max_tokens=1)).result(WAIT)
+
+
+def test_what_is_not_cancelled_is_the_same(letters: Engine) -> None:
+    options = GenerationOptions(max_tokens=1)
+    with pytest.raises(ContextExceeded, match="the context ends at 2048"):
+        letters.chat().send(long_text(LONG_TEXT + 1), cancel=threading.Event())
+    with pytest.raises(PromptError, match="half a character"):
+        letters.chat().send("a" * LONG_TEXT + "\ud800", cancel=threading.Event())
+    assert letters.chat().send("a", cancel=threading.Event(), options=options).result(WAIT)
+
+
+def test_a_long_text_lets_go_of_the_interpreter(letters_folder: Path) -> None:
+    encoder = TextEncoder(load_model_kit(letters_folder, vocab_only=True).tokenizer)
+    text, turns, over = long_text(2**16), 0, False
+
+    def take_turns() -> None:
+        nonlocal turns
+        while not over:
+            turns += 1
+
+    other = threading.Thread(target=take_turns)
+    other.start()
+    try:
+        for encode in (encoder.encode, encoder.encode_with_starts):
+            before = turns
+            encode(text)
+            assert turns > before + 100
+    finally:
+        over = True
+        other.join()
