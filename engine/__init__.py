@@ -21,6 +21,7 @@ from engine.options import GenerationOptions
 from engine.request import Request
 from vision_add_ons.errors import (
     AdapterError,
+    AddOnError,
     BrokenConfig,
     BrokenIndex,
     BrokenTokenizer,
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AdapterError",
+    "AddOnError",
     "BrokenConfig",
     "BrokenIndex",
     "BrokenTokenizer",

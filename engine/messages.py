@@ -7,7 +7,7 @@ from typing import Any
 from engine.images import LoadedPicture, load_pictures
 from vision_add_ons.errors import PromptError
 
-ROLES = ("system", "user", "assistant", "tool")
+ROLES = ("system", "user", "assistant")
 
 
 @dataclass

@@ -3,12 +3,16 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from model_kit.blame import running
 from model_kit.config import CheckpointConfig
 from model_kit.sentencepiece_bpe import FILE, load_sentencepiece
+from vision_add_ons.errors import BrokenTokenizer
 from vision_add_ons.json_files import read_json_if_there
 
 if TYPE_CHECKING:
     from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+TEKKEN = "tekken.json"
 
 
 def load_tokenizer(folder: Path, config: CheckpointConfig) -> "TokenizerWrapper":
@@ -16,11 +20,26 @@ def load_tokenizer(folder: Path, config: CheckpointConfig) -> "TokenizerWrapper"
 
     End-of-text ids are those of config.json, generation_config.json and the tokenizer together.
     The chat template is the folder's own, else the one its family supplies (noted in
-    `config.assumed`), else none. Raises what the file's format trips over.
+    `config.assumed`), else none. Raises `BrokenTokenizer`, and what the file's format trips over.
     """
     if (folder / FILE).is_file() and not (folder / "tokenizer.json").is_file():
         return _with_template(_from_sentencepiece(folder, config), folder, config)
     return _with_template(_from_transformers(folder, config), folder, config)
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Raise `BrokenTokenizer` for a folder that has none but mistral-common's `tekken.json`."""
+    if not (folder / TEKKEN).is_file():
+        return
+    if not any((folder / name).is_file() for name in ("tokenizer.json", FILE)):
+        code = (
+            "from transformers import MistralCommonBackend as T; "
+            f"T('{TEKKEN}').save_pretrained('.', save_format='hf')"
+        )
+        raise BrokenTokenizer(
+            f"the tokenizer of {folder} is there as {TEKKEN} alone; write a tokenizer.json from "
+            f'it: pip install mistral-common, and in that folder python -c "{code}"'
+        )
 
 
 def cover_vocabulary(tokenizer: "TokenizerWrapper", vocab_size: int) -> None:
@@ -74,7 +93,8 @@ def _chat_template(folder: Path, config: CheckpointConfig) -> str | None:
     if isinstance(template, str):
         return template
     if config.add_on is not None:
-        template = config.add_on.default_chat_template(config.raw, folder)
+        with running(config.add_on):
+            template = config.add_on.default_chat_template(config.raw, folder)
         if template is not None:
             config.assumed.append(f"chat template: {config.add_on.__name__}'s own")
             return template
