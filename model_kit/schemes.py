@@ -84,10 +84,12 @@ def check_scheme(folder: Path, module: str, raw: dict[str, Any], text: dict[str,
 
 def check_tensors(folder: Path, module: str, weights: dict[str, mx.array]) -> None:
     """The same for tensors of which config.json says nothing. Raises `UnsupportedCheckpoint`."""
-    for name, array in weights.items():
+    fp8: set[str] = set()
+    if any(array.dtype == mx.uint8 for array in weights.values()):
+        fp8 = _fp8_tensors(folder)
+    for name in weights:
         scheme = next((scheme for end, scheme in ENDS.items() if name.endswith(end)), None)
-        if scheme is None and array.dtype == mx.uint8 and _is_fp8(folder, name):
-            scheme = "FP8"  # MLX has no such type, and reads the bytes
+        scheme = "FP8" if name in fp8 else scheme
         if scheme is not None and module not in EXACT.get(scheme.lower(), ()):
             raise UnsupportedCheckpoint(
                 f"{name} is of weights quantized by {scheme}, which is not supported for {module}: "
@@ -95,6 +97,12 @@ def check_tensors(folder: Path, module: str, weights: dict[str, mx.array]) -> No
             )
 
 
-def _is_fp8(folder: Path, name: str) -> bool:
-    headers = (read_header(file) for file in weight_files(folder))
-    return any(str(h[name].get("dtype")).startswith("F8_E") for h in headers if name in h)
+def _fp8_tensors(folder: Path) -> set[str]:
+    """By the files' headers: MLX has no such type, and reads the bytes."""
+    headers = [read_header(file) for file in weight_files(folder)]
+    return {
+        name
+        for header in headers
+        for name, entry in header.items()
+        if name != "__metadata__" and entry["dtype"] == "F8_E4M3"
+    }
