@@ -129,6 +129,13 @@ class UntypedRefusal(Gemma3AddOn):
         super().__init__(folder, config)
 
 
+class FailsAtRefusedValues(Gemma3AddOn):
+    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
+        if config["vision_config"].get("num_channels") == 1:
+            raise KeyError("num_channels")
+        super().__init__(folder, config)
+
+
 class ChangesTheConfig(Gemma3AddOn):
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
         config["vision_config"]["vision_use_head"] = True
@@ -142,6 +149,7 @@ class ChangesTheConfig(Gemma3AddOn):
         (AnyTower, config_checks.check_unknown_values, "model_type = .* is accepted"),
         (AnyChannels, config_checks.check_refused_values, "num_channels = 1 is accepted"),
         (UntypedRefusal, config_checks.check_unknown_values, "not KeyError"),
+        (FailsAtRefusedValues, config_checks.check_refused_values, "num_channels = 1 .*KeyError"),
         (ChangesTheConfig, config_checks.check_the_config_is_left_alone, "copy it first"),
     ],
 )
