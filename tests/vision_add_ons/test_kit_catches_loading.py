@@ -131,8 +131,8 @@ class UntypedRefusal(Gemma3AddOn):
 
 class FailsAtRefusedValues(Gemma3AddOn):
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
-        if config["vision_config"].get("num_channels") == 1:
-            raise KeyError("num_channels")
+        if config.get("mm_tokens_per_image") == 15:
+            raise KeyError("mm_tokens_per_image")
         super().__init__(folder, config)
 
 
@@ -149,7 +149,7 @@ class ChangesTheConfig(Gemma3AddOn):
         (AnyTower, config_checks.check_unknown_values, "model_type = .* is accepted"),
         (AnyChannels, config_checks.check_refused_values, "num_channels = 1 is accepted"),
         (UntypedRefusal, config_checks.check_unknown_values, "not KeyError"),
-        (FailsAtRefusedValues, config_checks.check_refused_values, "num_channels = 1 .*KeyError"),
+        (FailsAtRefusedValues, config_checks.check_refused_values, "image = 15 must .*failed: KeyError"),
         (ChangesTheConfig, config_checks.check_the_config_is_left_alone, "copy it first"),
     ],
 )
