@@ -14,7 +14,7 @@ from vision_add_ons.errors import (
     UnsupportedCheckpoint,
 )
 from vision_add_ons.json_files import read_json
-from vision_add_ons.registry import find_add_on, import_path
+from vision_add_ons.registry import find_add_on, import_path, served_towers
 from vision_add_ons.weights import DERIVED, read_weights
 
 LONGEST_MESSAGE = 400
@@ -74,12 +74,15 @@ def _holds_text_half_only(folder: Path, add_on: type[VisionAddOn] | None) -> boo
     """Whether there are the decoder's weights and no others, where a vision half belongs."""
     try:
         raw = read_json(folder / "config.json")
-        vision = raw.get("vision_config") or {}
-        found = add_on or find_add_on(raw["model_type"], vision.get("model_type")) or VisionAddOn
+        model_type, vision = raw["model_type"], raw.get("vision_config") or {}
+        add_on = add_on or find_add_on(model_type, vision.get("model_type"))
+        if add_on is None and not (vision or served_towers(model_type)):
+            return False
+        prefixes = (add_on or VisionAddOn).decoder_prefixes
         names = [name for name in read_weights(folder) if not DERIVED.fullmatch(name)]
     except Exception:  # then that is what is wrong
         return False
-    return all(decoder_name(name, found.decoder_prefixes) is not None for name in names)
+    return bool(names) and all(decoder_name(name, prefixes) is not None for name in names)
 
 
 def _said(error: Exception) -> str:

@@ -29,6 +29,7 @@ from vision_add_ons.errors import (
     AddOnError,
     BrokenConfig,
     MissingWeight,
+    UnknownModelType,
     UnsupportedCheckpoint,
 )
 from vision_add_ons.gemma3 import Gemma3AddOn
@@ -106,8 +107,7 @@ def test_a_folder_without_the_vision_half_is_named(reference: Any, tmp_path: Pat
     with pytest.raises(UnsupportedCheckpoint, match=HALF):
         load_model_kit(folder)
     with load(folder, decoder_only=True) as engine:
-        prompt = [{"role": "user", "content": "w9 w10"}]
-        answer = engine.generate(prompt, options=GenerationOptions(max_tokens=3)).result()
+        answer = engine.generate("w9 w10", options=GenerationOptions(max_tokens=3)).result()
         assert answer.error is None
 
 
@@ -137,6 +137,15 @@ def test_a_quantized_text_half_is_served(
     with pytest.raises(UnsupportedCheckpoint, match=HALF):
         load_model_kit(half)
     assert load_model_kit(half, decoder_only=True).config.quantization is not None
+
+
+@pytest.mark.parametrize("tensors", [{}, {"language_model.model.norm.weight": mx.ones((4,))}])
+def test_no_other_folder_is_taken_for_one(tensors: dict[str, mx.array], tmp_path: Path) -> None:
+    folder = tiny.save_of_few_words(tiny.of_few_words(1), tmp_path / "tiny")
+    tiny.edit_config(folder, model_type="mistrall")
+    mx.save_safetensors(str(folder / "model.safetensors"), tensors)
+    with pytest.raises(UnknownModelType, match="did you mean mistral"):
+        load_model_kit(folder)
 
 
 def test_decoder_only_is_offered_only_where_it_works(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
@@ -15,7 +16,7 @@ from support import tiny
 from support.mistral3_reference import Ministral3Reference, Mistral3Reference
 from support.pixtral_reference import PixtralReference
 from support.qwen2_vl_reference import Qwen2VLReference
-from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
+from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, GptOssConfig, GptOssForCausalLM
 
 from model_kit import inspect_checkpoint, load_model_kit
 from vision_add_ons.errors import BrokenConfig, UnsupportedCheckpoint
@@ -193,3 +194,42 @@ def test_fp8_that_mlx_lm_decodes_is_exact(tmp_path: Path, seed: int) -> None:
     assert ours.keys() == theirs.keys()
     assert all(mx.array_equal(ours[name], theirs[name]) for name in ours)
     assert inspect_checkpoint(packed).other_quantization == "fp8"
+
+
+def test_mxfp4_as_openai_publishes_it_is_exact(tmp_path: Path, seed: int) -> None:
+    config = GptOssConfig(
+        vocab_size=VOCAB,
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        max_position_embeddings=256,
+        sliding_window=32,
+        rope_parameters={"rope_type": "default", "rope_theta": 1000.0},
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        attn_implementation="eager",
+    )
+    model = tiny.randomize(GptOssForCausalLM(config), seed)
+    folder = tiny.save_of_few_words(model, tmp_path / "folder")
+    tensors = tensors_of(folder)
+    mx.eval(tensors)  # before their file is written anew
+    for name in [name for name in tensors if name.endswith(("gate_up_proj", "down_proj"))]:
+        kernel = mx.contiguous(tensors.pop(name).swapaxes(1, 2))
+        packed, scales = mx.quantize(kernel, 32, 4, mode="mxfp4")
+        decoded = mx.dequantize(packed, scales, None, 32, 4, mode="mxfp4").swapaxes(1, 2)
+        model.state_dict()[name].copy_(torch.tensor(np.array(decoded.astype(mx.float32))))
+        tensors[f"{name}_blocks"] = packed.view(mx.uint8).reshape(*scales.shape, 16)
+        tensors[f"{name}_scales"] = scales
+    mx.save_safetensors(str(folder / "model.safetensors"), tensors)
+    tiny.edit_config(folder, quantization_config={"quant_method": "mxfp4"})
+    text = load_model_kit(folder).text_model
+    assert text is not None
+    tokens = [1, 9, 12, 30, 11, 40]
+    ours, theirs = np.array(text(mx.array([tokens]))[0, -1]), tiny.last_logits(model, tokens)
+    assert np.linalg.norm(ours - theirs) / np.linalg.norm(theirs) <= 2e-5

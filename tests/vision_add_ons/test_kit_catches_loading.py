@@ -149,7 +149,11 @@ class ChangesTheConfig(Gemma3AddOn):
         (AnyTower, config_checks.check_unknown_values, "model_type = .* is accepted"),
         (AnyChannels, config_checks.check_refused_values, "num_channels = 1 is accepted"),
         (UntypedRefusal, config_checks.check_unknown_values, "not KeyError"),
-        (FailsAtRefusedValues, config_checks.check_refused_values, "image = 15 must .*failed: KeyError"),
+        (
+            FailsAtRefusedValues,
+            config_checks.check_refused_values,
+            "= 15 must .*failed: KeyError",
+        ),
         (ChangesTheConfig, config_checks.check_the_config_is_left_alone, "copy it first"),
     ],
 )
