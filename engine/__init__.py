@@ -22,6 +22,7 @@ from engine.options import GenerationOptions
 from engine.request import Request
 from vision_add_ons.errors import (
     AdapterError,
+    AddOnError,
     BrokenConfig,
     BrokenIndex,
     BrokenTokenizer,
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AdapterError",
+    "AddOnError",
     "BrokenConfig",
     "BrokenIndex",
     "BrokenTokenizer",

@@ -211,7 +211,8 @@ def _run_source(
     from model_kit.kit import load_model_kit
 
     words = load_model_kit(target, vocab_only=True)
-    kit = load_model_kit(source, progress=progress)
+    # Beside a text checkpoint, its source may be the text half alone too.
+    kit = load_model_kit(source, progress=progress, decoder_only=words.config.add_on is None)
     blind = _check(kit, words)
     if pictures and blind is not None:
         model = f"{blind.folder} ({blind.config.model_type})"

@@ -25,6 +25,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from engine.heic import heic_reader, is_heic
 from vision_add_ons.errors import ImageError
 
 ImageSource = os.PathLike | str | bytes | bytearray | memoryview | Image.Image
@@ -249,7 +250,7 @@ def _read_base64_text(text: str, missing: Exception, limits: ImageLimits) -> byt
         encoded = _from_base64(text.encode("ascii"), "the base64 text", limits)
     except ValueError:
         encoded = b""
-    if _reader(encoded) is None:
+    if _reader(encoded) is None and not is_heic(encoded):
         raise ImageError(
             f"{_shown(text)} is neither an existing file ({_reason(missing)}) nor the base64 of a "
             f"picture ({_FORMAT_NAMES})"
@@ -271,7 +272,7 @@ def _reader(encoded: bytes) -> type[ImageFile] | None:
 def _decode(encoded: bytes, name: str, limits: ImageLimits) -> Image.Image:
     if not encoded:
         raise ImageError(f"{name} is empty")
-    reader = _reader(encoded)
+    reader = heic_reader(name) if is_heic(encoded) else _reader(encoded)
     if reader is None:
         raise ImageError(f"{name} is not a picture that can be read ({_FORMAT_NAMES})")
     with _as_image_error(f"{name} is a damaged or unsupported {reader.format} picture"):

@@ -9,7 +9,7 @@ from engine.images import LoadedPicture, load_pictures
 from engine.text_encoder import check_text
 from vision_add_ons.errors import PromptError
 
-ROLES = ("system", "user", "assistant", "tool")
+ROLES = ("system", "user", "assistant")
 
 
 @dataclass

@@ -13,6 +13,7 @@ from engine.checks import reading
 from engine.images import LoadedPicture, load_pictures
 from engine.messages import Message, read_messages
 from engine.pieces import piece_bytes
+from engine.template_faults import picture_fault
 from engine.text_encoder import (
     LONG_TEXT,
     TextEncoder,
@@ -21,7 +22,7 @@ from engine.text_encoder import (
     unless_cancelled,
 )
 from vision_add_ons.base import ExpandedPrompt
-from vision_add_ons.errors import ImageError, PromptError
+from vision_add_ons.errors import ImageCountError, ImageError, PromptError
 
 if TYPE_CHECKING:
     from model_kit.kit import ModelKit
@@ -161,6 +162,17 @@ class PromptBuilder:
             raise PromptError(
                 "this model has no chat template; give the whole prompt as one text instead"
             )
+        try:
+            return self._templated(messages, max_image_size)
+        except (PromptError, ImageCountError) as error:
+            if self._add_on is not None and any(m.pictures for m in messages):
+                marks = self._add_on.image_marks
+                fault = picture_fault(messages, marks, lambda m: self._templated(m, None))
+                if fault is not None:
+                    raise PromptError(fault) from error
+            raise
+
+    def _templated(self, messages: list[Message], max_image_size: int | None) -> Prompt:
         nonce = secrets.token_hex(8)
         pictures = [p.within(max_image_size) for m in messages for p in m.pictures]
         # Private-use characters: no tokenizer, template or user has a meaning for them.

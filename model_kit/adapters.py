@@ -12,7 +12,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
-from model_kit.config import decoder_name
+from model_kit.names import decoder_name
 from vision_add_ons.errors import AdapterError, BrokenConfig, BrokenWeights
 from vision_add_ons.json_files import read_json
 from vision_add_ons.safetensors_files import evaluate, read_safetensors

@@ -18,6 +18,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from model_kit.blame import running
+from model_kit.schemes import check_scheme, mlx_entry
 from vision_add_ons.base import VisionAddOn
 from vision_add_ons.errors import (
     BrokenConfig,
@@ -112,17 +114,19 @@ def read_config(
     text = raw
     prefixes: Mapping[str, str | None] = {"": ""}
     if add_on is not None:
-        text, lines = add_on.decoder_config(raw)
+        with running(add_on):
+            text, lines = add_on.decoder_config(raw)
         assumed += lines
         prefixes = add_on.decoder_prefixes
     elif "vision_config" in raw or served_towers(model_type):
         if not decoder_only:
-            raise UnsupportedCheckpoint(_unserved(model_type, tower))
+            raise UnsupportedCheckpoint(_unserved(raw, model_type, tower))
         text, _ = VisionAddOn.decoder_config(raw)
         prefixes = VisionAddOn.decoder_prefixes
     decoder_type = text.get("model_type", model_type)
     if not isinstance(decoder_type, str):
         raise BrokenConfig(f"text_config's model_type must be a string, not {decoder_type!r}")
+    check_scheme(folder, decoder_module_name(decoder_type), raw, text)
     resolved = _resolve(decoder_type, text, assumed)
     decoder = _for_mlx_lm(decoder_type, resolved)
     return CheckpointConfig(
@@ -132,7 +136,7 @@ def read_config(
         decoder_type=decoder_type,
         decoder=decoder,
         decoder_prefixes=prefixes,
-        quantization=_quantization(raw, text, prefixes),
+        quantization=mlx_entry(raw, text, prefixes),
         eos_token_ids=_eos_token_ids(folder, raw, text),
         max_context=_max_context(resolved),
         assumed=assumed,
@@ -175,14 +179,21 @@ def _vision_tower(raw: dict[str, Any]) -> str | None:
     return vision.get("model_type")
 
 
-def _unserved(model_type: str, tower: str | None) -> str:
+def _unserved(raw: dict[str, Any], model_type: str, tower: str | None) -> str:
     asked, known = repr(model_type), ", ".join(sorted(registered()))
     if served := ", ".join(served_towers(model_type)):
         asked += f" whose vision_config.model_type is {tower or 'absent'} (only {served})"
+    # Without it there is no telling what its text half is.
+    alone = ", or load with decoder_only=True for text alone" if "text_config" in raw else ""
     return (
         f"no vision add-on serves model type {asked}: install a package with an add-on named "
-        f"{model_type!r} (known: {known}), or load with decoder_only=True for text alone"
+        f"{model_type!r} (known: {known}){alone}"
     )
+
+
+def decoder_module_name(model_type: str) -> str:
+    """The last part of its name: several model types may share a module."""
+    return str(decoder_module(model_type).__name__).rpartition(".")[2]
 
 
 def decoder_module(model_type: str) -> Any:
@@ -349,34 +360,6 @@ def _check_rope(rope: dict[str, Any]) -> None:
         for name, neutral in (("attention_factor", None), ("truncate", True)):
             if rope.get(name, neutral) != neutral:
                 raise UnsupportedCheckpoint(f"rope_parameters' {name} is not supported for yarn")
-
-
-def _quantization(
-    raw: dict[str, Any], text: dict[str, Any], prefixes: Mapping[str, str | None]
-) -> dict[str, Any] | None:
-    """mlx's `quantization` entry with the per-layer names as the decoder's own modules have."""
-    entry = raw.get("quantization", text.get("quantization"))
-    if entry is None:
-        return None
-    if not isinstance(entry, dict) or not {"bits", "group_size"} <= set(entry):
-        raise BrokenConfig("config.json's quantization must give bits and group_size")
-    for name in ("bits", "group_size"):
-        if type(entry[name]) is not int or entry[name] < 1:
-            raise BrokenConfig(f"quantization's {name} must be a number, not {entry[name]!r}")
-    renamed = {}
-    for name, value in entry.items():
-        # Layers are named without the dot that ends a prefix: "lm_head".
-        own = decoder_name(f"{name}.", prefixes)
-        renamed[own.removesuffix(".") if own else name] = value
-    return renamed
-
-
-def decoder_name(name: str, prefixes: Mapping[str, str | None]) -> str | None:
-    """mlx-lm's name of a decoder's weight or layer; None for what is not the decoder's."""
-    for prefix, replacement in prefixes.items():
-        if name.startswith(prefix):
-            return None if replacement is None else replacement + name[len(prefix) :]
-    return None
 
 
 def _eos_token_ids(folder: Path, *configs: dict[str, Any]) -> set[int]:

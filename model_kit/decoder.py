@@ -7,7 +7,8 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from model_kit.config import CheckpointConfig, decoder_module, decoder_name
+from model_kit.config import CheckpointConfig, decoder_module
+from model_kit.names import decoder_name
 from vision_add_ons.errors import BrokenWeights, MissingWeight
 from vision_add_ons.quantized import check_scales
 from vision_add_ons.safetensors_files import evaluate
@@ -49,8 +50,10 @@ def _model_classes(
             return weights
 
         def load_weights(self, weights: Any, strict: bool = True) -> nn.Module:
-            check_weights(self, dict(weights), where=prefix)
-            return super().load_weights(weights, strict=True)
+            weights = dict(weights)
+            check_weights(self, weights, where=prefix)
+            own = parameters(self)
+            return super().load_weights([(n, w) for n, w in weights.items() if n in own])
 
     class DecoderArgs:
         @staticmethod

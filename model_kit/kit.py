@@ -2,8 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,30 +10,27 @@ from typing import TYPE_CHECKING, Any
 import mlx.nn as nn
 
 from model_kit.adapters import Adapter, apply_adapter
-from model_kit.config import CheckpointConfig, read_config
+from model_kit.blame import following, naming_a_text_half, running
+from model_kit.config import CheckpointConfig, decoder_module_name, read_config
 from model_kit.decoder import Progress, build_decoder, context_limit, read_into_memory
 from model_kit.fingerprint import fingerprint
 from model_kit.report import LoadReport, make_report
-from model_kit.tokenizer import cover_vocabulary, load_tokenizer
+from model_kit.schemes import check_tensors
+from model_kit.tokenizer import check_tokenizer, cover_vocabulary, load_tokenizer
 from vision_add_ons.base import VisionAddOn
 from vision_add_ons.errors import (
     AdapterError,
     BrokenConfig,
     BrokenTokenizer,
     BrokenWeights,
-    CheckpointError,
     CheckpointNotFound,
-    SightlineError,
-    UnknownModelType,
+    UnsupportedCheckpoint,
 )
 from vision_add_ons.libraries import import_library, undisturbed
 from vision_add_ons.weights import read_weights
 
 if TYPE_CHECKING:
     from mlx_lm.tokenizer_utils import TokenizerWrapper
-
-LONGEST_MESSAGE = 400
-"""Characters, beside the folder's name."""
 
 
 @dataclass
@@ -139,7 +135,7 @@ def load_model_kit(
         progress("open checkpoint", 0, 1)
     kit = open_model_kit(folder, decoder_only=decoder_only, vocab_only=vocab_only, add_on=add_on)
     if kit.text_model is not None:
-        with _following(kit.folder, BrokenWeights, "the weights cannot be read"):
+        with following(kit.folder, BrokenWeights, "the weights cannot be read"):
             kit.checkpoint_fingerprint = fingerprint(kit.folder, kit.config.add_on)
         read_into_memory(kit.text_model, "load decoder", progress)
     if kit.add_on is not None:
@@ -149,12 +145,12 @@ def load_model_kit(
     return kit
 
 
-def inspect_checkpoint(folder: str | Path) -> LoadReport:
+def inspect_checkpoint(folder: str | Path, *, decoder_only: bool = False) -> LoadReport:
     """What loading would do and find, without reading the weights themselves.
 
     Raises what loading would raise: a subclass of `CheckpointError`.
     """
-    return open_model_kit(folder).report
+    return open_model_kit(folder, decoder_only=decoder_only).report
 
 
 def open_model_kit(
@@ -171,13 +167,17 @@ def open_model_kit(
     import_library("mlx_lm")
     folder = Path(folder)
     text_model = eyes = None
-    with _following(folder, CheckpointNotFound, "no such folder"):
+    with following(folder, CheckpointNotFound, "no such folder"):
         folder = folder.expanduser()
         folder.is_dir()
     why = "config.json describes no model that can be built"
-    with undisturbed(), _following(folder, BrokenConfig, why):
-        config = read_config(folder, decoder_only=decoder_only or vocab_only, add_on=add_on)
+    with undisturbed(), following(folder, BrokenConfig, why):
+        blind = decoder_only or vocab_only
+        with nullcontext() if blind else naming_a_text_half(folder, add_on):
+            config = read_config(folder, decoder_only=blind, add_on=add_on)
+        check_tokenizer(folder)
         weights = {} if vocab_only else read_weights(folder)
+        check_tensors(folder, decoder_module_name(config.decoder_type), weights)
         report = make_report(folder, config, weights, decoder_only)
         if not vocab_only:
             text_model = build_decoder(folder, config, weights)
@@ -188,39 +188,26 @@ def open_model_kit(
                     f"context limited to {limit} tokens: mlx-lm's {config.decoder_type} does not "
                     "apply the sliding window that the checkpoint asks for beyond that"
                 )
-        if config.add_on is not None and not (vocab_only or decoder_only):
-            eyes = config.add_on(folder, config.raw)
+        if config.add_on is not None and not blind:
             assert text_model is not None
-            eyes.prepare_decoder(text_model)
-            report.pictures = eyes.picture_limits()
+            _check_embeddings(text_model, config)
+            with naming_a_text_half(folder, config.add_on), running(config.add_on):
+                eyes = config.add_on(folder, config.raw)
+                eyes.prepare_decoder(text_model)
+                report.pictures = eyes.picture_limits()
     why = "the tokenizer cannot be loaded; it needs a tokenizer.json or a tokenizer.model"
-    with undisturbed(), _following(folder, BrokenTokenizer, why):
+    with undisturbed(), following(folder, BrokenTokenizer, why):
         tokenizer = load_tokenizer(folder, config)
         tokenizer.encode("Some files only fail when they are used.")
         cover_vocabulary(tokenizer, int(config.decoder.get("vocab_size") or 0))
     return ModelKit(folder, config, tokenizer, text_model, eyes, config.max_context, report)
 
 
-@contextmanager
-def _following(folder: Path, error: type[CheckpointError], why: str) -> Iterator[None]:
-    """Whatever code trips over while it follows a checkpoint's files is the checkpoint's fault."""
-    try:
-        yield
-    except UnknownModelType:  # it lists those that are known
-        raise
-    except SightlineError as e:
-        message = _plain(str(e), folder)
-        if message == str(e):
-            raise
-        raise type(e)(message) from e
-    except Exception as e:
-        message = " ".join(str(e).split())[:300]
-        raise error(_plain(f"{folder}: {why} ({type(e).__name__}: {message})", folder)) from e
+def _check_embeddings(text_model: nn.Module, config: CheckpointConfig) -> None:
+    from mlx_lm.utils import does_model_support_input_embeddings
 
-
-def _plain(message: str, folder: Path) -> str:
-    """A message in one line that can be shown: whatever stands in a damaged file may be quoted."""
-    if not message.isprintable():
-        message = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
-    longest = LONGEST_MESSAGE + message.count(str(folder)) * len(str(folder))
-    return message if len(message) <= longest else message[: longest - 3] + "..."
+    if not does_model_support_input_embeddings(text_model):
+        raise UnsupportedCheckpoint(
+            f"mlx-lm's {config.decoder_type} takes no input_embeddings, so no picture can reach "
+            "it; load with decoder_only=True (on the command line --decoder-only) for text alone"
+        )

@@ -8,8 +8,9 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from model_kit.config import CheckpointConfig, decoder_name
+from model_kit.config import CheckpointConfig
 from model_kit.kit import open_model_kit
+from model_kit.names import decoder_name
 from vision_add_ons.weights import parameters, read_weights
 
 
@@ -46,9 +47,12 @@ class OpenedCheckpoint:
         return tensors if decoder_only else tensors | self.eyes
 
 
-def open_checkpoint(folder: Path) -> OpenedCheckpoint:
-    """Open a checkpoint that loads. Raises a subclass of `CheckpointError`."""
-    kit = open_model_kit(folder)
+def open_checkpoint(folder: Path, decoder_only: bool = False) -> OpenedCheckpoint:
+    """Open a checkpoint that loads, or whose text half does with `decoder_only`.
+
+    Raises a subclass of `CheckpointError`.
+    """
+    kit = open_model_kit(folder, decoder_only=decoder_only)
     assert kit.text_model is not None
     weights = read_weights(kit.folder)
     prefixes: Mapping[str, str | None] = kit.config.decoder_prefixes

@@ -73,7 +73,7 @@ def quantize(
     if towers_bits is not None:
         tower = _settings("affine", towers_bits, group_size if mode == "affine" else None)
     target = check_target(Path(source), Path(target), overwrite)
-    opened = open_checkpoint(Path(source))
+    opened = open_checkpoint(Path(source), decoder_only)
     if opened.config.quantization or "quantization_config" in opened.config.raw:
         raise UnsupportedCheckpoint(
             f"{opened.folder} is quantized already; quantize the checkpoint that it was made of"

@@ -7,8 +7,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from model_kit.config import CheckpointConfig, decoder_name
+from model_kit.config import CheckpointConfig
 from model_kit.decoder import select_decoder
+from model_kit.names import decoder_name
 from vision_add_ons.registry import import_path
 
 

@@ -3,13 +3,16 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from model_kit.blame import running
 from model_kit.config import CheckpointConfig
 from model_kit.sentencepiece_bpe import FILE, load_sentencepiece
+from vision_add_ons.errors import BrokenTokenizer
 from vision_add_ons.json_files import read_json_if_there
 
 if TYPE_CHECKING:
     from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+TEKKEN = "tekken.json"
 LENGTH_TOLD = "sequence-length-is-longer-than-the-specified-maximum"
 """Under this name a tokenizer of transformers notes that it has said so."""
 
@@ -19,13 +22,28 @@ def load_tokenizer(folder: Path, config: CheckpointConfig) -> "TokenizerWrapper"
 
     End-of-text ids are those of config.json, generation_config.json and the tokenizer together.
     The chat template is the folder's own, else the one its family supplies (noted in
-    `config.assumed`), else none. Raises what the file's format trips over.
+    `config.assumed`), else none. Raises `BrokenTokenizer`, and what the file's format trips over.
     """
     bare = (folder / FILE).is_file() and not (folder / "tokenizer.json").is_file()
     tokenizer = (_from_sentencepiece if bare else _from_transformers)(folder, config)
     # transformers would print that a prompt is longer than the tokenizer's own idea of a limit.
     getattr(tokenizer, "deprecation_warnings", {})[LENGTH_TOLD] = True
     return _with_template(tokenizer, folder, config)
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Raise `BrokenTokenizer` for a folder that has none but mistral-common's `tekken.json`."""
+    if not (folder / TEKKEN).is_file():
+        return
+    if not any((folder / name).is_file() for name in ("tokenizer.json", FILE)):
+        code = (
+            "from transformers import MistralCommonBackend as T; "
+            f"T('{TEKKEN}').save_pretrained('.', save_format='hf')"
+        )
+        raise BrokenTokenizer(
+            f"the tokenizer of {folder} is there as {TEKKEN} alone; write a tokenizer.json from "
+            f'it: pip install mistral-common, and in that folder python -c "{code}"'
+        )
 
 
 def cover_vocabulary(tokenizer: "TokenizerWrapper", vocab_size: int) -> None:
@@ -79,7 +97,8 @@ def _chat_template(folder: Path, config: CheckpointConfig) -> str | None:
     if isinstance(template, str):
         return template
     if config.add_on is not None:
-        template = config.add_on.default_chat_template(config.raw, folder)
+        with running(config.add_on):
+            template = config.add_on.default_chat_template(config.raw, folder)
         if template is not None:
             config.assumed.append(f"chat template: {config.add_on.__name__}'s own")
             return template

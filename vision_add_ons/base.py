@@ -108,7 +108,9 @@ class VisionAddOn(ABC):
     """The token id by which a prompt marks a picture's place; None for families without one."""
 
     image_marks: tuple[str, ...] = ()
-    """Texts that become such tokens. An answer that holds one marks nothing: it is read without."""
+    """Texts that become such tokens, first the one to write for a picture.
+
+    An answer that holds one marks nothing: it is read without."""
 
     @abstractmethod
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
@@ -190,11 +192,12 @@ class VisionAddOn(ABC):
         if self.image_token_id is not None and not positions:
             positions = [i for i, token in enumerate(tokens) if token == self.image_token_id]
             marked = 1
+        told = bool(marked and self.image_marks)
         if len(positions) != len(pictures):
             raise ImageCountError(
                 f"the prompt has places for {len(positions)} pictures but {len(pictures)} were "
                 "given; give one picture for each place"
-                + (f" ({' or '.join(self.image_marks)} in a text marks one)" if marked else "")
+                + (f" ({self.image_marks[0]} in a text marks one)" if told else "")
             )
         expanded: list[int] = []
         spans = []

@@ -64,6 +64,10 @@ class UnsupportedCheckpoint(CheckpointError):
     """The model type is known, but this checkpoint asks for something that would not be exact."""
 
 
+class AddOnError(CheckpointError):
+    """A vision add-on's own code failed while it loaded; the cause holds what it raised."""
+
+
 class AdapterError(CheckpointError):
     """A low-rank adapter does not fit the decoder, or is none; the message says where."""
 

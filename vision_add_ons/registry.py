@@ -7,7 +7,7 @@ model types that stand for more than one family. The longer key goes before the 
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
-from vision_add_ons.errors import SightlineError
+from vision_add_ons.errors import AddOnError, SightlineError
 
 if TYPE_CHECKING:
     from vision_add_ons.base import VisionAddOn
@@ -54,12 +54,20 @@ def registered() -> dict[str, str]:
 def find_add_on(model_type: str, tower: str | None = None) -> "type[VisionAddOn] | None":
     """The add-on class for a model type, or None if no add-on claims it.
 
-    `tower` is `vision_config`'s own model type, where config.json tells it.
+    `tower` is `vision_config`'s own model type, where config.json tells it. Raises `AddOnError`
+    for one that cannot be imported.
     """
     known = registered()
     for key in (f"{model_type}.{tower}", model_type):
         if key in known:
-            add_on: type[VisionAddOn] = EntryPoint(key, known[key], GROUP).load()
+            try:
+                add_on: type[VisionAddOn] = EntryPoint(key, known[key], GROUP).load()
+            except Exception as error:
+                raise AddOnError(
+                    f"the add-on {known[key]} cannot be imported "
+                    f"({type(error).__name__}: {error}); "
+                    "install what it lacks, or tell its author"
+                ) from error
             return add_on
     return None
 

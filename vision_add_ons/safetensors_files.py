@@ -6,12 +6,14 @@ from typing import Any
 
 import mlx.core as mx
 
-from vision_add_ons.errors import BrokenWeights
+from vision_add_ons.errors import BrokenWeights, UnsupportedCheckpoint
 from vision_add_ons.json_files import each_once
 
 
 def read_safetensors(file: Path) -> dict[str, mx.array]:
-    """The tensors of one file by name, not yet read. Raises `BrokenWeights`.
+    """The tensors of one file by name, not yet read.
+
+    Raises `BrokenWeights`, or `UnsupportedCheckpoint` for numbers that MLX has not.
 
     The `safetensors` package checks the header against itself and against the file's size: that
     the tensors lie side by side, as long as their shapes say, and fill the file. It takes the
@@ -27,6 +29,11 @@ def read_safetensors(file: Path) -> dict[str, mx.array]:
             tensors = mx.load(str(file), format="safetensors")
     except (SafetensorError, RuntimeError, ValueError, OSError) as error:
         message = " ".join(str(error).split())[:200]
+        if "unsupported dtype" in message:  # a whole file, with other numbers than MLX has
+            raise UnsupportedCheckpoint(
+                f"{file} holds numbers that MLX cannot read ({message}): take the checkpoint in "
+                "bfloat16, or quantized by MLX"
+            ) from error
         raise BrokenWeights(
             f"{file} cannot be read as safetensors ({message}); fetch the file again"
         ) from error

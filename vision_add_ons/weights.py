@@ -1,5 +1,6 @@
 """Reading safetensors checkpoints and loading them into modules, with every mismatch named."""
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ from vision_add_ons.safetensors_files import read_safetensors
 INDEX = "model.safetensors.index.json"
 LONGEST_NAME = 255
 """Characters of a file's name; longer ones are an error of the file system's."""
+DERIVED = re.compile(r"(.+[._])?(inv_freq|cos_cached|sin_cached)|(.+\.)?position_ids")
+"""What follows from the config alone. Old checkpoints hold such buffers, and transformers ignores
+them; so is done here where a module has no parameter of that name."""
 
 
 def _files_without_index(folder: Path) -> list[Path]:
@@ -114,8 +118,11 @@ def first_prefix(weights: dict[str, mx.array], prefixes: Sequence[str]) -> str:
 
 
 def refuse_others(weights: dict[str, mx.array], known: Iterable[str]) -> None:
-    """Raise `UnexpectedWeight` for a tensor whose name starts with no prefix of `known`."""
-    others = [name for name in weights if not name.startswith(tuple(known))]
+    """Raise `UnexpectedWeight` for a tensor whose name starts with no prefix of `known`.
+
+    Derived buffers (`DERIVED`) are ignored.
+    """
+    others = [n for n in weights if not n.startswith(tuple(known)) and not DERIVED.fullmatch(n)]
     if others:
         raise UnexpectedWeight(f"the model has no use for {min(others)}")
 
@@ -137,14 +144,18 @@ def check_weights(
     """Check that `weights` are exactly the parameters of `module`: names, shapes, kinds of number.
 
     `where` is put before the names in messages; names starting with a prefix of `unused` are
-    known to have no use. Raises `MissingWeight`, `UnexpectedWeight`, `UnexpectedShape` or
-    `UnexpectedDtype`.
+    known to have no use, and derived buffers (`DERIVED`) are ignored. Raises `MissingWeight`,
+    `UnexpectedWeight`, `UnexpectedShape` or `UnexpectedDtype`.
     """
     expected = parameters(module)
     missing = sorted(set(expected) - set(weights))
     if missing:
         raise MissingWeight(_named("the checkpoint lacks", where, missing))
-    spare = sorted(n for n in set(weights) - set(expected) if not n.startswith(tuple(unused)))
+    spare = sorted(
+        name
+        for name in set(weights) - set(expected)
+        if not name.startswith(tuple(unused)) and not DERIVED.fullmatch(name)
+    )
     if spare:
         raise UnexpectedWeight(_named("the model has no use for", where, spare))
     for name, array in expected.items():

@@ -13,6 +13,8 @@ def add_commands(commands: "argparse._SubParsersAction[Any]") -> None:
     about = "tell what a checkpoint is, and what loading it takes"
     parser = commands.add_parser("inspect", help=about)
     parser.add_argument("model", metavar="MODEL", help=MODEL)
+    alone = "look at a vision model's text half alone"
+    parser.add_argument("--decoder-only", action="store_true", help=alone)
     parser.set_defaults(run=inspect)
     about = "list the model types that see, and the add-on that serves each"
     commands.add_parser("add-ons", help=about).set_defaults(run=add_ons)
@@ -27,7 +29,7 @@ def inspect(args: argparse.Namespace) -> int:
         # Imports MLX, before which the demo loads OpenBLAS.
         from model_kit import inspect_checkpoint
 
-        lines = inspect_checkpoint(folder).lines()
+        lines = inspect_checkpoint(folder, decoder_only=args.decoder_only).lines()
     print(printable("\n".join(lines), out))
     return 0
 

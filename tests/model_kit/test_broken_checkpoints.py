@@ -85,7 +85,7 @@ BROKEN = {
     ),
     "module of no model": (_config(model_type="cache"), errors.UnknownModelType, "cache"),
     "vision model without add-on": (
-        _config(vision_config={}, model_type="kosmos"),
+        _config(vision_config={}, text_config={}, model_type="kosmos"),
         errors.UnsupportedCheckpoint,
         "no vision add-on.*decoder_only",
     ),

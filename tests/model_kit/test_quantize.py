@@ -19,8 +19,8 @@ from support.seeing_checkpoints import FORMS, ONE_FORM_EACH, prompt_logits
 
 from engine import OptionError, UnsupportedCheckpoint
 from model_kit import load_model_kit, quantize
-from model_kit.config import decoder_name
 from model_kit.kit import ModelKit
+from model_kit.names import decoder_name
 from vision_add_ons.testing import VOCAB
 from vision_add_ons.weights import read_weights
 

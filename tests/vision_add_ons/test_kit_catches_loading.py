@@ -129,6 +129,13 @@ class UntypedRefusal(Gemma3AddOn):
         super().__init__(folder, config)
 
 
+class FailsAtRefusedValues(Gemma3AddOn):
+    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
+        if config.get("mm_tokens_per_image") == 15:
+            raise KeyError("mm_tokens_per_image")
+        super().__init__(folder, config)
+
+
 class ChangesTheConfig(Gemma3AddOn):
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
         config["vision_config"]["vision_use_head"] = True
@@ -142,6 +149,11 @@ class ChangesTheConfig(Gemma3AddOn):
         (AnyTower, config_checks.check_unknown_values, "model_type = .* is accepted"),
         (AnyChannels, config_checks.check_refused_values, "num_channels = 1 is accepted"),
         (UntypedRefusal, config_checks.check_unknown_values, "not KeyError"),
+        (
+            FailsAtRefusedValues,
+            config_checks.check_refused_values,
+            "= 15 must .*failed: KeyError",
+        ),
         (ChangesTheConfig, config_checks.check_the_config_is_left_alone, "copy it first"),
     ],
 )

@@ -21,7 +21,6 @@ from vision_add_ons.errors import (
 from vision_add_ons.json_files import read_json_if_there
 from vision_add_ons.pixels import CLIP_MEAN, CLIP_STD, Pixels, read_processor_config
 from vision_add_ons.pixtral.config import (
-    check_quantization,
     half_config,
     size_limit,
 )
@@ -146,8 +145,6 @@ class PixtralAddOn(VisionAddOn):
         super().decoder_config(config)  # raises where there is none
         text = half_config(config, "text_config")
         check_fields(text, "text_config", model_type=cls.decoders)
-        check_quantization(config)
-        check_quantization(text)
         if config.get("tie_word_embeddings"):
             text["tie_word_embeddings"] = True
         return text, []

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vision_add_ons.errors import BrokenConfig, UnsupportedCheckpoint
+from vision_add_ons.errors import BrokenConfig
 
 # What transformers takes a `llava` for that does not say what its halves are.
 LLAVA_HALVES = {"vision_config": "clip_vision_model", "text_config": "llama"}
@@ -19,16 +19,6 @@ def half_config(config: dict[str, Any], field: str) -> dict[str, Any]:
         raise BrokenConfig(f"{field} of config.json must be an object, not {given!r}")
     usual = LLAVA_HALVES if config["model_type"] == "llava" else HALVES
     return {"model_type": usual[field], **given}
-
-
-def check_quantization(config: dict[str, Any]) -> None:
-    """Refuse weights that another tool than MLX quantized: mlx-lm would take FP8 for integers."""
-    entry = config.get("quantization_config")
-    if isinstance(entry, dict) and "quant_method" in entry:
-        raise UnsupportedCheckpoint(
-            f"quantization_config.quant_method {entry['quant_method']!r} is not supported: take "
-            "the checkpoint in bfloat16, or quantized by MLX"
-        )
 
 
 def size_limit(size: Any) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from vision_add_ons.errors import AddOnError
 from vision_add_ons.testing.comparison import numbers
 from vision_add_ons.testing.kit import Kit, opened
 from vision_add_ons.testing.reference import REMOVED, Refused
@@ -45,6 +46,8 @@ def _refusal(kit: Kit, wanted: Refused) -> str | None:
     told = wanted.told or re.escape(outer if name == "model_type" else name)
     try:
         kit.open(folder)
+    except AddOnError as error:  # raised for its code, and no refusal of its own
+        return f"{what} must be refused by {wanted.error.__name__}, but {error}"
     except wanted.error as error:
         named = re.search(told, str(error))
         return None if named else f"{what}: the error does not name it: {error}"
