@@ -3,16 +3,28 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: chat test setup bench docs clean
+# What constrains the versions that development installs: constraints/lowest.txt, or nothing.
+CONSTRAINTS ?=
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# What meets the machine first: the command's two streams, fonts, drawings, files.
+QUICK := tests/engine/test_cli*.py tests/engine/test_images.py tests/test_constraints.py \
+    tests/model_kit/test_blas.py tests/model_kit/test_models.py tests/model_kit/test_save.py
+
+.PHONY: chat test quick check setup bench docs clean
 
 chat: $(VENV)/.installed
 	@$(BIN)/sightline chat
 
 test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+quick: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -rs $(QUICK)
+
+check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 setup: $(VENV)/.installed-dev
 
@@ -24,12 +36,12 @@ bench: $(VENV)/.installed-dev
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	$(INSTALL) -e .
 	@touch $@
 
-$(VENV)/.installed-dev: pyproject.toml
+$(VENV)/.installed-dev: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,parity]"
+	$(INSTALL) $(addprefix --constraint ,$(CONSTRAINTS)) -e ".[dev,parity]"
 	@touch $@ $(VENV)/.installed
 
 clean:

@@ -209,7 +209,7 @@ def _encoded(source: ImageSource, limits: ImageLimits) -> tuple[str, bytes]:
             f"{_shown(source)} is a web address; the engine fetches nothing: give the file instead"
         )
     try:
-        os.stat(source)
+        _stat(source)
     except (OSError, ValueError) as missing:
         return "the base64 text", _read_base64_text(source, missing, limits)
     return _shown(source), _read_file(source, limits)
@@ -217,7 +217,7 @@ def _encoded(source: ImageSource, limits: ImageLimits) -> tuple[str, bytes]:
 
 def _read_file(path: str | bytes, limits: ImageLimits) -> bytes:
     with _as_image_error(f"{_shown(path)} cannot be read"):
-        status = os.stat(path)
+        status = _stat(path)
         if stat.S_ISDIR(status.st_mode):
             raise ImageError(f"{_shown(path)} is a folder, not a picture")
         if not stat.S_ISREG(status.st_mode):
@@ -227,6 +227,12 @@ def _read_file(path: str | bytes, limits: ImageLimits) -> bytes:
         _check_bytes(status.st_size, _shown(path), limits)
         with open(path, "rb") as file:
             return file.read(status.st_size)
+
+
+def _stat(path: str | bytes) -> os.stat_result:
+    if "\0" in os.fsdecode(path):  # each Python says it in other words
+        raise ValueError("a path has no null byte")
+    return os.stat(path)
 
 
 def _read_data_uri(uri: str, limits: ImageLimits) -> bytes:
@@ -314,7 +320,7 @@ def _orientation(image: Image.Image) -> int:
 def _from_wide_grey(image: Image.Image, name: str) -> Image.Image:
     """Grey of 16 bits in 8; Pillow's own conversion cuts everything above 255 off."""
     values = np.asarray(image).astype(np.int32)
-    if values.min() < 0 or values.max() > 0xFFFF:
+    if ((values < 0) | (values > 0xFFFF)).any():
         raise ImageError(f"{name} has grey values outside 0..65535; scale them to 16 or 8 bits")
     grey = ((values + 128) // 257).astype(np.uint8)
     if "transparency" in image.info:

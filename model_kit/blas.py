@@ -21,8 +21,9 @@ def preload_openblas() -> str | None:
     """Make MLX's float32 matrix products on a Linux CPU use OpenBLAS; call it before importing mlx.
 
     Returns the name of the library that now serves, or None where there is nothing to load: on
-    other systems, without OpenBLAS, and after mlx has been imported (the last two are logged,
-    unless MLX computes on a GPU).
+    other systems, without OpenBLAS, and after mlx has been imported. Unless MLX computes on a GPU,
+    the last two are logged: being too late is an application's fault, and a warning; a missing
+    package is how the machine is, and information.
     Only the first call of a process does anything; later ones return its result.
     """
     if sys.platform != "linux":
@@ -42,7 +43,7 @@ def preload_openblas() -> str | None:
     except OSError:
         if any(d.name.startswith("mlx-cuda") for d in distributions()):
             return None
-        _log.warning(
+        _log.info(
             "no OpenBLAS on this system: float32 on the CPU runs about 9 times slower for prompts "
             "and 3 times for answers; install the Debian package libopenblas0-pthread"
         )

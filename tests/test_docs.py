@@ -34,7 +34,7 @@ PUBLIC = (
 
 @pytest.mark.parametrize(
     ("snippet", "shown"),
-    zip(blocks(ARCHITECTURE, "python"), blocks(ARCHITECTURE, "text"), strict=True),
+    list(zip(blocks(ARCHITECTURE, "python"), blocks(ARCHITECTURE, "text"), strict=True)),
 )
 def test_snippets_print_what_is_shown(snippet, shown) -> None:
     with redirect_stdout(io.StringIO()) as printed:

@@ -39,13 +39,18 @@ class _OneLine(logging.Handler):
 
 @contextmanager
 def warnings_in_one_line() -> Iterator[None]:
-    """Show the library's log, from warnings on."""
-    log, handler = logging.getLogger("sightline"), _OneLine(logging.WARNING)
+    """Show the library's log: from warnings on, and to a person at a terminal its advice too."""
+    log = logging.getLogger("sightline")
+    level, handler = log.level, _OneLine(logging.WARNING)
+    if sys.stderr.isatty():
+        handler.setLevel(logging.INFO)
+        log.setLevel(logging.INFO)
     log.addHandler(handler)
     try:
         yield
     finally:
         log.removeHandler(handler)
+        log.setLevel(level)
 
 
 class Bar:

@@ -5,6 +5,7 @@ import os
 import pty
 import select
 import struct
+import subprocess
 import sys
 import termios
 import time
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.no_openblas import WITHOUT_OPENBLAS
 
 
 class Keyboard:
@@ -92,3 +94,16 @@ def test_a_session(keyboard: Keyboard) -> None:
     code = keyboard.exit_code()
     assert code == 0, keyboard.screen
     assert "Traceback" not in keyboard.screen
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere MLX brings its own BLAS")
+def test_advice_about_the_machine_is_for_a_person_at_a_terminal(letters_folder: Path) -> None:
+    asked = ["generate", "--model", str(letters_folder), "--prompt", "a", "--max-tokens", "1"]
+    script = f"{WITHOUT_OPENBLAS}\nfrom engine.cli import main\nmain({asked})"
+    command = (sys.executable, "-c", script)
+    piped = subprocess.run(command, capture_output=True, text=True)
+    assert "finish reason length" in piped.stderr
+    assert "OpenBLAS" not in piped.stderr
+    shown = Keyboard(*command).wait_for("")
+    assert "sightline: no OpenBLAS on this system" in shown
+    assert "install the Debian package libopenblas0-pthread" in " ".join(shown.split())

@@ -55,17 +55,15 @@ class Conformance:
     """None for a fresh one."""
 
     @pytest.fixture(scope="class")
-    def class_kit(self, request: Any, tmp_path_factory: Any) -> Iterator[Kit]:
+    @classmethod
+    def class_kit(cls, tmp_path_factory: Any) -> Iterator[Kit]:
         """The checkpoint, the reference and the engine that this class's tests share."""
-        cls = request.cls
-        reference, seed = cls.reference, cls.seed
-        ready = isinstance(reference, Reference)
-        if ready:
-            seed = reference.seed
+        given, seed = cls.reference, cls.seed
+        if isinstance(given, Reference):
+            seed = given.seed
         if seed is None:
             seed = random.SystemRandom().randrange(2**31)
-        if not ready:
-            reference = reference(seed)
+        reference = given if isinstance(given, Reference) else given(seed)
         place = tmp_path_factory.mktemp(cls.__name__)
         kit = Kit(cls.add_on, reference, cls.load, place, seed)
         yield kit
