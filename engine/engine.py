@@ -221,8 +221,8 @@ class Engine:
 
     def close(self) -> None:
         """Cancel what runs, end what waits, free the model. Calling it again does nothing."""
+        self._prompts = None  # it holds the add-on's weights, which are to go with the others
         self._finalizer()
-        self._prompts = None  # it holds the add-on's weights
 
     def _builder(self) -> "PromptBuilder":
         if self._prompts is None:

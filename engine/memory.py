@@ -59,6 +59,7 @@ class Memory:
             entry, write = None if owner is None else self.prompts.of(owner), None
             if entry is not None and kv_file.serves(entry.kv):
                 _, write = self.disk.prepare(kv_path(path), entry)
+                self.prompts.recount(entry)
         except BaseException as error:
             future.set_exception(error)
             return
@@ -80,8 +81,9 @@ class Memory:
             prompts.keep_grown()
 
     def close(self) -> None:
-        """Write what is to outlive the engine."""
+        """Write what is to outlive the engine, and let go of the rest."""
         with ExitStack() as stack:
+            stack.callback(self.budget.clear)
             stack.callback(self._writer.close)
             for prompts, _ in self._of_models.values():
                 stack.callback(prompts.keep_all)

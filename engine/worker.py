@@ -135,6 +135,9 @@ class Worker:
             if "mlx.core" in sys.modules:
                 import mlx.core as mx
 
+                from engine.memory_release import release_memory
+
+                release_memory()
                 # MLX keeps streams and compiled functions for each thread. Left to the thread's
                 # own end, their destructors ask for the interpreter's lock, which aborts the
                 # process if it is ending too.
