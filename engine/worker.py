@@ -5,6 +5,7 @@ import logging
 import sys
 import threading
 import time
+import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
@@ -131,13 +132,14 @@ class Worker:
             self._serve()
         finally:
             self._loaded.set()
+            left = [weakref.ref(x) for x in (self.kit, self.memory) if x is not None]
             self.kit = self.memory = None
             if "mlx.core" in sys.modules:
                 import mlx.core as mx
 
                 from engine.memory_release import release_memory
 
-                release_memory()
+                release_memory(left)
                 # MLX keeps streams and compiled functions for each thread. Left to the thread's
                 # own end, their destructors ask for the interpreter's lock, which aborts the
                 # process if it is ending too.
