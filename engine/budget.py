@@ -12,9 +12,16 @@ class Kept(Protocol):
 
     nbytes: int
 
+    @property
+    def owned(self) -> bool:
+        """Whether a conversation that somebody holds will go on with it."""
+
 
 class Budget:
-    """Counts what is kept; when that is too much, the least recently used has to go."""
+    """Counts what is kept; when that is too much, the least recently used has to go.
+
+    What nobody owns goes before anything that somebody does.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
@@ -35,10 +42,11 @@ class Budget:
             self.shrink(self.max_bytes)
 
     def shrink(self, nbytes: int) -> None:
-        """Let go of the least recently used until no more than `nbytes` are kept."""
+        """Let go of what is needed least until no more than `nbytes` are kept."""
         while self._kept and self.nbytes > nbytes:
-            oldest, forget = next(iter(self._kept.values()))
-            self.remove(oldest)
+            oldest = next(iter(self._kept.values()))
+            item, forget = next((k for k in self._kept.values() if not k[0].owned), oldest)
+            self.remove(item)
             forget()
         mx.clear_cache()
 
@@ -46,7 +54,18 @@ class Budget:
         """Let an item be the most recently used."""
         self._kept.move_to_end(id(item))
 
+    def recount(self, item: Kept, nbytes: int) -> None:
+        """Count an item as `nbytes` from now on, if it is counted at all."""
+        if id(item) in self._kept:
+            self.nbytes += nbytes - item.nbytes
+        item.nbytes = nbytes
+
     def remove(self, item: Kept) -> None:
         """Count an item no longer. Raises KeyError for one that is not counted."""
         del self._kept[id(item)]
         self.nbytes -= item.nbytes
+
+    def clear(self) -> None:
+        """Know of nothing any more: what drops an item holds its keeper, which holds all items."""
+        self._kept.clear()
+        self.nbytes = 0

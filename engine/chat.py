@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from engine.messages import Message
 
 
+class _Owner:
+    """Whose KV cache is a chat's: no more than itself, and gone when the chat is."""
+
+
 class Chat:
     """A conversation with a loaded model; made by `Engine.chat`.
 
@@ -37,7 +41,7 @@ class Chat:
         check_options(options)
         self._engine = engine
         self._options = options or GenerationOptions()
-        self._owner = object()
+        self._owner = _Owner()
         self._messages: list[Message] = []
         self._busy = False
         self._current: Generation | None = None

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from engine import kv_file
 from engine.disk_writer import DiskWriter, Write
 from engine.kv_file import SUFFIX, Contents, UnusableFile
-from engine.kv_state import Snapshot, as_caches, frozen
+from engine.kv_state import Snapshot, as_caches, fit, frozen, nbytes
 from engine.prompt import Prompt
 from engine.prompt_index import PromptIndex, Stored
 from model_kit.files import UNFINISHED, remove_leftovers
@@ -36,7 +36,6 @@ class Writable(Stored, Protocol):
     kv: list[Any]
     snapshots: dict[int, Snapshot]
     file: "StoredFile | None"
-    nbytes: int
 
 
 @dataclass(eq=False)
@@ -173,7 +172,7 @@ class DiskCache:
             path = before.path
             self.forget(before)
         contents, write = self.prepare(path, entry)
-        size = entry.nbytes
+        size = nbytes(entry.kv, entry.snapshots)
 
         def bounded() -> int:
             try:
@@ -190,12 +189,16 @@ class DiskCache:
             stored.written.exception()
 
     def prepare(self, path: Path, entry: Writable) -> tuple[Contents, Write]:
-        """What a file of a conversation says, and what writes it as it is now, on any thread."""
+        """What a file of a conversation says, and what writes it as it is now, on any thread.
+
+        Cuts its caches to the tokens that they hold: a file takes no more.
+        """
         # The latest border alone goes with a file: each takes all sliding windows once more.
         borders = () if entry.trims else tuple(sorted(entry.borders)[-1:])
         contents = Contents(
             self._fingerprint, entry.key, entry.variant, borders, entry.trims, entry.least
         )
+        fit(entry.kv, spare=0)
         caches = frozen(entry.kv)
         for border in borders:
             caches += as_caches(entry.kv, entry.snapshots[border])

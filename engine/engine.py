@@ -252,8 +252,8 @@ class Engine:
 
     def close(self) -> None:
         """Cancel what runs, end what waits, free the model. Calling it again does nothing."""
+        self._prompts = None  # it holds the add-on's weights, which are to go with the others
         self._finalizer()
-        self._prompts = None  # it holds the add-on's weights
 
     def check_process(self) -> None:
         """Raises `ForkedProcess` in a process that was forked from the one that loaded the model.

@@ -12,6 +12,8 @@ from vision_add_ons.base import Picture, VisionAddOn
 class _Rows:
     array: mx.array
     nbytes: int
+    owned = False
+    """A conversation's KV cache holds what it needs of them."""
 
 
 class FeatureCache:

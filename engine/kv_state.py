@@ -5,10 +5,25 @@ from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_map
-from mlx_lm.models.cache import can_trim_prompt_cache
+from mlx_lm.models.cache import (
+    KVCache,
+    QuantizedKVCache,
+    RotatingKVCache,
+    can_trim_prompt_cache,
+)
 
 Snapshot = list[Any]
 """The states of the layers that cannot be trimmed, in order, as they were at some length."""
+
+SPARE = 1 / 16
+"""How much of what its tokens take a KV cache in memory may have unused beside them.
+
+mlx-lm makes room for 256 tokens at a time. Giving it back costs a copy of what is used, and so does
+the next growth: little where the history is short, and from some 4,000 tokens on never done.
+"""
+
+_GROW = (KVCache, QuantizedKVCache, RotatingKVCache)
+"""The kinds whose arrays have room beyond what they hold, along the last axis but one."""
 
 
 def kv_length(kv: Sequence[Any]) -> int | None:
@@ -53,19 +68,40 @@ def branch(kv: Sequence[Any], snapshots: Mapping[int, Snapshot], length: int) ->
     return copies
 
 
+def fit(kv: Sequence[Any], spare: float = SPARE) -> None:
+    """Cut arrays to the tokens that they hold, if more than the share `spare` of that is unused.
+
+    In place, and a layer at a time: no second copy of a whole history is ever there.
+    """
+    for cache in kv:
+        if type(cache) not in _GROW or cache.keys is None:
+            continue
+        first, end, room = _used(cache)
+        if room - (end - first) <= spare * (end - first):
+            continue
+
+        def held(x: Any, used: slice = slice(first, end)) -> Any:
+            return mx.contiguous(x[..., used, :]) if isinstance(x, mx.array) else x
+
+        state = tree_map(held, cache.state)
+        # Where the oldest were cut off, the last one is no longer where it was.
+        cache.state = (*state[:-1], end - first) if first else state
+        mx.eval(cache.state)
+
+
+def fitted(kv: Sequence[Any], state: Snapshot) -> Snapshot:
+    """A snapshot without the room that it does not use: the sliding windows alone."""
+    caches = as_caches(kv, state)
+    fit(caches, spare=0)
+    return [c.state for c in caches]
+
+
 def frozen(kv: Sequence[Any]) -> list[Any]:
     """Caches that stay as `kv` is now, for another thread to write: nothing is left to compute.
 
-    Arrays whose room is used up are shared, and MLX copies them only if the conversation goes on
-    meanwhile; of others, what is used is copied.
+    The arrays are shared, and MLX copies them only if the conversation goes on meanwhile.
     """
-
-    def kept(cache: Any) -> Callable[[Any], Any]:
-        step = getattr(cache, "step", 1)
-        used = -(-cache.offset // step) * step if _always_trims(cache) else None
-        return lambda x: mx.contiguous(x[..., :used, :]) if isinstance(x, mx.array) else x
-
-    copies = [type(c).from_state(tree_map(kept(c), c.state)) for c in kv]
+    copies = [type(c).from_state(_alias(c.state)) for c in kv]
     mx.eval([c.state for c in copies])
     return copies
 
@@ -100,6 +136,16 @@ def _gone_back(
 def _always_trims(cache: Any) -> bool:
     """Whether a cache can be trimmed whatever it holds; those that rotate can only before."""
     return cache.is_trimmable() and not hasattr(cache, "max_size")
+
+
+def _used(cache: Any) -> tuple[int, int, int]:
+    """Where the tokens that a cache needs begin and end in its arrays, and how many these hold."""
+    room = _arrays(cache.keys)[0].shape[-2]
+    window = getattr(cache, "max_size", None)
+    if window is None or cache.offset < window:
+        return 0, cache.offset, room
+    # A chunk longer than the window lies there whole until the next token; in the order of time.
+    return (room - window, room, room) if cache.keep == 0 else (0, room, room)
 
 
 def _alias(state: Any) -> Any:

@@ -60,6 +60,7 @@ class Memory:
             entry = None if owner is None else self.prompts.of(owner)
             if entry is not None and kv_file.serves(entry.kv):
                 _, write = self.disk.prepare(kv_path(path), entry)
+                self.prompts.recount(entry)
         except Exception as error:
             failure = error
 
@@ -82,8 +83,9 @@ class Memory:
             prompts.keep_grown()
 
     def close(self) -> None:
-        """Write what is to outlive the engine."""
+        """Write what is to outlive the engine, and let go of the rest."""
         with ExitStack() as stack:
+            stack.callback(self.budget.clear)
             stack.callback(self._writer.close)
             for prompts, _ in self._of_models.values():
                 stack.callback(prompts.keep_all)

@@ -59,11 +59,10 @@ class PrefixTree(Generic[T]):
                 break
             del path[-1].children[node.label[0]]
 
-    def longest(self, key: Sequence[Hashable]) -> Iterator[tuple[int, T, bool]]:
+    def longest(self, key: Sequence[Hashable]) -> Iterator[tuple[int, T]]:
         """Values by the length of the start that their sequences share with `key`, longest first.
 
-        Yields that length, a value, and whether the value's sequence ends there. Of sequences that
-        go on beyond what they share, one stands for all of its branch.
+        Of sequences that go on beyond what they share, one stands for all of its branch.
         """
         path: list[tuple[int, _Node[T], _Node[T] | None]] = []
         node, done = self._root, 0
@@ -78,14 +77,31 @@ class PrefixTree(Generic[T]):
                 break
             node = child
         if child is not None:
-            yield done, _any_value(child), False
+            yield done, _any_value(child)
         for length, node, followed in reversed(path):
             for value in reversed(node.values):
-                yield length, value, True
+                yield length, value
             for other in reversed(node.children.values()):
                 if other is not followed:
-                    yield length, _any_value(other), False
+                    yield length, _any_value(other)
                     break
+
+    def beginning_with(self, key: Sequence[Hashable]) -> Iterator[T]:
+        """The values of all sequences that are `key`, or go on from it."""
+        node, done = self._root, 0
+        while done < len(key):
+            child = node.children.get(key[done])
+            if child is None:
+                return
+            wanted = key[done : done + len(child.label)]
+            if common_prefix(child.label, wanted) < len(wanted):
+                return
+            node, done = child, done + len(wanted)
+        below = [node]
+        while below:
+            node = below.pop()
+            yield from node.values
+            below += node.children.values()
 
     @staticmethod
     def _split(parent: _Node[T], child: _Node[T], at: int) -> _Node[T]:

@@ -1,7 +1,8 @@
 """The KV caches of past requests, found again by the longest common prefix of their prompts."""
 
 import logging
-from collections.abc import Collection, Hashable, Sequence
+import weakref
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,7 @@ from engine.disk_cache import DiskCache, StoredFile
 from engine.kv_state import Snapshot, kv_length
 from engine.prefix_tree import common_prefix
 from engine.prompt import Prompt
-from engine.prompt_index import PromptIndex, usable
+from engine.prompt_index import PromptIndex, covers, usable
 
 log = logging.getLogger("sightline")
 
@@ -21,6 +22,13 @@ MAX_SNAPSHOTS = 4
 """The turn borders of one conversation that it can go back to, where its caches rotate: two turns.
 
 Each takes as much memory as the sliding windows of all layers."""
+
+MAX_ANSWERS = 2
+"""The answers to one and the same prompt that are kept though nobody owns them.
+
+Who drew another answer goes on with the latest; a second is for a client that asks the same at the
+same time. All that a third would save is reading its own answer again: the prompt is in each.
+"""
 
 
 @dataclass(eq=False)
@@ -30,17 +38,38 @@ class Entry:
     key: list[Hashable]
     kv: list[Any]
     variant: Hashable
-    owner: object
+    asked: int
+    """How many of its tokens are the latest prompt's; the rest is the answer."""
     snapshots: dict[int, Snapshot] = field(default_factory=dict)
     """By the number of tokens from which on the conversation can start again."""
     turns: int = 1
     """The requests that made it, one after the other."""
     file: StoredFile | None = None
     """Where an earlier state of it lies."""
+    lasting: bool = False
+    """Whether it is worth writing after one turn: the latest of what was somebody's."""
     nbytes: int = 0
 
     def __post_init__(self) -> None:
+        self.owner = None
+        kv_state.fit(self.kv)
+        self.snapshots = {n: kv_state.fitted(self.kv, s) for n, s in self.snapshots.items()}
         self.nbytes = kv_state.nbytes(self.kv, self.snapshots)
+
+    @property
+    def owner(self) -> object:
+        """Whose conversation it is; None once nobody holds the owner any more."""
+        return self._owner()
+
+    @owner.setter
+    def owner(self, owner: object) -> None:
+        self._owner = _reference(owner)
+        self.lasting = self.owned
+
+    @property
+    def owned(self) -> bool:
+        """Whether a conversation that somebody holds will go on with it."""
+        return self.owner is not None
 
     @property
     def borders(self) -> Collection[int]:
@@ -72,13 +101,16 @@ class Start:
     from_disk: bool = False
     turns: int = 0
     file: StoredFile | None = None
+    asked: int = 0
+    """How many tokens the prompt has."""
 
 
 class PromptCache:
-    """Stored KV caches within a budget of bytes; the least recently used make room.
+    """Stored KV caches within a budget of bytes, none of them kept twice.
 
-    Used by the engine's thread alone. A cache that is taken leaves the store, so it is extended
-    in place: a follow-up copies nothing.
+    What nobody owns makes room first, then the least recently used; an owner that nobody holds
+    any more owns nothing. Used by the engine's thread alone. A cache that is taken leaves the
+    store, so it is extended in place: a follow-up copies nothing.
     """
 
     def __init__(self, budget: Budget, disk: DiskCache) -> None:
@@ -86,7 +118,8 @@ class PromptCache:
         self._disk = disk
         self._index: PromptIndex[Entry] = PromptIndex()
         self._entries: dict[int, Entry] = {}
-        self._own: dict[int, Entry] = {}  # by the owner's identity: owners are any objects
+        self._own: dict[Hashable, Entry] = {}
+        """The latest of each owner, by `_name`."""
         self.nbytes = 0
 
     def __len__(self) -> int:
@@ -100,6 +133,11 @@ class PromptCache:
         left in the store and its common part copied. A request of nobody's leaves a cache its
         owner's. A file is read only if it serves more than anything in memory.
         """
+        start = self._take(prompt, variant, owner)
+        start.asked = len(prompt.key)
+        return start
+
+    def _take(self, prompt: Prompt, variant: Hashable, owner: object) -> Start:
         entry, length = self._find(prompt, variant, owner)
         while True:
             stored, on_disk = self._disk.longest(prompt, variant, length)
@@ -113,7 +151,7 @@ class PromptCache:
                 self._disk.forget(stored)
         if entry is None:
             return Start(None, 0, owner)
-        own = owner is not None and entry.owner is owner
+        own = _owns(owner, entry)
         snapshots = _upto(entry.snapshots, length)
         if not own and length < len(entry.key):
             self._budget.touch(entry)
@@ -129,22 +167,68 @@ class PromptCache:
     def put(self, key: Sequence[Hashable], kv: list[Any], variant: Hashable, start: Start) -> None:
         """Store a KV cache that holds exactly `key`, and began as `start`.
 
-        What no longer fits the budget has to go: to the disk, if there is a folder for it.
+        What is nobody's, or of the same owner, and no more than its start goes; what is nobody's
+        itself and no more than the start of another is not added. What no longer fits the budget
+        has to go: to the disk, if there is a folder for it.
         """
         latest = sorted(start.snapshots.items())[-MAX_SNAPSHOTS:]
         snapshots = {n: s for n, s in latest if n < len(key)}
         turns = start.turns + 1
-        entry = Entry(list(key), kv, variant, start.owner, snapshots, turns, start.file)
+        entry = Entry(list(key), kv, variant, start.asked, snapshots, turns, start.file)
+        entry.owner = start.owner
+        before = self.of(start.owner)
+        if before is not None:  # left behind: an answer that another one took the place of
+            before.owner = None
+        for other in self._index.starts_of(entry):
+            if not other.owned and covers(entry, other):
+                self._remove(other)
+                _inherit(entry, other)
+        if not self._covered(entry):
+            self._add(entry)
+            self._drop_older_answers(entry)
+
+    def _add(self, entry: Entry) -> None:
         self._index.add(entry)
         self._entries[id(entry)] = entry
         self.nbytes += entry.nbytes
-        if entry.owner is not None:
-            self._own[id(entry.owner)] = entry
+        if entry.owned:
+            self._own[_name(entry.owner)] = entry
         self._budget.add(entry, lambda: self._evict(entry))
+
+    def _covered(self, entry: Entry) -> bool:
+        """Whether it is nobody's and another serves all that it would: that one counts as used."""
+        if entry.owned:
+            return False
+        for other in self._index.beginning_with(entry.key, entry.variant):
+            if covers(other, entry):
+                _inherit(other, entry)
+                self._budget.touch(other)
+                return True
+        return False
+
+    def _drop_older_answers(self, entry: Entry) -> None:
+        """Of all that is nobody's and answers the same prompt, keep the latest alone."""
+        same = self._index.beginning_with(entry.key[: entry.asked], entry.variant)
+        answers = [
+            e
+            for e in self._entries.values()
+            if e in same and e.asked == entry.asked and not e.owned
+        ]
+        for old in answers[:-MAX_ANSWERS]:
+            self._remove(old)
+            _let_go(old.file)
 
     def of(self, owner: object) -> Entry | None:
         """The latest conversation of an owner."""
-        return self._own.get(id(owner))
+        entry = self._own.get(_name(owner))
+        return entry if entry is not None and _owns(owner, entry) else None
+
+    def recount(self, entry: Entry) -> None:
+        """Count what an entry takes now: whoever writes it cuts it to its tokens."""
+        nbytes = kv_state.nbytes(entry.kv, entry.snapshots)
+        if id(entry) in self._entries:
+            self.nbytes += nbytes - entry.nbytes
+        self._budget.recount(entry, nbytes)
 
     def keep_grown(self) -> None:
         """Write what is twice as long as in its file, or in none: when there is nothing to do.
@@ -162,10 +246,11 @@ class PromptCache:
 
     def _keep(self, entry: Entry, at_leisure: bool = True) -> None:
         # A request that nobody goes on with is not worth the wear.
-        if entry.owner is None and entry.turns < 2:
+        if not entry.lasting and entry.turns < 2:
             return
         try:
             self._disk.keep(entry, at_leisure)
+            self.recount(entry)
         except Exception:
             # Answers do not depend on it, and the engine's thread must outlive it.
             log.exception("a conversation could not be written to the disk")
@@ -173,7 +258,7 @@ class PromptCache:
     def _find(self, prompt: Prompt, variant: Hashable, owner: object) -> tuple[Entry | None, int]:
         """The entry that serves most, and how much; among equals the owner's: it is not copied."""
         best, best_length = None, 0
-        own = self._own.get(id(owner)) if owner is not None else None
+        own = self.of(owner)
         if own is not None and own.variant == variant:
             best_length = usable(own, prompt, common_prefix(own.key, prompt.key))
             best = own if best_length else None
@@ -183,8 +268,7 @@ class PromptCache:
     def _evict(self, entry: Entry) -> None:
         self._forget(entry)
         self._keep(entry)
-        if entry.file is not None:
-            entry.file.replaceable = True  # whoever goes on with the conversation takes it over
+        _let_go(entry.file)
 
     def _remove(self, entry: Entry) -> None:
         self._budget.remove(entry)
@@ -194,8 +278,40 @@ class PromptCache:
         self._index.remove(entry)
         del self._entries[id(entry)]
         self.nbytes -= entry.nbytes
-        if self._own.get(id(entry.owner)) is entry:
-            del self._own[id(entry.owner)]
+        self._own = {owner: own for owner, own in self._own.items() if own is not entry}
+
+
+def _reference(owner: object) -> Callable[[], object]:
+    """What gives an owner as long as anybody holds it; texts, numbers and lists, for good."""
+    try:
+        return weakref.ref(owner)
+    except TypeError:
+        return lambda: owner
+
+
+def _name(owner: object) -> Hashable:
+    """What tells owners apart: texts and numbers by what they say, others by which they are."""
+    return ("", owner) if isinstance(owner, str | int) else id(owner)
+
+
+def _owns(owner: object, entry: Entry) -> bool:
+    held = entry.owner  # another object may have the place of one that is gone
+    return held is not None and _name(held) == _name(owner)
+
+
+def _inherit(entry: Entry, gone: Entry) -> None:
+    """Let an entry stand for another, which was its start."""
+    entry.turns = max(entry.turns, gone.turns)
+    entry.lasting = entry.lasting or gone.lasting
+    if entry.file is None:
+        entry.file = gone.file
+    elif gone.file is not entry.file:
+        _let_go(gone.file)
+
+
+def _let_go(file: StoredFile | None) -> None:
+    if file is not None:
+        file.replaceable = True  # whoever goes on with the conversation takes it over
 
 
 def _from_file(

@@ -1,6 +1,6 @@
 """Which of the stored KV caches serves most of a prompt."""
 
-from collections.abc import Collection, Hashable
+from collections.abc import Collection, Hashable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from engine.prefix_tree import PrefixTree
@@ -60,13 +60,31 @@ class PromptIndex(Generic[E]):
         """The entry that serves most of a prompt, if that is more than `beyond` tokens."""
         best, best_length = None, beyond
         tree = self._trees.get(variant)
-        for common, entry, _ in tree.longest(prompt.key) if tree else ():
+        for common, entry in tree.longest(prompt.key) if tree else ():
             if common <= best_length:
                 break
             length = usable(entry, prompt, common)
             if length > best_length:
                 best, best_length = entry, length
         return best, best_length
+
+    def starts_of(self, entry: E) -> list[E]:
+        """The entries whose tokens begin those of `entry`, or are the same."""
+        tree = self._trees.get(entry.variant)
+        found = tree.longest(entry.key) if tree else ()
+        return [other for common, other in found if common == len(other.key)]
+
+    def beginning_with(self, key: Sequence[Hashable], variant: Hashable) -> set[E]:
+        """The entries whose tokens are `key`, or begin with it."""
+        tree = self._trees.get(variant)
+        return set(tree.beginning_with(key)) if tree else set()
+
+
+def covers(longer: Stored, shorter: Stored) -> bool:
+    """Whether an entry serves whatever another one does that is its start, or the same."""
+    if longer.least > shorter.least:
+        return False
+    return longer.trims or (not shorter.trims and _ends(shorter) <= _ends(longer))
 
 
 def usable(entry: Stored, prompt: Prompt, common: int) -> int:

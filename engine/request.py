@@ -23,7 +23,11 @@ class Request:
     options: GenerationOptions = field(default_factory=GenerationOptions)
     """How it is to be answered."""
     owner: object = None
-    """The conversation that this request continues, any object; see `Generation.owner`."""
+    """The conversation that this request continues: any object, a text or a number.
+
+    Its latest KV cache is its own, and makes room after what is nobody's; an object owns nothing
+    any more once nobody holds it. See `Generation.owner`.
+    """
     client: Hashable = None
     """Who asks: those who wait take turns, however many requests each of them has waiting."""
 

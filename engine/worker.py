@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
@@ -195,10 +196,14 @@ class Worker:
         finally:
             self._end_all()
             self._loaded.set()
+            left = [weakref.ref(x) for x in (self.kit, self.memory) if x is not None]
             self.kit = self.memory = None
             if "mlx.core" in sys.modules:
                 import mlx.core as mx
 
+                from engine.memory_release import release_memory
+
+                release_memory(left)
                 # MLX keeps streams and compiled functions for each thread. Left to the thread's
                 # own end, their destructors ask for the interpreter's lock, which aborts the
                 # process if it is ending too.

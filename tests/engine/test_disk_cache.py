@@ -134,7 +134,7 @@ def test_the_folder_stays_within_its_bound(letters_folder: Path, tmp_path: Path)
     assert not foreign.exists()
     theirs.unlink()  # what is not ours is neither counted nor removed
     assert sum(f.stat().st_size for f in files(tmp_path)) <= 2.5 * size
-    with load(letters_folder, cache_dir=tmp_path / "none", cache_dir_bytes=size // 2) as engine:
+    with load(letters_folder, cache_dir=tmp_path / "none", cache_dir_bytes=size // 8) as engine:
         talk(engine)
     assert files(tmp_path / "none") == []
 

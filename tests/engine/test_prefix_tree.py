@@ -29,17 +29,18 @@ def test_longest_is_that_of_a_search_from_end_to_end(
             tree.insert(key, i)
             stored.append((key, i))
     found = list(tree.longest(wanted))
-    lengths = [length for length, _, _ in found]
+    lengths = [length for length, _ in found]
     assert lengths == sorted(lengths, reverse=True)
     by_value = {value: key for key, value in stored}
-    for length, value, ends in found:
+    for length, value in found:
         assert common_prefix(by_value[value], wanted) == length
-        assert ends == (len(by_value[value]) == length)
     assert max(lengths, default=None) == max(
         (common_prefix(key, wanted) for key, _ in stored), default=None
     )
-    whole = [value for _, value, ends in found if ends]
+    whole = [value for length, value in found if len(by_value[value]) == length]
     assert sorted(whole) == sorted(v for k, v in stored if k == wanted[: len(k)])
+    beginning = sorted(v for k, v in stored if k[: len(wanted)] == wanted)
+    assert sorted(tree.beginning_with(wanted)) == beginning
 
 
 @given(st.lists(keys, max_size=30))
