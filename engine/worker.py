@@ -4,14 +4,13 @@ import atexit
 import logging
 import sys
 import threading
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
 from engine.disk_writer import WriterThread
-from engine.events import Finished
 from engine.generation import Generation
+from engine.generation import never_started as _never_started
 from vision_add_ons.errors import EngineClosed
 
 if TYPE_CHECKING:
@@ -197,22 +196,3 @@ class Worker:
                 return
             self._waiting.remove(generation)
         generation.finish(_never_started(generation))
-
-
-def _never_started(generation: Generation, error: BaseException | None = None) -> Finished:
-    return Finished(
-        finish_reason="error" if error else "cancelled",
-        error=error,
-        answer="",
-        tokens=(),
-        prompt_tokens=len(generation.prompt.tokens),
-        cached_tokens=0,
-        disk_tokens=0,
-        images_encoded=0,
-        images_reused=0,
-        queue_seconds=time.perf_counter() - generation.submitted,
-        prefill_seconds=0.0,
-        time_to_first_token=None,
-        tokens_per_second=0.0,
-        seed=generation.options.seed or 0,
-    )
