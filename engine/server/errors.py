@@ -17,6 +17,7 @@ from vision_add_ons.errors import (
     EngineClosed,
     ImageCountError,
     ImageError,
+    NumericalError,
     OptionError,
     RequestError,
 )
@@ -98,7 +99,8 @@ _FAILURE = ApiError(500, "something went wrong in the server", "internal_error")
 
 
 def as_api_error(error: BaseException) -> ApiError:
-    """What to tell a client about `error`; nothing but the status unless it is a refusal."""
+    """What to tell a client about `error`; nothing but the status unless it is a refusal,
+    or numbers that are none."""
     if isinstance(error, ApiError):
         return error
     for kind, code in _CODES:
@@ -107,6 +109,8 @@ def as_api_error(error: BaseException) -> ApiError:
     if isinstance(error, EngineClosed):
         return ApiError(503, "the server is shutting down", "shutting_down")
     log.error("a request failed", exc_info=error)
+    if isinstance(error, NumericalError):
+        return ApiError(500, str(error), "numerical_error")
     return _FAILURE
 
 

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from engine.options import BOUNDS
+
 PART_TYPES = ("text", "image_url")
 
 Unsupported = Annotated[None, Field(description="Not supported; null at most.")]
@@ -43,7 +45,13 @@ StopText = Annotated[str, Field(min_length=1, max_length=256)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 
-Bias = Annotated[float, Field(ge=-100, le=100)]
+def _within(name: str, **more: Any) -> Any:
+    """A field with the engine's own bounds of an option; None if not given."""
+    low, high = BOUNDS[name]
+    return Field(None, ge=low, le=high, **more)
+
+
+Bias = Annotated[float, Field(ge=BOUNDS["logit_bias"][0], le=BOUNDS["logit_bias"][1])]
 MOST_BIASES = 1024
 
 
@@ -121,24 +129,22 @@ class Sampling(Strict):
     """What both ways of asking share. Defaults are the engine's: the likeliest token wins."""
 
     model: str = Field(description="The id that /v1/models tells.")
-    max_tokens: Integer | None = Field(None, ge=1, le=2**31 - 1)
+    max_tokens: Integer | None = _within("max_tokens")
     temperature: float | None = Field(
         None, ge=0, le=2, description="0, the default, takes the likeliest token."
     )
-    top_p: float | None = Field(None, ge=0, le=1)
-    top_k: Integer | None = Field(
-        None, ge=0, le=2**31 - 1, description="Beside OpenAI's; 0 for all."
-    )
-    min_p: float | None = Field(None, ge=0, le=1, description="Beside OpenAI's.")
+    top_p: float | None = _within("top_p")
+    top_k: Integer | None = _within("top_k", description="Beside OpenAI's; 0 for all.")
+    min_p: float | None = _within("min_p", description="Beside OpenAI's.")
     seed: Integer | None = Field(None, ge=-(2**63), le=2**63 - 1)
     stop: StopText | Annotated[list[StopText], Field(max_length=16)] | None = None
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    repetition_penalty: float | None = Field(None, gt=0, le=10, description="Beside OpenAI's.")
-    penalty_context: Integer | None = Field(
-        None,
-        ge=1,
-        le=2**31 - 1,
+    repetition_penalty: float | None = _within(
+        "repetition_penalty", description="Beside OpenAI's; 1 changes nothing."
+    )
+    penalty_context: Integer | None = _within(
+        "penalty_context",
         description="Beside OpenAI's: the tokens before, prompt included, that penalties look at.",
     )
     logit_bias: Annotated[dict[str, Bias], BeforeValidator(_not_many)] | None = Field(
@@ -168,8 +174,8 @@ class Sampling(Strict):
 
 class ChatRequest(Sampling):
     messages: list[ChatMessage] = Field(min_length=1, fail_fast=True)
-    max_completion_tokens: Integer | None = Field(
-        None, ge=1, le=2**31 - 1, description="The newer name of max_tokens; give one of the two."
+    max_completion_tokens: Integer | None = _within(
+        "max_tokens", description="The newer name of max_tokens; give one of the two."
     )
     logprobs: bool | None = None
     top_logprobs: Integer | None = Field(None, ge=0, le=20)
@@ -204,7 +210,7 @@ class CompletionRequest(Sampling):
         | Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
         | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=1)]
     ) = Field(description="One text as it stands, without a chat template, or one list of ids.")
-    max_tokens: Integer | None = Field(None, ge=1, le=2**31 - 1, description="16 by default.")
+    max_tokens: Integer | None = _within("max_tokens", description="16 by default.")
     logprobs: Integer | None = Field(None, ge=0, le=20)
     best_of: Integer | None = Field(None, ge=1, le=1)
     echo: Off = None
