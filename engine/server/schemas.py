@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from engine.options import BOUNDS
+from engine.options import BOUNDS, LARGEST
 
 PART_TYPES = ("text", "image_url")
 
@@ -30,8 +30,13 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Integer = Annotated[int, BeforeValidator(_whole)]
-"""JSON knows no integers: 5.0 is 5."""
+_Whole = BeforeValidator(_whole)
+"""JSON knows no integers: 5.0 is 5. It stands behind the bounds, or /openapi.json lacks them."""
+Positive = Annotated[int, Field(ge=1, le=LARGEST), _Whole]
+Count = Annotated[int, Field(ge=0, le=LARGEST), _Whole]
+Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1), _Whole]
+Alternatives = Annotated[int, Field(ge=0, le=20), _Whole]
+One = Annotated[int, Field(ge=1, le=1), _Whole]
 
 
 def _flag(value: Any) -> Any:
@@ -129,22 +134,22 @@ class Sampling(Strict):
     """What both ways of asking share. Defaults are the engine's: the likeliest token wins."""
 
     model: str = Field(description="The id that /v1/models tells.")
-    max_tokens: Integer | None = _within("max_tokens")
+    max_tokens: Positive | None = None
     temperature: float | None = Field(
         None, ge=0, le=2, description="0, the default, takes the likeliest token."
     )
     top_p: float | None = _within("top_p")
-    top_k: Integer | None = _within("top_k", description="Beside OpenAI's; 0 for all.")
+    top_k: Count | None = Field(None, description="Beside OpenAI's; 0 for all.")
     min_p: float | None = _within("min_p", description="Beside OpenAI's.")
-    seed: Integer | None = Field(None, ge=-(2**63), le=2**63 - 1)
+    seed: Seed | None = None
     stop: StopText | Annotated[list[StopText], Field(max_length=16)] | None = None
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     repetition_penalty: float | None = _within(
         "repetition_penalty", description="Beside OpenAI's; 1 changes nothing."
     )
-    penalty_context: Integer | None = _within(
-        "penalty_context",
+    penalty_context: Positive | None = Field(
+        None,
         description="Beside OpenAI's: the tokens before, prompt included, that penalties look at.",
     )
     logit_bias: Annotated[dict[str, Bias], BeforeValidator(_not_many)] | None = Field(
@@ -160,7 +165,7 @@ class Sampling(Strict):
         max_length=512,
         description="Whose request this is: a client's users take turns. Not kept.",
     )
-    n: Integer | None = Field(None, ge=1, le=1)
+    n: One | None = None
 
     @model_validator(mode="after")
     def _check(self) -> "Sampling":
@@ -174,11 +179,11 @@ class Sampling(Strict):
 
 class ChatRequest(Sampling):
     messages: list[ChatMessage] = Field(min_length=1, fail_fast=True)
-    max_completion_tokens: Integer | None = _within(
-        "max_tokens", description="The newer name of max_tokens; give one of the two."
+    max_completion_tokens: Positive | None = Field(
+        None, description="The newer name of max_tokens; give one of the two."
     )
     logprobs: bool | None = None
-    top_logprobs: Integer | None = Field(None, ge=0, le=20)
+    top_logprobs: Alternatives | None = None
     response_format: TextFormat | None = None
     modalities: list[Literal["text"]] | None = Field(None, max_length=8)
     service_tier: Literal["auto", "default"] | None = None
@@ -210,8 +215,8 @@ class CompletionRequest(Sampling):
         | Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
         | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=1)]
     ) = Field(description="One text as it stands, without a chat template, or one list of ids.")
-    max_tokens: Integer | None = _within("max_tokens", description="16 by default.")
-    logprobs: Integer | None = Field(None, ge=0, le=20)
-    best_of: Integer | None = Field(None, ge=1, le=1)
+    max_tokens: Positive | None = Field(None, description="16 by default.")
+    logprobs: Alternatives | None = None
+    best_of: One | None = None
     echo: Off = None
     suffix: Unsupported = None

@@ -22,7 +22,9 @@ SOME = GenerationOptions(temperature=0.5, stop="x", logit_bias={3: 1.5, 5: -2.0}
         copy.deepcopy,
         lambda options: pickle.loads(pickle.dumps(options)),
         lambda options: GenerationOptions(**asdict(options)),
-        lambda options: GenerationOptions(**json.loads(json.dumps(asdict(options)), object_hook=_ids)),
+        lambda options: GenerationOptions(
+            **json.loads(json.dumps(asdict(options)), object_hook=_ids)
+        ),
         lambda options: replace(replace(options, seed=5), seed=None),
     ],
 )

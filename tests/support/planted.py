@@ -37,7 +37,7 @@ class Planting:
         if family not in self.kits:
             module, _, name = FAMILIES[family][0].partition(":")
             add_on = getattr(importlib.import_module(module), name)
-            references = importlib.import_module(f"parity.{family}_reference")
+            references = importlib.import_module(f"support.{family}_reference")
             reference = getattr(references, FAMILIES[family][1])(self.seed)
             self.kits[family] = Kit(add_on, reference, load, self.place / family, self.seed)
         return self.kits[family]

@@ -212,8 +212,8 @@ def ask(
         end = generation.result()
     except NumericalError as error:
         raise AssertionError(
-            f"after {len(deltas)} tokens of the answer, {error}; in the kit, weights are small: look "
-            "at the rows (check_rows), and at masks by which a token sees nothing"
+            f"after {len(deltas)} tokens of the answer, {error}; the kit's own weights are "
+            "small: look at the rows (check_rows), and at masks by which a token sees nothing"
         ) from error
     logprobs = np.empty((len(deltas), VOCAB), np.float32)
     for row, delta in zip(logprobs, deltas, strict=True):
