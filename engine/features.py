@@ -6,6 +6,7 @@ import mlx.core as mx
 
 from engine.budget import Budget
 from vision_add_ons.base import Picture, VisionAddOn
+from vision_add_ons.errors import NumericalError
 
 
 @dataclass(eq=False)
@@ -31,7 +32,10 @@ class FeatureCache:
         return len(self._rows)
 
     def encode(self, picture: Picture) -> mx.array:
-        """The picture's rows, [row_count, hidden_size], evaluated."""
+        """The picture's rows, [row_count, hidden_size], evaluated.
+
+        Raises `NumericalError` if not all are finite; such rows are not kept.
+        """
         known = self._rows.get(picture.digest)
         if known is not None:
             self._budget.touch(known)
@@ -39,7 +43,12 @@ class FeatureCache:
             return known.array
         assert self._add_on is not None
         rows = self._add_on.encode_image(picture)
-        mx.eval(rows)
+        if not mx.isfinite(rows).all():
+            raise NumericalError(
+                "the vision add-on made rows of NaN or infinity of an image: its weights are "
+                "damaged, or too large for their dtype; fetch the model again, or convert it to "
+                "bfloat16"
+            )
         self.encoded += 1
         digest = picture.digest
         kept = self._rows[digest] = _Rows(rows, rows.nbytes)

@@ -180,3 +180,23 @@ class Generation:
             if not self._callback_failed or isinstance(event, Finished):
                 self._callback_failed = True
                 log.exception("a callback failed; the answer goes on")
+
+
+def never_started(generation: Generation, error: BaseException | None = None) -> Finished:
+    """The end of an answer of which nothing was made: cancelled, or failed by `error`."""
+    return Finished(
+        finish_reason="error" if error else "cancelled",
+        answer="",
+        tokens=(),
+        prompt_tokens=len(generation.prompt.tokens),
+        cached_tokens=0,
+        disk_tokens=0,
+        images_encoded=0,
+        images_reused=0,
+        queue_seconds=time.perf_counter() - generation.submitted,
+        prefill_seconds=0.0,
+        time_to_first_token=None,
+        tokens_per_second=0.0,
+        seed=generation.options.seed or 0,
+        error=error,
+    )

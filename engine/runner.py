@@ -4,18 +4,19 @@ import logging
 import secrets
 import time
 import traceback
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 from mlx_lm import stream_generate
 
 from engine.events import Finished, FinishReason, Progress, TextDelta
-from engine.generation import Generation
+from engine.generation import Generation, never_started
 from engine.kv_state import kv_length, rotates, snapshot
 from engine.memory import Memory
 from engine.prefill import run_ahead
 from engine.prompt_cache import Start
-from engine.sampling import logits_processors, sampler, top_logprobs
+from engine.sampling import Alternatives, Sampler, logits_processors
 from engine.stop_strings import StopStrings
 from vision_add_ons.base import Picture
 from vision_add_ons.cache_views import plain_caches
@@ -106,12 +107,13 @@ class _Answer:
             }
         # The random state belongs to this thread: nobody else's numbers change.
         mx.random.seed(self.seed)
+        sampler = Sampler(options, self.kit.vocab_size)
         responses = stream_generate(
             self.kit.text_model,
             self.kit.tokenizer,
             mx.array(rest),
             max_tokens=self._max_tokens(),
-            sampler=sampler(options, self.kit.vocab_size),
+            sampler=sampler,
             logits_processors=logits_processors(options, prompt.tokens[: -len(rest)]),
             prompt_cache=self.kv,
             prefill_step_size=options.prefill_step_size,
@@ -120,7 +122,7 @@ class _Answer:
         )
         try:
             for response in responses:
-                reason = self._take(response)
+                reason = self._take(response, *sampler.next())
                 if reason is not None:
                     return reason
         finally:
@@ -193,7 +195,9 @@ class _Answer:
         if processed < total:
             self._stop_if_cancelled()
 
-    def _take(self, response: Any) -> FinishReason | None:
+    def _take(
+        self, response: Any, logprob: float, alternatives: Alternatives
+    ) -> FinishReason | None:
         """Deal with one token; the reason to end here, if there is one."""
         self.last_token = time.perf_counter()
         if self.first_token is None:
@@ -209,7 +213,8 @@ class _Answer:
             self._release(TextDelta(text))
         else:
             self.tokens.append(token)
-            self._release(self._delta(text, token, response.logprobs))
+            told = logprob if self.options.logprobs or self.options.top_logprobs else None
+            self._release(TextDelta(text, token, told, alternatives))
         # Lets go of the interpreter, so that whoever waits for the token has it now and not after
         # the next step is prepared: some milliseconds of Python, beside the one that is computed.
         time.sleep(0)
@@ -218,15 +223,6 @@ class _Answer:
         if response.finish_reason is not None:
             return response.finish_reason
         return "cancelled" if self.generation.cancelled else None
-
-    def _delta(self, text: str, token: int, logprobs: mx.array) -> TextDelta:
-        wanted = self.options.logprobs or self.options.top_logprobs
-        return TextDelta(
-            text,
-            token,
-            float(logprobs[token]) if wanted else None,
-            top_logprobs(logprobs, self.options.top_logprobs),
-        )
 
     def _release(self, delta: TextDelta) -> None:
         if delta.text or delta.token is not None:
@@ -267,11 +263,11 @@ class _Answer:
         speed = 0.0
         if first is not None and self.last_token is not None and self.last_token > first:
             speed = (len(self.fed) - 1) / (self.last_token - first)
-        return Finished(
+        return replace(
+            never_started(self.generation, error),
             finish_reason=reason,
             answer="".join(self.released),
             tokens=tuple(self.tokens),
-            prompt_tokens=len(self.prompt.tokens),
             cached_tokens=self.cached,
             disk_tokens=self.cached if self.start.from_disk else 0,
             images_encoded=self.images_encoded,
@@ -282,5 +278,4 @@ class _Answer:
             tokens_per_second=speed,
             seed=self.seed,
             stop_string=self.stops.matched,
-            error=error,
         )

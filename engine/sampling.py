@@ -1,5 +1,7 @@
 """Generation options in the form that mlx-lm's loop takes."""
 
+import math
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import mlx.core as mx
@@ -7,22 +9,71 @@ import numpy as np
 from mlx_lm.sample_utils import make_logits_processors, make_sampler
 
 from engine.options import GenerationOptions
+from vision_add_ons.errors import NumericalError
 
-Sampler = Callable[[mx.array], mx.array]
 LogitsProcessor = Callable[[mx.array, mx.array], mx.array]
+Alternatives = tuple[tuple[int, float], ...]
+"""Token ids and their log-probabilities."""
+
+SMALLEST = 1e-6
+"""Temperatures and top_p below it take the likeliest token."""
 
 
-def sampler(options: GenerationOptions, vocab_size: int) -> Sampler:
-    """mlx-lm's sampler for these options. It draws from the calling thread's random state."""
-    # mlx-lm takes a top_p of 0 for none, and divides by temperatures too small to divide by.
-    greedy = options.temperature < 1e-6 or options.top_p == 0
-    return make_sampler(
-        temp=0.0 if greedy else options.temperature,
-        top_p=options.top_p,
-        min_p=options.min_p,
-        # mlx-lm refuses a k that filters nothing.
-        top_k=options.top_k if options.top_k < vocab_size else 0,
-    )
+class Sampler:
+    """mlx-lm's sampler for these options, which also tells how likely its tokens were.
+
+    It draws from the calling thread's random state.
+    """
+
+    def __init__(self, options: GenerationOptions, vocab_size: int) -> None:
+        # mlx-lm divides by the temperature, and takes a top_p of 0 for none, and a tiny one for
+        # less than the likeliest token has.
+        self._greedy = options.temperature < SMALLEST or options.top_p < SMALLEST
+        self._choose = make_sampler(
+            temp=0.0 if self._greedy else options.temperature,
+            top_p=options.top_p,
+            min_p=options.min_p,
+            # mlx-lm refuses a k that filters nothing.
+            top_k=options.top_k if options.top_k < vocab_size else 0,
+        )
+        self._alternatives = min(options.top_logprobs, vocab_size)
+        self._told: deque[list[mx.array]] = deque()
+
+    def __call__(self, logprobs: mx.array) -> mx.array:
+        """A token, [1], for log-probabilities [1, vocab_size]."""
+        # Divided by a small temperature, float16 overflows.
+        token = self._choose(logprobs if self._greedy else logprobs.astype(mx.float32))
+        told = [mx.take_along_axis(logprobs, token[:, None], axis=-1)]
+        if count := self._alternatives:
+            ids = mx.argpartition(-logprobs, kth=count - 1, axis=-1)[:, :count]
+            told += [ids, mx.take_along_axis(logprobs, ids, axis=-1).astype(mx.float32)]
+        self._told.append(told)
+        # Computed along with the token: when mlx-lm's loop hands a token on, the next step is under
+        # way, and whatever is asked for only then waits for that.
+        return mx.depends(token, told)
+
+    def next(self) -> tuple[float, Alternatives]:
+        """The log-probability of the next token, in the order of sampling, and the likeliest ones.
+
+        Raises `NumericalError` if it is not finite, and it is not as soon as any logit is NaN or
+        +infinity: softmax spreads them over the vocabulary. A logit of -infinity rules out its own
+        token alone.
+        """
+        told = self._told.popleft()
+        logprob = float(told[0])
+        if not math.isfinite(logprob):
+            raise NumericalError(
+                "the model computed NaN or infinity instead of probabilities: its weights are "
+                "damaged, or too large for their dtype; fetch it again, or convert it to bfloat16"
+            )
+        return logprob, _alternatives(*told[1:]) if len(told) > 1 else ()
+
+
+def _alternatives(tokens: mx.array, logprobs: mx.array) -> Alternatives:
+    """Both [1, count] in any order; likeliest first, without tokens that the model rules out."""
+    ids, values = np.array(tokens[0]), np.array(logprobs[0])
+    order = np.argsort(-values, kind="stable")
+    return tuple((int(ids[i]), float(values[i])) for i in order if values[i] > -math.inf)
 
 
 def logits_processors(
@@ -42,22 +93,19 @@ def logits_processors(
         frequency_penalty=options.frequency_penalty,
         frequency_context_size=options.penalty_context,
     )
+    if not processors:
+        return []
     history = mx.array(list(cached_tokens[-options.penalty_context :]), dtype=mx.int32)
-    if not processors or not history.size:
-        return processors
 
     def with_history(processor: LogitsProcessor) -> LogitsProcessor:
         return lambda tokens, logits: processor(mx.concatenate([history, tokens]), logits)
 
-    return [with_history(processor) for processor in processors]
+    if history.size:
+        processors = [with_history(processor) for processor in processors]
+    return [_in_range, *processors]
 
 
-def top_logprobs(logprobs: mx.array, count: int) -> tuple[tuple[int, float], ...]:
-    """The `count` likeliest tokens of a [vocab_size] vector, likeliest first."""
-    if count == 0:
-        return ()
-    count = min(count, logprobs.size)
-    tokens = mx.argpartition(-logprobs, kth=count - 1)[:count]
-    ids, values = np.array(tokens), np.array(logprobs[tokens].astype(mx.float32))
-    order = np.argsort(-values, kind="stable")
-    return tuple((int(ids[i]), float(values[i])) for i in order)
+def _in_range(_: mx.array, logits: mx.array) -> mx.array:
+    """Logits that penalties and biases cannot push over the end of their dtype: float16 has one at
+    65,504. bfloat16 has the range of float32, and stays as mlx-lm has it."""
+    return logits.astype(mx.float32) if logits.dtype == mx.float16 else logits

@@ -2,20 +2,16 @@
 
 from collections.abc import Sequence
 
-from vision_add_ons.errors import OptionError
-
 
 class StopStrings:
     """Watches streamed text for stop strings, as if it came one character at a time.
 
     The stop string that ends first wins; of several that end together, the longest. Text that may
-    still become a stop string is held back. `matched` is the stop string found, or None. Raises
-    `OptionError` if a stop string is empty.
+    still become a stop string is held back. `matched` is the stop string found, or None. No
+    stop string is empty: `GenerationOptions` takes none that is.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
-        if not all(stops):
-            raise OptionError("a stop string is empty; leave it out or give at least one character")
         # Longest first: of those that end at one character, the first found is the right one.
         self._stops = sorted(dict.fromkeys(stops), key=len, reverse=True)
         self._borders = [_border_lengths(stop) for stop in self._stops]

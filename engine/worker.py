@@ -5,7 +5,6 @@ import logging
 import os
 import sys
 import threading
-import time
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Hashable
@@ -14,8 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine.disk_writer import WriterThread
-from engine.events import Finished
-from engine.generation import Generation
+from engine.generation import Generation, never_started
 from engine.processes import check_process
 from vision_add_ons.errors import EngineClosed, EngineFailed
 
@@ -174,7 +172,7 @@ class Worker:
                 self._current.cancel()
             self._changed.notify()
         for generation in waiting:
-            generation.finish(_never_started(generation))
+            generation.finish(never_started(generation))
         if self.wait_for_end():
             atexit.unregister(self.close)
 
@@ -224,7 +222,7 @@ class Worker:
 
     def _end(self, job: Generation | Task, error: BaseException) -> None:
         if isinstance(job, Generation):
-            job.finish(_never_started(job, error))
+            job.finish(never_started(job, error))
         elif not job.future.done():
             job.future.set_exception(error)
 
@@ -256,7 +254,7 @@ class Worker:
             if isinstance(job, Task):
                 job.run(memory)
             elif job.cancelled:
-                job.finish(_never_started(job))
+                job.finish(never_started(job))
             else:
                 runner.run(job)
         except BaseException as error:
@@ -284,7 +282,7 @@ class Worker:
             if generation not in self._waiting:
                 return
             self._waiting.remove(generation)
-        generation.finish(_never_started(generation))
+        generation.finish(never_started(generation))
 
 
 def _keep_grown(memory: "Memory") -> None:
@@ -292,22 +290,3 @@ def _keep_grown(memory: "Memory") -> None:
         memory.keep_grown()
     except Exception:
         log.exception("KV caches could not be written to the disk")
-
-
-def _never_started(generation: Generation, error: BaseException | None = None) -> Finished:
-    return Finished(
-        finish_reason="error" if error else "cancelled",
-        error=error,
-        answer="",
-        tokens=(),
-        prompt_tokens=len(generation.prompt.tokens),
-        cached_tokens=0,
-        disk_tokens=0,
-        images_encoded=0,
-        images_reused=0,
-        queue_seconds=time.perf_counter() - generation.submitted,
-        prefill_seconds=0.0,
-        time_to_first_token=None,
-        tokens_per_second=0.0,
-        seed=generation.options.seed or 0,
-    )

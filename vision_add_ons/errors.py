@@ -112,6 +112,10 @@ class ChatBusy(RequestError):
     """The conversation is still waiting for its previous answer."""
 
 
+class NumericalError(SightlineError):
+    """The model computed NaN or infinity; the answer ends there, and nothing of it is kept."""
+
+
 class ConversationFileError(SightlineError):
     """A saved conversation cannot be read or written; nothing on disk has changed."""
 

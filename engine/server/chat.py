@@ -18,7 +18,7 @@ from engine.server.schemas import ChatRequest
 from engine.server.service import Service
 from engine.server.streaming import EventStream, Json, WholeAnswer
 from engine.server.tokens import TokenTexts
-from engine.server.usage import FINISH, finite, usage
+from engine.server.usage import FINISH, usage
 
 
 class ChatForm:
@@ -76,7 +76,7 @@ class ChatForm:
 
     def _entry(self, token: int, logprob: float) -> Json:
         text, data = self._tokens(token)
-        return {"token": text, "logprob": finite(logprob), "bytes": data}
+        return {"token": text, "logprob": logprob, "bytes": data}
 
 
 def chat_router(service: Service) -> APIRouter:

@@ -18,7 +18,7 @@ from engine.server.schemas import CompletionRequest
 from engine.server.service import Service
 from engine.server.streaming import EventStream, Json, WholeAnswer
 from engine.server.tokens import TokenTexts
-from engine.server.usage import FINISH, finite, usage
+from engine.server.usage import FINISH, usage
 
 
 class CompletionForm:
@@ -87,11 +87,11 @@ class CompletionForm:
         for delta in deltas:
             if delta.token is not None and delta.logprob is not None:
                 told["tokens"].append(self._tokens(delta.token)[0])
-                told["token_logprobs"].append(finite(delta.logprob))
+                told["token_logprobs"].append(delta.logprob)
                 # OpenAI tells the token that was drawn too, and of one text's tokens the likeliest.
                 tops: dict[str, float] = {}
                 for token, logprob in (*delta.top_logprobs, (delta.token, delta.logprob)):
-                    tops.setdefault(self._tokens(token)[0], finite(logprob))
+                    tops.setdefault(self._tokens(token)[0], logprob)
                 told["top_logprobs"].append(tops)
                 told["text_offset"].append(self._offset)
             self._offset += len(delta.text)

@@ -18,6 +18,7 @@ from vision_add_ons.errors import (
     EngineFailed,
     ImageCountError,
     ImageError,
+    NumericalError,
     OptionError,
     RequestError,
 )
@@ -99,7 +100,8 @@ _FAILURE = ApiError(500, "something went wrong in the server", "internal_error")
 
 
 def as_api_error(error: BaseException) -> ApiError:
-    """What to tell a client about `error`; nothing but the status unless it is a refusal."""
+    """What to tell a client about `error`; nothing but the status unless it is a refusal,
+    or numbers that are none."""
     if isinstance(error, ApiError):
         return error
     for kind, code in _CODES:
@@ -108,6 +110,8 @@ def as_api_error(error: BaseException) -> ApiError:
     if isinstance(error, EngineClosed) and not isinstance(error, EngineFailed):
         return ApiError(503, "the server is shutting down", "shutting_down")
     log.error("a request failed", exc_info=error)
+    if isinstance(error, NumericalError):
+        return ApiError(500, str(error), "numerical_error")
     return _FAILURE
 
 

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from engine.options import BOUNDS, LARGEST
+
 PART_TYPES = ("text", "image_url")
 
 Unsupported = Annotated[None, Field(description="Not supported; null at most.")]
@@ -28,8 +30,13 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Integer = Annotated[int, BeforeValidator(_whole)]
-"""JSON knows no integers: 5.0 is 5."""
+_Whole = BeforeValidator(_whole)
+"""JSON knows no integers: 5.0 is 5. It stands behind the bounds, or /openapi.json lacks them."""
+Positive = Annotated[int, Field(ge=1, le=LARGEST), _Whole]
+Count = Annotated[int, Field(ge=0, le=LARGEST), _Whole]
+Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1), _Whole]
+Alternatives = Annotated[int, Field(ge=0, le=20), _Whole]
+One = Annotated[int, Field(ge=1, le=1), _Whole]
 
 
 def _flag(value: Any) -> Any:
@@ -43,7 +50,13 @@ StopText = Annotated[str, Field(min_length=1, max_length=256)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 
-Bias = Annotated[float, Field(ge=-100, le=100)]
+def _within(name: str, **more: Any) -> Any:
+    """A field with the engine's own bounds of an option; None if not given."""
+    low, high = BOUNDS[name]
+    return Field(None, ge=low, le=high, **more)
+
+
+Bias = Annotated[float, Field(ge=BOUNDS["logit_bias"][0], le=BOUNDS["logit_bias"][1])]
 MOST_BIASES = 1024
 
 
@@ -121,24 +134,22 @@ class Sampling(Strict):
     """What both ways of asking share. Defaults are the engine's: the likeliest token wins."""
 
     model: str = Field(description="The id that /v1/models tells.")
-    max_tokens: Integer | None = Field(None, ge=1, le=2**31 - 1)
+    max_tokens: Positive | None = None
     temperature: float | None = Field(
         None, ge=0, le=2, description="0, the default, takes the likeliest token."
     )
-    top_p: float | None = Field(None, ge=0, le=1)
-    top_k: Integer | None = Field(
-        None, ge=0, le=2**31 - 1, description="Beside OpenAI's; 0 for all."
-    )
-    min_p: float | None = Field(None, ge=0, le=1, description="Beside OpenAI's.")
-    seed: Integer | None = Field(None, ge=-(2**63), le=2**63 - 1)
+    top_p: float | None = _within("top_p")
+    top_k: Count | None = Field(None, description="Beside OpenAI's; 0 for all.")
+    min_p: float | None = _within("min_p", description="Beside OpenAI's.")
+    seed: Seed | None = None
     stop: StopText | Annotated[list[StopText], Field(max_length=16)] | None = None
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    repetition_penalty: float | None = Field(None, gt=0, le=10, description="Beside OpenAI's.")
-    penalty_context: Integer | None = Field(
+    repetition_penalty: float | None = _within(
+        "repetition_penalty", description="Beside OpenAI's; 1 changes nothing."
+    )
+    penalty_context: Positive | None = Field(
         None,
-        ge=1,
-        le=2**31 - 1,
         description="Beside OpenAI's: the tokens before, prompt included, that penalties look at.",
     )
     logit_bias: Annotated[dict[str, Bias], BeforeValidator(_not_many)] | None = Field(
@@ -154,7 +165,7 @@ class Sampling(Strict):
         max_length=512,
         description="Whose request this is: a client's users take turns. Not kept.",
     )
-    n: Integer | None = Field(None, ge=1, le=1)
+    n: One | None = None
 
     @model_validator(mode="after")
     def _check(self) -> "Sampling":
@@ -168,11 +179,11 @@ class Sampling(Strict):
 
 class ChatRequest(Sampling):
     messages: list[ChatMessage] = Field(min_length=1, fail_fast=True)
-    max_completion_tokens: Integer | None = Field(
-        None, ge=1, le=2**31 - 1, description="The newer name of max_tokens; give one of the two."
+    max_completion_tokens: Positive | None = Field(
+        None, description="The newer name of max_tokens; give one of the two."
     )
     logprobs: bool | None = None
-    top_logprobs: Integer | None = Field(None, ge=0, le=20)
+    top_logprobs: Alternatives | None = None
     response_format: TextFormat | None = None
     modalities: list[Literal["text"]] | None = Field(None, max_length=8)
     service_tier: Literal["auto", "default"] | None = None
@@ -204,8 +215,8 @@ class CompletionRequest(Sampling):
         | Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
         | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=1)]
     ) = Field(description="One text as it stands, without a chat template, or one list of ids.")
-    max_tokens: Integer | None = Field(None, ge=1, le=2**31 - 1, description="16 by default.")
-    logprobs: Integer | None = Field(None, ge=0, le=20)
-    best_of: Integer | None = Field(None, ge=1, le=1)
+    max_tokens: Positive | None = Field(None, description="16 by default.")
+    logprobs: Alternatives | None = None
+    best_of: One | None = None
     echo: Off = None
     suffix: Unsupported = None

@@ -8,11 +8,6 @@ FINISH = {"stop": "stop", "stop_string": "stop", "length": "length"}
 """OpenAI's words for why an answer ended; the others are errors there."""
 
 
-def finite(logprob: float) -> float:
-    """A token that a bias rules out has no logarithm that JSON could hold; OpenAI tells this."""
-    return max(logprob, -9999.0)
-
-
 def usage(finished: Finished) -> dict[str, Any]:
     """See `engine.server.answers.Usage`."""
     return {

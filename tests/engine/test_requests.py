@@ -34,6 +34,7 @@ from engine import (
         {"stop": ["a", ""]},
         {"stop": [3]},
         {"repetition_penalty": 0},
+        {"repetition_penalty": 5e-324},
         {"presence_penalty": float("nan")},
         {"penalty_context": 0},
         {"logit_bias": {-1: 1.0}},

@@ -5,19 +5,21 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 
 from support.planted import Planting
 
-from vision_add_ons.base import ExpandedPrompt, ImageSpan
+from vision_add_ons.base import ExpandedPrompt, ImageSpan, Picture
 from vision_add_ons.cache_views import BidirectionalView, Range
 from vision_add_ons.gemma3 import Gemma3AddOn
 from vision_add_ons.mrope import MRope, Positions, PositionView, PromptPositions
 from vision_add_ons.paligemma import PaliGemmaAddOn
 from vision_add_ons.qwen2_vl import Qwen2VLAddOn
-from vision_add_ons.testing import answer_checks, text_checks
+from vision_add_ons.testing import BOS, answer_checks, relative_error, row_checks, text_checks
+from vision_add_ons.testing.kit import ask
 
 # --- masks ------------------------------------------------------------------------------------
 
@@ -149,3 +151,52 @@ class DecoderRemembers(Qwen2VLAddOn):
 )
 def test_text(planting: Planting, faulty: Any, saying: str) -> None:
     planting.caught(faulty, text_checks.check_text_is_left_alone, saying)
+
+
+# --- numbers that are none --------------------------------------------------------------------
+
+
+class RowsOfNaN(Qwen2VLAddOn):
+    def encode_image(self, picture: Picture) -> mx.array:
+        return super().encode_image(picture) * float("nan")
+
+
+class OneNumberInfinite(Qwen2VLAddOn):
+    def encode_image(self, picture: Picture) -> mx.array:
+        rows = super().encode_image(picture)
+        rows[0, 0] = float("inf")
+        return rows
+
+
+@pytest.mark.parametrize("faulty", [RowsOfNaN, OneNumberInfinite])
+def test_no_numbers_in_rows(planting: Planting, faulty: Any) -> None:
+    planting.caught(faulty, row_checks.check_rows, "numbers of ours are NaN or infinite")
+    planting.caught(faulty, answer_checks.check_one_picture, "after 0 tokens .* NaN or infinity")
+
+
+@pytest.mark.parametrize("step", [0, 1, 7])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_no_number_in_any_step_of_an_answer(planting: Planting, step: int, wrong: float) -> None:
+    """`max` passes over a NaN that is not the first."""
+    kit = planting.kit("qwen2_vl")
+    case = kit.case("an answer with a NaN")
+    prompt = [BOS, *case.words(5)]
+    answered = ask(kit.engine, prompt, kit.reference)
+    case.hold(prompt, answered, kit.reference)
+    answered.logits[step, 3] = wrong
+    with pytest.raises(AssertionError, match=r"numbers of the answer's logits .* are NaN"):
+        case.hold(prompt, answered, kit.reference)
+
+
+def test_a_reference_without_numbers() -> None:
+    numbers = np.ones((2, 3))
+    assert relative_error(numbers, numbers) == 0
+    for wrong in (np.nan, np.inf):
+        spoiled = numbers.copy()
+        spoiled[1, 2] = wrong
+        with pytest.raises(AssertionError, match="1 of 6 numbers of the reference are NaN"):
+            relative_error(numbers, spoiled)
+        with pytest.raises(AssertionError, match="1 of 6 numbers of ours are NaN"):
+            relative_error(spoiled, numbers)
+    with pytest.raises(AssertionError, match="zero everywhere"):
+        relative_error(numbers, 0 * numbers)

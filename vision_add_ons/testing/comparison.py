@@ -8,13 +8,26 @@ TOLERANCE = 2e-5
 
 
 def relative_error(ours: np.ndarray, reference: np.ndarray) -> float:
-    """||ours - reference|| / ||reference||, computed in float64. Raises AssertionError if the
-    shapes differ."""
+    """||ours - reference|| / ||reference||, computed in float64: always a finite number.
+
+    Raises AssertionError if the shapes differ, if either holds NaN or infinity (which `max` and
+    most comparisons pass over), or if the reference is zero everywhere.
+    """
     assert ours.shape == reference.shape, (
         f"ours has shape {ours.shape}, the reference {reference.shape}"
     )
+    finite("ours", ours)
+    finite("the reference", reference)
     a, b = ours.astype(np.float64), reference.astype(np.float64)
-    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+    scale = np.linalg.norm(b)
+    assert scale, "the reference is zero everywhere, which nothing can be compared with"
+    return float(np.linalg.norm(a - b) / scale)
+
+
+def finite(whose: str, array: np.ndarray) -> None:
+    """Raises AssertionError, saying `whose`, if an array of numbers holds NaN or infinity."""
+    wrong = int((~np.isfinite(array)).sum())
+    assert not wrong, f"{wrong} of {array.size} numbers of {whose} are NaN or infinite"
 
 
 def centred(logits: np.ndarray) -> np.ndarray:

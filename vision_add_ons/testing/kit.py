@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from vision_add_ons.base import VisionAddOn
-from vision_add_ons.errors import CheckpointError
-from vision_add_ons.testing.comparison import TOLERANCE, centred, relative_error
+from vision_add_ons.errors import CheckpointError, NumericalError
+from vision_add_ons.testing.comparison import TOLERANCE, centred, finite, relative_error
 from vision_add_ons.testing.engines import Load, LoadedEngine, tokens_of
 from vision_add_ons.testing.folders import changed_folder
 from vision_add_ons.testing.photo import Photo
@@ -164,6 +164,8 @@ class Case:
             "at picture_tokens and expand_prompt"
         )
         theirs = centred(reference.logits(tokens, images, answer[:-1])[len(tokens) - 1 :])
+        finite(f"the reference's logits ({self.name})", theirs)
+        finite(f"the answer's logits ({self.name})", ours)
         errors = [relative_error(a, b) for a, b in zip(ours, theirs, strict=False)]
         self.note("first", errors[0])
         self.note(f"worst of {ANSWER}", max(errors))
@@ -206,7 +208,13 @@ def ask(
     asked, images = request(prompt, reference)
     generation = engine.generate(asked, images=images, options=wanted)
     deltas = tokens_of(generation)
-    end = generation.result()
+    try:
+        end = generation.result()
+    except NumericalError as error:
+        raise AssertionError(
+            f"after {len(deltas)} tokens of the answer, {error}; the kit's own weights are "
+            "small: look at the rows (check_rows), and at masks by which a token sees nothing"
+        ) from error
     logprobs = np.empty((len(deltas), VOCAB), np.float32)
     for row, delta in zip(logprobs, deltas, strict=True):
         assert len(delta.top_logprobs) == VOCAB, (
