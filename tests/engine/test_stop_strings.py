@@ -99,7 +99,7 @@ def searches(draw: st.DrawFn) -> tuple[list[str], list[str]]:
 
 
 @given(searches())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_any_chunking_gives_the_result_of_the_definition(search: tuple[list, list]) -> None:
     stops, chunks = search
     text = "".join(chunks)
@@ -113,7 +113,7 @@ def test_any_chunking_gives_the_result_of_the_definition(search: tuple[list, lis
 
 
 @given(searches())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_text_is_released_as_soon_as_it_is_safe(search: tuple[list, list]) -> None:
     stops, chunks = search
     watcher = StopStrings(stops)
