@@ -30,10 +30,11 @@ def seed(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture(autouse=True)
-def seeded(seed: int) -> None:
+def seeded(request: pytest.FixtureRequest) -> None:
     """What draws from a library's own state draws the same, whatever ran before."""
     import mlx.core as mx
 
+    seed = seed_of(request.node.name)
     random.seed(seed)
     np.random.seed(seed)
     mx.random.seed(seed)
@@ -105,6 +106,17 @@ def tiny_engine(tiny_folder: Path) -> "Iterator[Engine]":
 
     with load(tiny_folder) as loaded:
         yield loaded
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "drawn: something about it follows from a seed")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`-m drawn` chooses what a sweep is for."""
+    for item in items:
+        if not {"seed", "class_kit", "planting"}.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker("drawn")
 
 
 def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter") -> None:

@@ -1,5 +1,6 @@
 """Fidelity of one checkpoint to another, against torch and numpy."""
 
+import gc
 import importlib.util
 import resource
 import shutil
@@ -135,6 +136,7 @@ def test_long_texts_are_cut(small: tuple[Path, Path], tmp_path: Path, seed: int)
 
 
 def test_one_model_at_a_time(tiny_folder: Path) -> None:
+    gc.collect()  # what others left, or it would go meanwhile
     mx.clear_cache()
     before = mx.get_active_memory()
     stages: list[str] = []
