@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+from support.seeds import load_profile, seed_of
 
 from model_kit.blas import preload_openblas
 
@@ -18,14 +20,24 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 preload_openblas()
+load_profile()
 
 
 @pytest.fixture
 def seed(request: pytest.FixtureRequest) -> int:
-    """A fresh seed for each test, printed so that a failure can be repeated."""
-    value = random.SystemRandom().randrange(2**31)
-    print(f"seed of {request.node.name}: {value}")
-    return value
+    """A seed for each test, of its own; see `support.seeds`."""
+    return seed_of(request.node.name)
+
+
+@pytest.fixture(autouse=True)
+def seeded(request: pytest.FixtureRequest) -> None:
+    """What draws from a library's own state draws the same, whatever ran before."""
+    import mlx.core as mx
+
+    seed = seed_of(request.node.name)
+    random.seed(seed)
+    np.random.seed(seed)
+    mx.random.seed(seed)
 
 
 @pytest.fixture(scope="session")
@@ -49,9 +61,8 @@ def seeing_folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -
     """A Moxin-format checkpoint: a small random text model with small random eyes."""
     from support.moxin_checkpoint import write_seeing
 
-    seed = random.SystemRandom().randrange(2**31)
-    print(f"seed of the eyes: {seed}")
-    return write_seeing(tmp_path_factory.mktemp("seeing") / "seeing", tiny_folder, seed)
+    place = tmp_path_factory.mktemp("seeing") / "seeing"
+    return write_seeing(place, tiny_folder, seed_of("seeing folder"))
 
 
 @pytest.fixture(scope="session")
@@ -95,6 +106,17 @@ def tiny_engine(tiny_folder: Path) -> "Iterator[Engine]":
 
     with load(tiny_folder) as loaded:
         yield loaded
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "drawn: something about it follows from a seed")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`-m drawn` chooses what a sweep is for."""
+    for item in items:
+        if not {"seed", "class_kit", "planting"}.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker("drawn")
 
 
 def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter") -> None:

@@ -463,20 +463,18 @@ def test_a_closed_pipe_is_left_quietly(tiny_folder: Path) -> None:
         assert running.stderr is not None
         assert running.stdout.read(1)
         running.stdout.close()
-        assert running.wait(20) == 141
+        assert running.wait(60) == 141
         assert running.stderr.read() == b""
 
 
-@pytest.mark.parametrize("seconds", [1.0, 2.5])
-def test_ctrl_c_at_any_time(seconds: float, demo: Path) -> None:
-    """While it loads, on most machines; while it answers, on fast ones."""
+def test_ctrl_c_while_it_answers(demo: Path) -> None:
     asked = [*COMMAND, "generate", "--prompt", "Write a long story.", "--max-tokens", "2000"]
     with subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
-        with pytest.raises(subprocess.TimeoutExpired):
-            running.wait(seconds)
+        assert running.stdout is not None
+        assert running.stdout.read(1)
         os.kill(running.pid, signal.SIGINT)
-        said = running.communicate(timeout=20)[1]
-        assert said == b"" or said.endswith(b", finish reason cancelled\n")
+        said = running.communicate(timeout=60)[1]
+        assert said == b"" or said.endswith(b", finish reason cancelled\n"), said
         assert running.returncode == 130
 
 

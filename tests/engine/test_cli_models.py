@@ -124,6 +124,6 @@ def test_ctrl_c_during_a_download(
         assert hub.stalled.wait(30)
         assert list(cache.rglob("*.incomplete"))
         running.send_signal(signal.SIGINT)
-        assert running.communicate(timeout=20) == (None, b"")
+        assert running.communicate(timeout=60) == (None, b"")
     assert running.returncode == 130
     assert list(cache.rglob("*.incomplete")) == []

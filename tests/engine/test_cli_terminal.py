@@ -10,6 +10,7 @@ import sys
 import termios
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ class Keyboard:
         self.screen = ""
         os.write(self.terminal, keys.encode())
 
-    def wait_for(self, text: str, seconds: float = 30.0) -> str:
+    def wait_for(self, text: str, seconds: float = 60.0) -> str:
         """The screen, once it shows the text; an empty text waits for the end of the process."""
         end = time.monotonic() + seconds
         while not text or text not in self.screen:
@@ -46,6 +47,15 @@ class Keyboard:
                     break
                 self.screen += shown.decode(errors="replace")
         return self.screen
+
+    def insist(self, keys: str, text: str) -> None:
+        """Type again and again, until the screen shows the text."""
+        for _ in range(30):
+            self.type(keys)
+            with suppress(AssertionError):
+                self.wait_for(text, 2)
+                return
+        raise AssertionError(f"no {text!r} in {self.screen!r}")
 
     def exit_code(self) -> int:
         self.wait_for("")
@@ -67,10 +77,8 @@ def test_a_session(keyboard: Keyboard) -> None:
 
     keyboard.type("half a line")
     keyboard.wait_for("half a line")
-    # Python's line editor takes note of Ctrl-C only while it waits: a hand is slower than a test.
-    time.sleep(1)
-    keyboard.type("\x03")
-    keyboard.wait_for("/quit or Ctrl-D leaves.\r\n")
+    # Python's line editor takes note of Ctrl-C only while it waits: as a hand does, until it helps.
+    keyboard.insist("\x03", "/quit or Ctrl-D leaves.\r\n")
     keyboard.wait_for("> ")
 
     keyboard.type("Write a very long story about a lighthouse.\n")

@@ -28,7 +28,7 @@ def test_warm_answers_are_cold_answers(
     written(reference, tmp_path)
     with Simulation(tmp_path, reference.image_token, seed, BUDGET) as simulation:
 
-        @settings(max_examples=2, deadline=None, database=None)
+        @settings(max_examples=2)
         @given(steps=STEPS)
         def check(steps: list[Step]) -> None:
             simulation.forget_all()

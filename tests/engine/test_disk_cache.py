@@ -271,13 +271,18 @@ def test_the_vocabulary_alone_touches_no_file(letters_folder: Path, tmp_path: Pa
     assert kv_path(path).exists()
 
 
-def test_a_write_that_failed_is_made_up_for(letters_folder: Path, tmp_path: Path) -> None:
+def test_a_write_that_failed_is_made_up_for(
+    letters_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with load(letters_folder, cache_dir=tmp_path) as engine:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
         try:
             talk(engine, turns=1)
-            time.sleep(1)
+            until = time.monotonic() + 60
+            while "a conversation is not kept" not in caplog.text:
+                assert time.monotonic() < until
+                time.sleep(0.01)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert files(tmp_path) == []

@@ -1,5 +1,6 @@
 """Fidelity of one checkpoint to another, against torch and numpy."""
 
+import gc
 import importlib.util
 import resource
 import shutil
@@ -17,6 +18,7 @@ from support import tiny
 from support.gemma3_reference import Gemma3Reference
 from support.paligemma_reference import PaliGemma2Reference
 from support.qwen2_vl_reference import Qwen2VLReference
+from support.seeds import seed_of
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -77,8 +79,7 @@ def check(item: ItemFidelity, source: Any, target: Any) -> None:
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A text model with few words, and one with other weights, not far off."""
-    seed = int.from_bytes(np.random.default_rng().bytes(3), "big")
-    print(f"seed of the small models: {seed}")
+    seed = seed_of("small models")
     folders = []
     for amount in (0.0, 0.1):
         model = perturbed(tiny.text_model(seed, vocab_size=VOCAB), seed + 1, amount)
@@ -135,6 +136,7 @@ def test_long_texts_are_cut(small: tuple[Path, Path], tmp_path: Path, seed: int)
 
 
 def test_one_model_at_a_time(tiny_folder: Path) -> None:
+    gc.collect()  # what others left, or it would go meanwhile
     mx.clear_cache()
     before = mx.get_active_memory()
     stages: list[str] = []
@@ -193,8 +195,7 @@ def write_words(folder: Path, special: dict[int, str]) -> None:
 
 @pytest.fixture(scope="module", params=[Gemma3Reference, Qwen2VLReference, PaliGemma2Reference])
 def family(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Family:
-    seed = int.from_bytes(np.random.default_rng().bytes(3), "big")
-    print(f"seed of the family: {seed}")
+    seed = seed_of(request.param.name)
     return Family(request.param, tmp_path_factory.mktemp("family"), seed)
 
 

@@ -535,7 +535,7 @@ SAMPLES = _samples()
     st.sampled_from(["cut", "header", "any", "both"]),
     st.randoms(),
 )
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 def test_damage_gives_a_picture_or_an_image_error(which: int, how: str, rng: random.Random) -> None:
     data = bytearray(SAMPLES[which])
     for _ in range(0 if how == "cut" else rng.randint(1, 8)):

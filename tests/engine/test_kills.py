@@ -9,14 +9,12 @@ from support import tiny
 SCRIPTS = Path(__file__).resolve().parent.parent.parent / "scripts"
 
 
-def test_killed_while_saving(
-    demo: Path, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_while_saving(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(SCRIPTS))
     monkeypatch.setattr(sys, "path", sys.path)
     from check_kills import run
 
-    folder = tiny.save(tiny.text_model(seed), tmp_path / "model", demo)
+    folder = tiny.save_of_letters(seed, tmp_path / "model")
     saves, warm = run(folder, 3, seed)
-    assert saves > 0
-    assert warm == 3
+    assert saves >= 3
+    assert warm > 0

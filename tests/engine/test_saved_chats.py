@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 from support import tiny
 from support.short_chats import SHORT, of_digits, talk
 
@@ -22,6 +21,7 @@ from engine import (
 )
 from engine.memory import kv_path
 from vision_add_ons.errors import ImageError
+from vision_add_ons.testing import Photo
 
 
 def test_a_saved_conversation_goes_on(tiny_folder: Path, tmp_path: Path) -> None:
@@ -65,9 +65,9 @@ def test_the_words_alone(tiny_folder: Path, tmp_path: Path) -> None:
         assert 40 < end.disk_tokens < end.prompt_tokens
 
 
-def test_with_a_picture(seeing_folder: Path, tmp_path: Path) -> None:
+def test_with_a_picture(seeing_folder: Path, tmp_path: Path, seed: int) -> None:
     path = tmp_path / "talk"
-    photo = Image.effect_noise((60, 40), 80).convert("RGB")
+    photo = Photo(60, 40, seed).image
     with load(seeing_folder) as engine:
         chat = engine.chat(options=of_digits(engine, SHORT))
         chat.send("What is this?", images=[photo]).result()
@@ -189,13 +189,13 @@ def test_an_empty_conversation(tiny_engine: Engine, tmp_path: Path) -> None:
     assert not kv_path(path).exists()
 
 
-def test_pictures_are_saved_as_they_came(tiny_engine: Engine, tmp_path: Path) -> None:
+def test_pictures_are_saved_as_they_came(tiny_engine: Engine, tmp_path: Path, seed: int) -> None:
     from engine import conversation_file
     from engine.messages import Message, load_pictures
 
     jpeg = tmp_path / "photo.jpg"
-    Image.effect_noise((64, 48), 60).convert("RGB").save(jpeg, quality=50)
-    drawn = Image.effect_noise((20, 30), 60).convert("RGB")
+    Photo(64, 48, seed).image.save(jpeg, quality=50)
+    drawn = Photo(20, 30, seed).image
     pictures = load_pictures([jpeg, drawn])
     conversation_file.write(
         tmp_path / "talk", [Message("user", "Look", pictures), Message("assistant", "Yes")]

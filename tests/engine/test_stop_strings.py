@@ -90,7 +90,7 @@ def searches(draw: st.DrawFn) -> tuple[list[str], list[str]]:
 
 
 @given(searches())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_any_chunking_gives_the_result_of_the_definition(search: tuple[list, list]) -> None:
     stops, chunks = search
     text = "".join(chunks)
@@ -104,7 +104,7 @@ def test_any_chunking_gives_the_result_of_the_definition(search: tuple[list, lis
 
 
 @given(searches())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_text_is_released_as_soon_as_it_is_safe(search: tuple[list, list]) -> None:
     stops, chunks = search
     watcher = StopStrings(stops)
@@ -121,6 +121,6 @@ def test_text_is_released_as_soon_as_it_is_safe(search: tuple[list, list]) -> No
 def test_long_repetitive_stops_take_linear_time(last: str) -> None:
     stop = "a" * 999 + last
     text = ("a" * 998 + "c") * 200
-    started = time.perf_counter()
+    started = time.process_time()
     assert run([stop, "a" * 500 + "b" + "a" * 500], [*text, stop]) == (text, stop)
-    assert time.perf_counter() - started < 5  # some 200 million steps if it were quadratic
+    assert time.process_time() - started < 5  # some 200 million steps if it were quadratic

@@ -50,21 +50,32 @@ class Observed:
     """A window, what it was told, and when its event loop turned."""
 
     def __init__(self, example: ModuleType, model: str | Path, file: Path) -> None:
-        self.stages: list[tuple[str, int, int]] = []
-        self.texts: list[float] = []
-        self.ticks: list[float] = []
-        self.window = example.Window(str(model), file)
+        stages: list[tuple[str, int, int]] = []
+
+        class Window(example.Window):  # type: ignore[name-defined,misc]
+            """Sees all that the thread at work tells: it is at work before anybody can connect."""
+
+            def show_progress(self, *told: Any) -> None:
+                stages.append(told)
+                super().show_progress(*told)
+
+        self.stages = stages
+        self.texts: list[bool] = []  # for each, whether more could be asked by then
+        self.ticks = 0
+        self.window = Window(str(model), file)
         WINDOWS.append(self.window)
-        self.window.progress.connect(lambda *told: self.stages.append(told))
         self.window.said.connect(self.note)
         self.timer = QtCore.QTimer(interval=10)
-        self.timer.timeout.connect(lambda: self.ticks.append(time.monotonic()))
+        self.timer.timeout.connect(self.tick)
         self.timer.start()
         self.window.show()
 
+    def tick(self) -> None:
+        self.ticks += 1
+
     def note(self, part: Any, role: str) -> None:
         if part and isinstance(part, str) and not role:
-            self.texts.append(time.monotonic())
+            self.texts.append(self.window.send.isEnabled())
 
     def until(self, condition: Callable[[], Any], seconds: float = 120) -> None:
         """Let the event loop turn until something holds."""
@@ -86,7 +97,6 @@ class Observed:
 
     def begin(self, question: str) -> None:
         self.texts.clear()
-        self.ticks.clear()
         QtTest.QTest.keyClicks(self.window.entry, question)
         QtTest.QTest.keyClick(self.window.entry, QtCore.Qt.Key.Key_Return)
         assert not self.window.send.isEnabled()
@@ -181,18 +191,14 @@ def test_loads_and_stays_responsive(observed: Observed) -> None:
     assert stages[0] == "import libraries"
     done = [done for stage, done, _ in observed.stages if stage == "load decoder"]
     assert done == sorted(done)
-    # Of a hundred a second; not one would come if the load were on this thread.
-    assert len(observed.ticks) > 20
-    gap = max(b - a for a, b in zip(observed.ticks, observed.ticks[1:], strict=False))
-    print(f"longest time without an event: {gap:.2f} s")
+    assert observed.ticks  # not one would come if the load were on this thread
     assert not observed.window.bar.isVisible()
 
 
 def test_streams(fresh: Observed) -> None:
     assert fresh.ask("What is the capital of France?") == "The capital of France is Paris."
     assert len(fresh.texts) >= 4
-    between = [tick for tick in fresh.ticks if fresh.texts[0] < tick < fresh.texts[-1]]
-    assert len(between) >= 2
+    assert not any(fresh.texts)  # shown while the answer was being made
     assert "tokens" in fresh.window.statusBar().currentMessage()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from support import tiny
+from support.seeds import seed_of
 
 from model_kit import inspect_checkpoint, load_model_kit
 from vision_add_ons import errors
@@ -227,7 +228,7 @@ BROKEN = {
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = tiny.of_few_words(random.SystemRandom().randrange(2**31))
+    model = tiny.of_few_words(seed_of("broken checkpoints"))
     return tiny.save_of_few_words(model, tmp_path_factory.mktemp("sound") / "tiny")
 
 

@@ -10,6 +10,7 @@ pytest.importorskip("torch")
 from support.checkpoint_damage import Damages
 from support.damages.outcomes import Portrait, outcome, portrait
 from support.damages.wholes import write_wholes
+from support.seeds import seed_of
 
 from model_kit import load_model_kit
 
@@ -18,7 +19,7 @@ COUNT = 160
 
 @pytest.fixture(scope="module")
 def wholes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return write_wholes(tmp_path_factory.mktemp("whole"), random.SystemRandom().randrange(2**31))
+    return write_wholes(tmp_path_factory.mktemp("whole"), seed_of("damaged checkpoints"))
 
 
 def test_damaged_checkpoints_are_refused_or_the_same(

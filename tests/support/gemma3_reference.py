@@ -13,8 +13,9 @@ from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3Pro
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
 from support.pictures import photographs
+from support.sizes import SIGLIP, TEXT
 from vision_add_ons.errors import BrokenConfig, MissingWeight, UnsupportedCheckpoint
-from vision_add_ons.testing import BOS, EOS, PAD, VOCAB, Conversation, Reference, random_weights
+from vision_add_ons.testing import Conversation, Reference, random_weights
 
 BEGIN, ROW, END = 80, 81, 82
 ROWS = 16
@@ -57,37 +58,19 @@ class Gemma3Reference(Reference):
 
     def __init__(self, seed: int) -> None:
         text = {
-            "vocab_size": VOCAB,
-            "hidden_size": 64,
-            "intermediate_size": 96,
+            **TEXT,
             "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "head_dim": 16,
             "query_pre_attn_scalar": 24,
             "sliding_window": 24,
             "sliding_window_pattern": 3,
-            "max_position_embeddings": 512,
             "rope_parameters": {
                 "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
                 "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
             },
-            "bos_token_id": BOS,
-            "eos_token_id": EOS,
-            "pad_token_id": PAD,
-        }
-        vision = {
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "image_size": 64,
-            "patch_size": 8,
-            "vision_use_head": False,
         }
         config = Gemma3Config(
             text_config=text,
-            vision_config={"model_type": "siglip_vision_model", **vision},
+            vision_config={**SIGLIP, "patch_size": 8},
             mm_tokens_per_image=ROWS,
             image_token_index=ROW,
             boi_token_index=BEGIN,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from support.sizes import DECODER
 from vision_add_ons.testing import VOCAB
 
 Tensors = dict[str, np.ndarray]
@@ -70,11 +71,7 @@ DINO = TowerShape(width=48, depth=5, heads=3, mlp=96, registers=4, dino=True)
 SIGLIP = TowerShape(width=40, depth=4, heads=5, mlp=92)
 TEXT = {
     "model_type": "mistral",
-    "hidden_size": 64,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 96,
+    **DECODER,
     "vocab_size": VOCAB,
     "rms_norm_eps": 1e-5,
     "rope_theta": 10000.0,

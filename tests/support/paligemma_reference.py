@@ -13,8 +13,9 @@ from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, Pal
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from support.pictures import photographs
+from support.sizes import SIGLIP, TEXT
 from vision_add_ons.errors import BrokenConfig, UnsupportedCheckpoint
-from vision_add_ons.testing import BOS, EOS, PAD, VOCAB, Conversation, Reference, random_weights
+from vision_add_ons.testing import BOS, Conversation, Reference, random_weights
 
 IMAGE = 80
 SIDE, ROWS = 64, 16
@@ -65,33 +66,13 @@ class PaliGemmaReference(Reference):
 
     def __init__(self, seed: int) -> None:
         text = {
-            "vocab_size": VOCAB,
-            "hidden_size": 64,
-            "intermediate_size": 96,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "head_dim": 16,
-            "max_position_embeddings": 512,
+            **TEXT,
             "rope_parameters": {"rope_type": "default", "rope_theta": 3e3},
-            "bos_token_id": BOS,
-            "eos_token_id": EOS,
-            "pad_token_id": PAD,
             **self.text,
-        }
-        vision = {
-            "model_type": "siglip_vision_model",
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "image_size": SIDE,
-            "patch_size": 16,
-            "vision_use_head": False,
         }
         config = PaliGemmaConfig(
             text_config=text,
-            vision_config=vision,
+            vision_config={**SIGLIP, "image_size": SIDE, "patch_size": 16},
             image_token_index=IMAGE,
             hidden_size=64,
             projection_dim=64,

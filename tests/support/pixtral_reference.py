@@ -16,14 +16,11 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration
 from transformers.models.pixtral import image_processing_pil_pixtral
 from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
 
+from support import sizes
 from support.pictures import photographs
 from vision_add_ons.errors import BrokenConfig, BrokenTokenizer, UnsupportedCheckpoint
 from vision_add_ons.testing import (
-    BOS,
-    EOS,
-    PAD,
     REMOVED,
-    VOCAB,
     Conversation,
     Reference,
     random_weights,
@@ -34,21 +31,12 @@ Fields = Mapping[str, Any]
 NONE: Fields = {}
 
 TEXT: dict[str, Any] = {
+    **sizes.TEXT,
     "model_type": "mistral",
-    "vocab_size": VOCAB,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
     "max_position_embeddings": 1024,
     "rms_norm_eps": 1e-5,
     "rope_parameters": {"rope_type": "default", "rope_theta": 3e5},
     "sliding_window": None,
-    "bos_token_id": BOS,
-    "eos_token_id": EOS,
-    "pad_token_id": PAD,
 }
 VISION: dict[str, Any] = {
     "model_type": "pixtral",

@@ -1,7 +1,6 @@
 """Faults planted into our own add-ons, each of which one check of the kit must name."""
 
 import importlib
-import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 
 from engine import load
+from support.seeds import seed_of
 from vision_add_ons.base import VisionAddOn
 from vision_add_ons.testing import Kit
 
@@ -28,12 +28,11 @@ class Planting:
     """One kit a family, with the class as it is; made when it is first asked for."""
 
     place: Path
-    seed: int = field(default_factory=lambda: random.SystemRandom().randrange(2**31))
+    seed: int = seed_of("planted faults")
     kits: dict[str, Kit] = field(default_factory=dict)
     passed: set[Any] = field(default_factory=set)
 
     def kit(self, family: str) -> Kit:
-        print(f"seed of planted faults: {self.seed}")
         if family not in self.kits:
             module, _, name = FAMILIES[family][0].partition(":")
             add_on = getattr(importlib.import_module(module), name)

@@ -16,14 +16,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from support.sizes import DECODER
 from vision_add_ons.testing import VOCAB, write_tokenizer
 
 SIZES: dict[str, Any] = {
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
+    **DECODER,
     "head_dim": 16,
     "vocab_size": 49152,  # the demo model's, whose tokenizer they borrow
     "max_position_embeddings": 512,

@@ -3,7 +3,7 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from mlx_lm.models.cache import KVCache, QuantizedKVCache, RotatingKVCache
 
@@ -44,7 +44,6 @@ def chunks(draw: st.DrawFn) -> tuple[int, int, Ranges]:
     return before, count, ranges
 
 
-@settings(deadline=None)
 @given(chunks())
 def test_mask_of_a_full_cache(chunk: tuple[int, int, Ranges]) -> None:
     before, count, ranges = chunk
@@ -58,7 +57,6 @@ def test_mask_of_a_full_cache(chunk: tuple[int, int, Ranges]) -> None:
         assert np.array_equal(np.array(mask), written_out(before, count, keys, ranges, None))
 
 
-@settings(deadline=None)
 @given(chunks(), st.integers(2, 50))
 def test_mask_of_a_rotating_cache(chunk: tuple[int, int, Ranges], window: int) -> None:
     """Against the keys that the cache then really holds, in the order it holds them."""

@@ -70,7 +70,6 @@ def ids_of(prompt: Prompt, until: int) -> np.ndarray:
     return np.concatenate([positions.ids, np.array(after).reshape(-1, 3).T], axis=1)
 
 
-@settings(deadline=None)
 @given(prompts(), st.sampled_from(REFERENCES))
 def test_positions_are_those_of_the_reference(prompt: Prompt, model: Any) -> None:
     length, grids = prompt
@@ -113,7 +112,7 @@ def ropes(scaling: dict[str, Any] | None, theta: float = 1e4) -> tuple[MRope, An
     return MRope(plain, SECTIONS), Qwen2VLRotaryEmbedding(config)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(prompts(), chunks, st.sampled_from([None, YARN]), st.integers(0, 2**31))
 def test_turning_is_the_reference_s(
     prompt: Prompt, chunk: tuple[int, int], scaling: dict[str, Any] | None, seed: int

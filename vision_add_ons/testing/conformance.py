@@ -1,6 +1,6 @@
 """The checks as tests of pytest."""
 
-import random
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -41,9 +41,10 @@ def skipping() -> Iterator[None]:
 class Conformance:
     """Derive a test class from this, and a family's add-on is checked.
 
-    `load` is the engine's: `load = staticmethod(engine.load)`. Each run draws a fresh seed and
-    prints it; to repeat a run, set `seed`. Measured errors are recorded as the property "parity"
-    of the test, a tuple of family, case and relative error.
+    `load` is the engine's: `load = staticmethod(engine.load)`. What is random is the same in each
+    run; the environment variable SIGHTLINE_SEED, a number from 0, asks for other weights, words and
+    pictures. Measured errors are recorded as the property "parity" of the test, a tuple of family,
+    case and relative error.
     """
 
     add_on: ClassVar[type[VisionAddOn]]
@@ -51,18 +52,21 @@ class Conformance:
     reference: ClassVar[Callable[[int], Reference] | Reference]
     """A class derived from `Reference`, or one that is ready and has a `seed`."""
     load: ClassVar[Load]
-    seed: ClassVar[int | None] = None
-    """None for a fresh one."""
+    seed: ClassVar[int] = 0
+    """Of the weights and of all else that is random, where SIGHTLINE_SEED says nothing."""
+
+    @classmethod
+    def seed_of_run(cls) -> int:
+        """SIGHTLINE_SEED, or `seed` where that is not set."""
+        return int(os.environ.get("SIGHTLINE_SEED") or cls.seed)
 
     @pytest.fixture(scope="class")
     @classmethod
     def class_kit(cls, tmp_path_factory: Any) -> Iterator[Kit]:
         """The checkpoint, the reference and the engine that this class's tests share."""
-        given, seed = cls.reference, cls.seed
-        if isinstance(given, Reference):
+        given, seed = cls.reference, cls.seed_of_run()
+        if isinstance(given, Reference) and given.seed is not None:
             seed = given.seed
-        if seed is None:
-            seed = random.SystemRandom().randrange(2**31)
         reference = given if isinstance(given, Reference) else given(seed)
         place = tmp_path_factory.mktemp(cls.__name__)
         kit = Kit(cls.add_on, reference, cls.load, place, seed)

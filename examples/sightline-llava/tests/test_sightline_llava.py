@@ -1,7 +1,6 @@
 """LLaVA 1.5 against transformers, on tiny models with random weights."""
 
 import json
-import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -167,8 +166,7 @@ class TestLlava(Conformance):
     ids=lambda changes: next(iter(changes)),
 )
 def test_other_choices(changes: dict[str, Any], tmp_path: Path) -> None:
-    seed = random.SystemRandom().randrange(2**31)
-    print("seed:", seed)
+    seed = TestLlava.seed_of_run()
     kit = Kit(LlavaAddOn, LlavaReference(seed, **changes), load, tmp_path, seed)
     check_rows(kit)
     check_two_pictures(kit)
