@@ -1,4 +1,4 @@
-"""Checkpoints in every dialect against transformers, and every way in which they are broken."""
+"""Checkpoints in every dialect against transformers, and what loading tells of them."""
 
 import json
 import os
