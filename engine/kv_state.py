@@ -112,6 +112,12 @@ def as_caches(kv: Sequence[Any], state: Snapshot) -> list[Any]:
     return [type(c).from_state(s) for c, s in zip(rotating, state, strict=True)]
 
 
+def finite(kv: Sequence[Any]) -> bool:
+    """Whether the last layer holds numbers alone: what is NaN or infinite before it comes to it."""
+    arrays = [a for a in _arrays(kv[-1].state) if mx.issubdtype(a.dtype, mx.floating)]
+    return all(mx.isfinite(a).all().item() for a in arrays)
+
+
 def nbytes(kv: Sequence[Any], snapshots: Mapping[int, Snapshot]) -> int:
     return sum(c.nbytes for c in kv) + sum(a.nbytes for s in snapshots.values() for a in _arrays(s))
 

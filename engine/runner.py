@@ -12,7 +12,7 @@ from mlx_lm import stream_generate
 
 from engine.events import Finished, FinishReason, Progress, TextDelta
 from engine.generation import Generation, never_started
-from engine.kv_state import kv_length, rotates, snapshot
+from engine.kv_state import finite, kv_length, rotates, snapshot
 from engine.memory import Memory
 from engine.prefill import run_ahead
 from engine.prompt_cache import Start
@@ -86,7 +86,7 @@ class _Answer:
             e.__traceback__ = None
         try:
             self._release_rest(reason)
-            self._store(failed=error is not None)
+            self._store(reason, failed=error is not None)
         except BaseException as e:
             error = error or e
         self.generation.finish(self._finished("error" if error else reason, error))
@@ -244,8 +244,8 @@ class _Answer:
             text = self.stops.feed(detokenizer.last_segment.rstrip("\ufffd"))
         self._release(TextDelta(text + self.stops.flush()))
 
-    def _store(self, failed: bool) -> None:
-        """Keep what was computed, also of an answer that was cancelled.
+    def _store(self, reason: FinishReason, failed: bool) -> None:
+        """Keep what was computed, also of an answer that was cancelled, if it is numbers.
 
         After an error, only what came from the cache: arrays that failed to evaluate would fail
         again.
@@ -256,6 +256,9 @@ class _Answer:
         key = [*self.prompt.key, *self.fed][:length]
         if len(key) == length:  # else it holds a token that nobody was told
             kv = plain_caches(self.kv or [])
+            # What was run and gave no token that was handed on, nobody has looked at.
+            if reason in ("cancelled", "stop_string") and not finite(kv):
+                return
             self.cache.put(key, kv, self.options.kv_variant, self.start)
 
     def _finished(self, reason: FinishReason, error: BaseException | None) -> Finished:

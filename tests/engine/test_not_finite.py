@@ -1,5 +1,6 @@
 """Logits and rows that are NaN or infinite: the answer ends with an error, and nothing is kept."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,16 @@ from support import tiny
 from support.pixtral_reference import PixtralReference
 from support.serving import running
 
-from engine import Engine, GenerationOptions, NumericalError, TextDelta, load
+from engine import (
+    Engine,
+    Event,
+    GenerationOptions,
+    NumericalError,
+    Progress,
+    Request,
+    TextDelta,
+    load,
+)
 from vision_add_ons.testing import BOS, WORDS, written
 
 Z = tiny.LETTERS.index("Z")
@@ -60,6 +70,22 @@ def test_an_answer_that_comes_to_it(spoiled: Engine) -> None:
         generation.result()
     after = spoiled.generate("say it", options=GenerationOptions(max_tokens=6)).result()
     assert after.cached_tokens == 0 or after.finish_reason != "error"
+
+
+def test_a_prompt_that_is_cancelled_before_it_is_looked_at(spoiled: Engine) -> None:
+    """Nothing of it is kept: what begins like it and ends well has nothing to fear."""
+    wanted = GenerationOptions(max_tokens=6, prefill_step_size=8)
+    kept = spoiled.cache_stats()["conversations"]
+    stop = threading.Event()
+
+    def stop_half_way(event: Event) -> None:
+        if isinstance(event, Progress) and event.processed >= 16:
+            stop.set()
+
+    request = Request("Z" + "a prompt that is long" * 10, options=wanted)
+    generation = spoiled.submit(request, on_event=stop_half_way, cancel=stop)
+    assert generation.result().finish_reason == "cancelled"
+    assert spoiled.cache_stats()["conversations"] == kept
 
 
 def test_the_server_tells(spoiled: Engine) -> None:

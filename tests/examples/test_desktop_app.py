@@ -42,8 +42,9 @@ def application() -> QtWidgets.QApplication:
 
 
 # Python collects garbage on whichever thread is at work, and PySide6 cannot end a window on another
-# than its own. An app has one as long as it runs; here are several.
-WINDOWS: list[QtWidgets.QMainWindow] = []
+# than its own, nor a timer, nor a class of theirs. An app has one as long as it runs; here are
+# several.
+KEPT: list["Observed"] = []
 
 
 class Observed:
@@ -63,7 +64,7 @@ class Observed:
         self.texts: list[bool] = []  # for each, whether more could be asked by then
         self.ticks = 0
         self.window = Window(str(model), file)
-        WINDOWS.append(self.window)
+        KEPT.append(self)
         self.window.said.connect(self.note)
         self.timer = QtCore.QTimer(interval=10)
         self.timer.timeout.connect(self.tick)
