@@ -24,10 +24,13 @@ def read_json_if_there(file: Path) -> dict[str, Any]:
 
 
 def parse_json(file: Path) -> Any:
-    """Whatever a file holds. Raises OSError, ValueError or RecursionError.
+    """Whatever a regular file holds. Raises OSError, ValueError or RecursionError.
 
     A name that is given twice, with different values, is an error: readers take the last.
     """
+    if file.exists() and not file.is_file() and not file.is_dir():
+        # To open a pipe would wait for whoever writes to it.
+        raise OSError("it is a pipe or a device")
     return json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_unambiguous)
 
 
