@@ -95,7 +95,7 @@ def test_a_text_that_a_tokenizer_would_take_long_for_is_refused(tiny_server: Run
         tiny_server.ask("POST", "/v1/completions", {"model": "tiny", "prompt": "x" * 2**22 + "x"}),
     ):
         assert (reply.status, reply.error["code"]) == (400, "context_length_exceeded")
-        assert "4,194,304 characters" in reply.error["message"]  # not counted in tokens first
+        assert "the most is 4,194,304" in reply.error["message"]  # not counted in tokens first
 
 
 def test_bodies_of_waiting_requests_are_held_within_bounds(tiny_engine: Engine) -> None:
@@ -164,13 +164,18 @@ def test_a_body_too_slow_is_told_so(strict: Running) -> None:
     assert (reply.status, reply.error["code"]) == (408, "body_timeout")
 
 
+def let_in(server: Running) -> bool:
+    try:
+        return healthy(server)
+    except OSError:  # the silent ones are still there
+        return False
+
+
 def test_many_silent_connections_lock_nobody_out_for_long(strict: Running) -> None:
     with ExitStack() as stack:
         for _ in range(40):
-            silent = stack.enter_context(strict.connect())
-        silent.settimeout(60)
-        assert silent.recv(1) == b""
-        assert healthy(strict)
+            stack.enter_context(strict.connect())
+        wait_for(lambda: let_in(strict))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Loading a model changes nothing of a process that is not ours."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from vision_add_ons.libraries import VARIABLES
 
 WATCHED = """
 import logging, os, resource, sys
@@ -20,7 +23,9 @@ if first:
 for name in ("LD_LIBRARY_PATH", "QT_QPA_FONTDIR", "QT_QPA_PLATFORM_PLUGIN_PATH"):
     os.environ.pop(name, None)
 if int(hard):
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, int(hard)), int(hard)))
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # not everybody may raise it
+    hard = int(hard) if most == resource.RLIM_INFINITY else min(most, int(hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, hard), hard))
 
 def state():
     loggers = [logging.getLogger(), *logging.root.manager.loggerDict.values()]
@@ -61,10 +66,16 @@ for name in ("transformers", "huggingface_hub"):
 """
 
 
+def process(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Python with these arguments, and without what other tests' imports set in this process."""
+    env = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+
+
 def run(action: str, folder: Any = "", first: str = "", hard: int = 0, torch: str = "with") -> str:
     """What stands on standard error after a process has done it, and found all as it was."""
-    command = [sys.executable, "-c", WATCHED, first, str(hard), action, str(folder), torch]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = process("-c", WATCHED, first, str(hard), action, str(folder), torch)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     return "".join(x for x in done.stderr.splitlines(True) if "no OpenBLAS on this" not in x)
@@ -140,9 +151,7 @@ assert other == ["ours", "another thread's", "later"], other
 
 
 def test_what_would_be_printed_is_logged_and_nothing_of_others_is_lost() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", LOGGED], capture_output=True, text=True, check=False
-    )
+    done = process("-c", LOGGED)
     assert done.returncode == 0, done.stderr
     assert done.stderr == "[transformers] another thread's\n[transformers] later\n"
 
@@ -175,7 +184,5 @@ assert sys.modules["resource"] is resource
 
 
 def test_other_threads_set_limits_meanwhile_and_everybody_does_later() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITS], capture_output=True, text=True, check=False
-    )
+    done = process("-c", LIMITS)
     assert done.returncode == 0, done.stderr
