@@ -54,7 +54,7 @@ def download(repo: str, revision: str | None, report: Progress) -> Path:
         return _fetch(repo, revision, count)
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "model_kit.download", repo, *([revision] if revision else [])],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(_places())},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -72,6 +72,15 @@ def download(repo: str, revision: str | None, report: Progress) -> Path:
     finally:
         _end(process)
     raise ModelUnavailable(f"the download of {repo} broke off; try again, {_FOLDER_INSTEAD}")
+
+
+def _places() -> list[str]:
+    """Where this process finds modules, for another one.
+
+    But for the inside of a package: OpenCV leaves its own there where it fails for want of a
+    system's library, and has modules named like Python's.
+    """
+    return [p for p in sys.path if p and not os.path.exists(os.path.join(p, "__init__.py"))]
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

@@ -381,3 +381,13 @@ def test_inside_a_frozen_application(hub: TinyHub, repo: Repo, cache: Path) -> N
     assert left_over(cache) == []
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.stdout.strip() == str(cached_folder(ID))
+
+
+def test_what_a_failed_import_left_in_the_path(
+    hub: TinyHub, repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As OpenCV's does where the system lacks a library: the inside of a package."""
+    (tmp_path / "__init__.py").touch()
+    (tmp_path / "typing.py").write_text("raise ImportError")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert resolve(ID, lambda *_: None) == cached_folder(ID)
