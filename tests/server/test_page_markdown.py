@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.browsing import (
+    MARKDOWN,
     answer_with,
     send,
     wait_for_answer,
@@ -46,36 +47,6 @@ def test_hostile_markdown_is_only_text(page: "Page") -> None:
     ]
     assert {tuple(rest) for _, *rest in links} == {("noopener noreferrer", "_blank")}
     assert page.evaluate("window.hacked") is None
-
-
-MARKDOWN = """# Title
-
-Some **bold**, *italic*, ***both***, ~~gone~~, `a * b`, snake_case_name, 2 * 3 * 4.
-See [a page](https://a.example/x_(y)) or https://b.example/z. Done\\*
-
-3. three
-4. four
-   - deep
-
-     more
-
-> quoted
-
-| a | b |
-|---|--:|
-| 1 | x \\| y |
-
-```python
-print("<b>")
-```
-
-~~~a `b`
-tildes
-~~~
-
----
-```
-unclosed"""
 
 
 def test_markdown(page: "Page") -> None:

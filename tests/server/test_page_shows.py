@@ -11,6 +11,7 @@ from PIL import Image
 from support.browsing import (
     COMPLETIONS,
     LONG,
+    MARKDOWN,
     answer_with,
     hand_over,
     images_sent,
@@ -27,36 +28,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page, Route
 
 expect = sync_api.expect
-
-
-MARKDOWN = """# Title
-
-Some **bold**, *italic*, ***both***, ~~gone~~, `a * b`, snake_case_name, 2 * 3 * 4.
-See [a page](https://a.example/x_(y)) or https://b.example/z. Done\\*
-
-3. three
-4. four
-   - deep
-
-     more
-
-> quoted
-
-| a | b |
-|---|--:|
-| 1 | x \\| y |
-
-```python
-print("<b>")
-```
-
-~~~a `b`
-tildes
-~~~
-
----
-```
-unclosed"""
 
 
 def test_a_failed_request_can_be_tried_again(page: "Page", pictures: list[Path]) -> None:

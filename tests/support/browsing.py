@@ -20,6 +20,35 @@ STATS = re.compile(
 )
 LONG = "Write a long story about a ship that sails around the world."
 
+MARKDOWN = """# Title
+
+Some **bold**, *italic*, ***both***, ~~gone~~, `a * b`, snake_case_name, 2 * 3 * 4.
+See [a page](https://a.example/x_(y)) or https://b.example/z. Done\\*
+
+3. three
+4. four
+   - deep
+
+     more
+
+> quoted
+
+| a | b |
+|---|--:|
+| 1 | x \\| y |
+
+```python
+print("<b>")
+```
+
+~~~a `b`
+tildes
+~~~
+
+---
+```
+unclosed"""
+
 
 def limit_tokens(page: "Page", count: int) -> None:
     page.get_by_text("Options", exact=True).click()
