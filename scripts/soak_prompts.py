@@ -17,6 +17,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from soak_server import address, resident
+
 WARM_UP = 10
 """Times that each prompt is asked before memory has to be flat."""
 
@@ -43,12 +45,6 @@ def kept(url: str) -> dict[str, int]:
     return {f"{name} of {kind}": int(float(n)) for name, kind, n in found}
 
 
-def resident(pid: int) -> float:
-    """MB of memory that a process holds (Linux)."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="demo")
@@ -60,12 +56,7 @@ def main() -> int:
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert server.stderr is not None
     try:
-        for line in server.stderr:
-            if found := re.search(r"http://127\.0\.0\.1:\d+", line):
-                break
-        else:
-            raise SystemExit("the server did not start")
-        url, folder = found[0], Path(args.model)
+        url, folder = address(server.stderr), Path(args.model)
         name = folder.resolve().name if folder.is_dir() else args.model
         body: dict[str, Any] = {"model": name, "max_tokens": 24, "temperature": args.temperature}
         said: list[dict[str, str]] = []

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -232,6 +232,14 @@ def resident(pid: int) -> float:
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 
+def address(lines: Iterable[str]) -> str:
+    """Where a server says that it is; raises SystemExit if it ends without a word of that."""
+    for line in lines:
+        if found := re.search(r"http://127\.0\.0\.1:\d+", line):
+            return found[0]
+    raise SystemExit("the server did not start")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="demo")
@@ -247,12 +255,7 @@ def main() -> int:
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert server.stderr is not None
     try:
-        for line in server.stderr:
-            if found := re.search(r"http://127\.0\.0\.1:(\d+)", line):
-                break
-        else:
-            raise SystemExit("the server did not start")
-        port = int(found[1])
+        port = int(address(server.stderr).rpartition(":")[2])
         memory: list[float] = []
 
         def note(done: int) -> None:
