@@ -55,7 +55,7 @@ from vision_add_ons.errors import (
 
 if TYPE_CHECKING:
     from engine.images import LoadedPicture, load_picture
-    from engine.messages import Message
+    from engine.prompts.messages import Message
 
 __all__ = [
     "AdapterError",
@@ -108,6 +108,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in ("LoadedPicture", "Message", "load_picture"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from engine import images, messages
+    from engine import images
+    from engine.prompts import messages
 
     return getattr(messages if name == "Message" else images, name)

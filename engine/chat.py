@@ -15,7 +15,7 @@ from vision_add_ons.errors import ChatBusy
 
 if TYPE_CHECKING:
     from engine.engine import Engine
-    from engine.messages import Message
+    from engine.prompts.messages import Message
 
 
 class _Owner:
@@ -58,29 +58,27 @@ class Chat:
 
     def send(
         self,
-        text: str,
+        content: str | Sequence[Any],
         images: Sequence[Any] = (),
         options: GenerationOptions | None = None,
         cancel: threading.Event | None = None,
     ) -> Generation:
         """Ask, and return the answer under way: iterate it, or take its `result()`.
 
-        `images` are paths, bytes, PIL images, data URIs, base64 texts, or what `load_picture`
-        returned. Whoever sets `cancel` ends the answer as its own `cancel()` does, also while the
-        pictures are still being read, or a long text split into tokens. All texts of a
-        conversation together may have `engine.text_encoder.MOST_TEXT` characters, which is
-        4,194,304. Raises `ChatBusy` while the previous answer is under way, or another
-        `RequestError`.
+        `content` is a text, or a list of parts in their order: texts, images as `load_picture`
+        returns them, or parts in the form of `read_messages`. `images` stand before its first
+        text: paths, bytes, PIL images, data URIs, base64 texts, or what `load_picture` returned.
+        Whoever sets `cancel` ends the answer as its own `cancel()` does, also while the pictures
+        are still being read, or a long text split into tokens. All texts of a conversation
+        together may have `engine.prompts.text_encoder.MOST_TEXT` characters, which is 4,194,304.
+        Raises `ChatBusy` while the previous answer is under way, or another `RequestError`.
         """
-        from engine.images import load_pictures
-        from engine.messages import Message
-        from engine.text_encoder import check_text
+        from engine.prompts.messages import read_messages
 
         self._engine.check_process()
-        check_text(text)
         check_options(options)
         check_cancel(cancel)
-        question = Message("user", text, load_pictures(images))
+        (question,) = read_messages([{"role": "user", "content": content}], images)
         with self._lock:
             if self._busy:
                 raise ChatBusy("wait for the previous answer, or cancel it first")
@@ -124,8 +122,8 @@ class Chat:
 
     def reset(self, system: str | None = None) -> None:
         """Forget the history; `system` begins the new one. An answer under way is cancelled."""
-        from engine.messages import Message
-        from engine.text_encoder import check_text
+        from engine.prompts.messages import Message
+        from engine.prompts.text_encoder import check_text
 
         self._engine.check_process()
         if system is not None:
@@ -139,7 +137,7 @@ class Chat:
             current.cancel()
 
     def _answered(self, history: "list[Message]", question: "Message", end: Finished) -> None:
-        from engine.messages import Message
+        from engine.prompts.messages import Message
 
         with self._lock:
             if self._messages is not history:  # reset meanwhile
@@ -150,4 +148,4 @@ class Chat:
             unanswered = end.finish_reason == "cancelled" and not end.answer
             if end.finish_reason != "error" and not unanswered:
                 tokens = () if end.finish_reason == "stop_string" else end.tokens
-                history += [question, Message("assistant", end.answer, (), tokens)]
+                history += [question, Message("assistant", end.answer, tokens)]

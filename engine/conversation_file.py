@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from engine.images import ImageLimits, load_picture
-from engine.messages import Message, read_messages
+from engine.prompts.messages import Message, read_messages
 from model_kit.files import replacing
 from vision_add_ons.errors import ConversationFileError, ImageError, PromptError
 
-FORMAT = "sightline-conversation-1"
+FORMAT = "sightline-conversation-2"
+FORMAT_1 = "sightline-conversation-1"
+"""The form before messages had parts: all pictures of a message stood before its text."""
 # What reading can raise where the file is not as `write` left it.
 _DAMAGE = (KeyError, TypeError, ValueError, AttributeError, RecursionError, ImageError, PromptError)
 
@@ -22,18 +24,10 @@ def write(path: Path, messages: Sequence[Message]) -> int:
 
     Raises `ConversationFileError`.
     """
-    pictures = {p.digest: p for m in messages for p in m.pictures}
+    pictures = {p.digest: p for m in messages for p in m.images}
     content = {
         "format": FORMAT,
-        "messages": [
-            {
-                "role": m.role,
-                "text": m.text,
-                "tokens": list(m.tokens),
-                "pictures": [p.digest for p in m.pictures],
-            }
-            for m in messages
-        ],
+        "messages": [_saved(m) for m in messages],
         "pictures": {d: base64.b64encode(p.encoded()).decode() for d, p in pictures.items()},
     }
     raw = json.dumps(content).encode()
@@ -63,7 +57,8 @@ def read(path: Path) -> list[Message]:
         ) from error
     try:
         content = json.loads(raw)
-        if content["format"] != FORMAT:
+        read_message = {FORMAT: _message, FORMAT_1: _message_1}.get(content["format"])
+        if read_message is None:
             raise ValueError("it has a form of another version")
         # As a PNG, a picture can have more bytes than it came with; it is in memory as it is.
         limits = ImageLimits(max_bytes=len(raw))
@@ -71,7 +66,7 @@ def read(path: Path) -> list[Message]:
             digest: load_picture(base64.b64decode(encoded, validate=True), limits)
             for digest, encoded in content["pictures"].items()
         }
-        messages = [_message(m, pictures) for m in content["messages"]]
+        messages = [read_message(m, pictures) for m in content["messages"]]
         return whole(read_messages(messages)) if messages else []
     except _DAMAGE as error:
         why = " ".join(str(error).split())[:200]
@@ -81,11 +76,29 @@ def read(path: Path) -> list[Message]:
         ) from error
 
 
+def _saved(message: Message) -> dict[str, Any]:
+    others = {
+        "tokens": list(message.tokens),
+        "reasoning": message.reasoning,
+        "tool_calls": list(message.tool_calls),
+        "tool_call_id": message.tool_call_id,
+        "name": message.name,
+    }
+    parts = [{"text": p} if isinstance(p, str) else {"image": p.digest} for p in message.parts]
+    return {"role": message.role, "parts": parts, **{k: v for k, v in others.items() if v}}
+
+
 def _message(saved: Any, pictures: dict[str, Any]) -> Message:
+    others = {k: v for k, v in saved.items() if k not in ("role", "parts")}
+    parts = (pictures[p["image"]] if "image" in p else p["text"] for p in saved["parts"])
+    return Message(saved["role"], tuple(parts), **others)
+
+
+def _message_1(saved: Any, pictures: dict[str, Any]) -> Message:
     if not isinstance(saved["text"], str):
         raise ValueError("a message has no text")
     shown = tuple(pictures[d] for d in saved["pictures"])
-    return Message(saved["role"], saved["text"], shown, tuple(saved["tokens"]))
+    return Message(saved["role"], (*shown, saved["text"]), tuple(saved["tokens"]))
 
 
 def whole(messages: list[Message]) -> list[Message]:
@@ -96,6 +109,6 @@ def whole(messages: list[Message]) -> list[Message]:
     turns = messages[1:] if messages and messages[0].role == "system" else messages
     if [m.role for m in turns] != ["user", "assistant"] * (len(turns) // 2):
         raise PromptError("the messages are no questions with their answers")
-    if any(m.pictures for m in messages if m.role != "user"):
+    if any(m.images for m in messages if m.role != "user"):
         raise PromptError("a message that is no question has pictures")
     return messages

@@ -15,8 +15,8 @@ from engine import kv_file
 from engine.disk_writer import DiskWriter, Write
 from engine.kv_file import SUFFIX, Contents, UnusableFile
 from engine.kv_state import Snapshot, as_caches, fit, frozen, nbytes
-from engine.prompt import Prompt
 from engine.prompt_index import PromptIndex, Stored
+from engine.prompts.prompt import Prompt
 from model_kit.files import UNFINISHED, remove_leftovers
 from vision_add_ons.errors import OptionError
 

@@ -23,8 +23,8 @@ from engine.checks import (
 from engine.events import Event, Finished
 from engine.generation import Generation
 from engine.options import GenerationOptions
+from engine.prompts.text_encoder import Cancelled
 from engine.request import Request
-from engine.text_encoder import Cancelled
 from engine.worker import Worker
 from vision_add_ons.errors import (
     AdapterError,
@@ -38,8 +38,9 @@ from vision_add_ons.errors import (
 
 if TYPE_CHECKING:
     from engine.memory import Memory
-    from engine.messages import Message
-    from engine.prompt import Prompt, PromptBuilder
+    from engine.prompts.builder import PromptBuilder
+    from engine.prompts.messages import Message
+    from engine.prompts.prompt import Prompt
     from model_kit.kit import ModelKit
     from model_kit.report import LoadReport
 
@@ -58,7 +59,7 @@ class Engine:
     """What `options` are, for whoever is handed an engine and imports none."""
 
     def __init__(self, worker: Worker, kit: "ModelKit") -> None:
-        from engine.prompt import PromptBuilder
+        from engine.prompts.builder import PromptBuilder
 
         self._worker = worker
         self._prompts: PromptBuilder | None = PromptBuilder(kit)
@@ -125,7 +126,7 @@ class Engine:
         logged, and the answer goes on. Whoever sets `cancel` ends the answer as `Generation.cancel`
         does, also before there is one; only what waits for its turn goes on waiting for it. Raises
         a `RequestError` before anything is run, or `EngineClosed`; among them `ContextExceeded` for
-        a text of more characters than `engine.text_encoder.MOST_TEXT`, which is 4,194,304.
+        a text of more characters than `engine.prompts.text_encoder.MOST_TEXT`, which is 4,194,304.
         """
         builder = self._builder()
         if not isinstance(request, Request):
@@ -160,7 +161,7 @@ class Engine:
         Raises `ConversationFileError`, or `PromptError` for what is no conversation.
         """
         from engine import conversation_file
-        from engine.messages import read_messages
+        from engine.prompts.messages import read_messages
 
         self.check_process()
         file = _path(path)

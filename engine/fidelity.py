@@ -26,7 +26,8 @@ from vision_add_ons.errors import (
 if TYPE_CHECKING:
     import mlx.core as mx
 
-    from engine.prompt import Prompt, PromptBuilder
+    from engine.prompts.builder import PromptBuilder
+    from engine.prompts.prompt import Prompt
     from model_kit.kit import ModelKit
 
 Progress = Callable[[str, int, int], None]
@@ -207,7 +208,7 @@ def _run_source(
     """Let the source read everything, and leave its logits in `folder`."""
     import mlx.core as mx
 
-    from engine.prompt import PromptBuilder
+    from engine.prompts.builder import PromptBuilder
     from model_kit.kit import load_model_kit
 
     words = load_model_kit(target, vocab_only=True)
@@ -279,7 +280,7 @@ def _check(source: "ModelKit", target: "ModelKit") -> "ModelKit | None":
 
 
 def _text_prompt(kit: "ModelKit", builder: "PromptBuilder", text: str) -> "Prompt":
-    from engine.prompt import Prompt
+    from engine.prompts.prompt import Prompt
 
     if not isinstance(text, str):
         raise PromptError(f"a text is wanted, not {type(text).__name__}")

@@ -15,7 +15,7 @@ from engine.options import GenerationOptions
 from engine.processes import check_process
 
 if TYPE_CHECKING:
-    from engine.prompt import Prompt
+    from engine.prompts.prompt import Prompt
 
 log = logging.getLogger("sightline")
 

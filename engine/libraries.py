@@ -8,7 +8,14 @@ from vision_add_ons.libraries import import_library
 LOADED_IN = os.getpid()
 """The process that loaded a model first; see `engine.processes`."""
 
-LIBRARIES = ("mlx.core", "numpy", "transformers", "mlx_lm", "engine.prompt", "engine.runner")
+LIBRARIES = (
+    "mlx.core",
+    "numpy",
+    "transformers",
+    "mlx_lm",
+    "engine.prompts.builder",
+    "engine.runner",
+)
 
 
 def import_libraries(progress: Callable[[str, int, int], None]) -> None:

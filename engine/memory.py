@@ -15,7 +15,7 @@ from engine.kv_file import SUFFIX
 from engine.prompt_cache import PromptCache
 
 if TYPE_CHECKING:
-    from engine.messages import Message
+    from engine.prompts.messages import Message
     from model_kit.kit import ModelKit
 
 

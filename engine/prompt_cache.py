@@ -13,8 +13,8 @@ from engine.budget import Budget
 from engine.disk_cache import DiskCache, StoredFile
 from engine.kv_state import Snapshot, kv_length
 from engine.prefix_tree import common_prefix
-from engine.prompt import Prompt
 from engine.prompt_index import PromptIndex, covers, usable
+from engine.prompts.prompt import Prompt
 
 log = logging.getLogger("sightline")
 

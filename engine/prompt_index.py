@@ -4,7 +4,7 @@ from collections.abc import Collection, Hashable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from engine.prefix_tree import PrefixTree
-from engine.prompt import Prompt
+from engine.prompts.prompt import Prompt
 
 
 class Stored(Protocol):

@@ -13,7 +13,7 @@ from vision_add_ons.errors import PromptError
 class Request:
     """One request: `prompt` is a raw text, token ids, or messages.
 
-    Messages are dictionaries of `role` and `content` (see `engine.messages.read_messages`).
+    Messages are dictionaries of `role` and `content` (see `engine.prompts.messages.read_messages`).
     `images` belong to the last user message, or stand at the start of a raw text. Raises
     `PromptError` for a prompt of another kind, or another `RequestError`.
     """

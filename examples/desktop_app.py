@@ -92,7 +92,7 @@ class Window(QtWidgets.QMainWindow):
             self.chat = loaded.chat(options=OPTIONS)
         for message in self.chat.messages:
             self.said.emit(message.text, message.role)
-            self.show_pictures(message.pictures)
+            self.show_pictures(message.images)
         self.busy.emit(False, "ready")
 
     def answer(self, text: str, files: list[str]) -> None:

@@ -12,8 +12,8 @@ from engine import Engine, GenerationOptions, TextDelta, load
 from engine.budget import Budget
 from engine.disk_cache import DiskCache
 from engine.disk_writer import DiskWriter
-from engine.prompt import Prompt
 from engine.prompt_cache import PromptCache, Start
+from engine.prompts.prompt import Prompt
 
 HISTORY = 2000
 # Without the tokens that end an answer, which the demo model has first.

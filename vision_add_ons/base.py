@@ -144,18 +144,17 @@ class VisionAddOn(ABC):
         """The Jinja chat template to use when the checkpoint brings none."""
         return None
 
-    def template_message(self, role: str, text: str, markers: Sequence[str]) -> dict[str, Any]:
-        """One message in the form that the chat template reads.
+    def place_images(self, message: dict[str, Any], markers: Sequence[str]) -> dict[str, Any]:
+        """A message with images, as the chat template reads it.
 
-        `markers` are strings, one per picture, unique to the request. A family whose template
-        knows nothing of pictures puts them where the rows go; their places come back to
-        `expand_prompt` as `positions`. The default leaves it to the template to write the
-        family's own image token.
+        `message` has a `role` and a `content`: a list of `{"type": "text", "text": ...}` and
+        `{"type": "image"}` in the order of the conversation. `markers` are texts, one per image,
+        unique to the conversation. A family whose template knows nothing of images returns the
+        message with markers where the rows go (`with_markers` puts one in each image's place);
+        they come back to `expand_prompt` as `positions`. The default leaves it to the template to
+        write the family's own image token.
         """
-        if not markers:
-            return {"role": role, "content": text}
-        content = [{"type": "image"} for _ in markers] + [{"type": "text", "text": text}]
-        return {"role": role, "content": content}
+        return message
 
     def prepare_text(self, text: str) -> str:
         """What the family's own processor does to a whole prompt before it is tokenised."""
@@ -274,3 +273,13 @@ class VisionAddOn(ABC):
         if rows:
             embeddings[mx.array(places)] = mx.concatenate(rows, axis=0)
         return PromptEmbeddings(embeddings)
+
+
+def with_markers(message: dict[str, Any], markers: Sequence[str]) -> dict[str, Any]:
+    """A message for `VisionAddOn.place_images` with each image's marker as a text in its place."""
+    rest = iter(markers)
+    content = [
+        {"type": "text", "text": next(rest)} if part["type"] == "image" else part
+        for part in message["content"]
+    ]
+    return {**message, "content": content}

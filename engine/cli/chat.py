@@ -78,7 +78,7 @@ class Conversation:
         self._names: dict[str, str] = {}
         """Every picture's description, by its digest."""
         for message in self._chat.messages:
-            self._names |= {p.digest: f"{p.size[0]}x{p.size[1]}" for p in message.pictures}
+            self._names |= {p.digest: f"{p.size[0]}x{p.size[1]}" for p in message.images}
         self._at_terminal = sys.stdin.isatty()
         self._commands = {
             "/help": lambda _: self._say(HELP),
@@ -211,6 +211,8 @@ class Conversation:
         parts = [f"# Conversation with {self._model}"]
         for message in self._chat.messages:
             parts.append(f"## {titles[message.role]}")
-            parts += [f"*Picture: {self._names[p.digest]}*" for p in message.pictures]
-            parts.append(message.text)
+            parts += [
+                part if isinstance(part, str) else f"*Picture: {self._names[part.digest]}*"
+                for part in message.parts
+            ]
         return "\n\n".join(parts) + "\n"

@@ -13,8 +13,8 @@ from weakref import WeakSet
 from engine.engine import Engine
 from engine.events import Finished
 from engine.generation import Generation
-from engine.messages import Message
 from engine.options import GenerationOptions
+from engine.prompts.messages import Message
 from engine.request import Request
 from engine.server.errors import ApiError, as_api_error
 from engine.server.fetch import Fetcher
@@ -60,18 +60,18 @@ class Service:
 
     async def read_messages(self, messages: Sequence[ChatMessage]) -> list[Message]:
         """The engine's messages, their pictures read. Raises `ApiError`."""
-        parts = [p for m in messages if not isinstance(m.content, str) for p in m.content]
-        wanted = [part.image_url for part in parts if isinstance(part, ImagePart)]
+        listed = [p for m in messages if not isinstance(m.content, str) for p in m.content]
+        wanted = [part.image_url for part in listed if isinstance(part, ImagePart)]
         pictures = iter(await self._pictures.read(wanted, self._readers))
         read = []
         for message in messages:
             role = "system" if message.role == "developer" else message.role
             content = message.content
             own = [TextPart(type="text", text=content)] if isinstance(content, str) else content
-            text = "".join(part.text for part in own if isinstance(part, TextPart))
-            shown = tuple(next(pictures) for part in own if isinstance(part, ImagePart))
-            tokens = self._answers.get(text, ()) if role == "assistant" else ()
-            read.append(Message(role, text, shown, tokens))
+            parts = [p.text if isinstance(p, TextPart) else next(pictures) for p in own]
+            read.append(Message(role, parts))
+            if role == "assistant" and (tokens := self._answers.get(read[-1].text)):
+                read[-1] = Message(role, parts, tokens)
         return read
 
     async def submit(

@@ -110,10 +110,10 @@ MAKE: dict[str, Callable[[], Any]] = {
     "bad parts": lambda: [{"role": "user", "content": [{"type": "image", "image": Hostile()}]}],
     "bad role": lambda: [{"role": [], "content": "Hi"}],
     "messages": lambda: [Message("user", "Hi"), Message("assistant", "Ho")],
-    "bad text": lambda: [Message("user", 5)],  # type: ignore[arg-type]
-    "bad pictures": lambda: [Message("user", "Hi", 5)],  # type: ignore[arg-type]
-    "bad tokens": lambda: [Message("user", "Hi", (), 5)],  # type: ignore[arg-type]
-    "half a message": lambda: [Message("user", "\ud800")],
+    "bad text": lambda: [{"role": "user", "content": [{"type": "text", "text": 5}]}],
+    "bad pictures": lambda: [{"role": "user", "content": "Hi", "images": 5}],
+    "bad tokens": lambda: [{"role": "user", "content": "Hi", "tokens": 5}],
+    "half a message": lambda: [{"role": "user", "content": "\ud800"}],
     "object": object,
     "lambda": lambda: lambda *_: None,
     "a class": lambda: ValueError,
@@ -173,6 +173,7 @@ RIGHT: dict[str, Callable[[Path], Any]] = {
     "path": lambda folder: "saved",
     "folder": lambda folder: "adapter",
     "text": lambda folder: "abc",
+    "content": lambda folder: "abc",
     "tokens": lambda folder: [5, 6],
     "token": lambda folder: 5,
     "messages": lambda folder: (),

@@ -164,7 +164,7 @@ def test_what_the_template_refuses(tiny_engine: Engine) -> None:
         chat.send(5)  # type: ignore[arg-type]
     with pytest.raises(PromptError, match="role"):
         tiny_engine.generate([{"role": "bishop", "content": "x"}])
-    for part in ({"type": "video"}, {"type": "text"}, "text", None):
+    for part in ({"type": "video"}, {"type": "text"}, 5, None):
         with pytest.raises(PromptError, match="part"):
             tiny_engine.generate([{"role": "user", "content": [part]}])
     with pytest.raises(PromptError, match="user message"):

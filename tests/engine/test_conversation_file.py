@@ -21,7 +21,7 @@ from engine import (
 )
 from engine.images import ImageLimits, load_picture
 from engine.memory import Memory
-from engine.messages import Message
+from engine.prompts.messages import Message
 
 WAIT = 60
 
@@ -33,7 +33,7 @@ def letters(letters_folder: Path) -> Iterator[Engine]:
 
 
 def saved(path: Path) -> Path:
-    conversation_file.write(path, [Message("user", "Hi"), Message("assistant", "Ho", (), (5, 6))])
+    conversation_file.write(path, [Message("user", "Hi"), Message("assistant", "Ho", (5, 6))])
     return path
 
 
@@ -71,7 +71,7 @@ def system_in_between(content: Any) -> None:
 
 def seeing_answer(content: Any) -> None:
     picture = load_picture(Image.new("RGB", (2, 2)))
-    conversation_file.write(Path("seen"), [Message("user", "Look", (picture,))])
+    conversation_file.write(Path("seen"), [Message("user", (picture, "Look"))])
     content["pictures"] = json.loads(Path("seen").read_text())["pictures"]
     content["messages"][1]["pictures"] = [picture.digest]
 
@@ -99,7 +99,7 @@ def test_ids_of_another_vocabulary(letters: Engine, tmp_path: Path) -> None:
     """What another model wrote is gone on with, by its words."""
     text = "".join(chr(c) for c in range(97, 110))
     ids = (*letters.tokenize(text), 2**30)  # which decoders leave out
-    history = [Message("user", "Hi"), Message("assistant", text, (), ids)]
+    history = [Message("user", "Hi"), Message("assistant", text, ids)]
     conversation_file.write(tmp_path / "talk", history)
     chat = letters.chat(restore=tmp_path / "talk")
     assert chat.send("Go on", options=GenerationOptions(max_tokens=1)).result(WAIT).tokens
@@ -109,7 +109,7 @@ def test_a_picture_of_many_bytes(tmp_path: Path) -> None:
     """What an app took in over the usual limit can be read again too."""
     Image.new("RGB", (4800, 4800), "red").save(tmp_path / "large.bmp")
     picture = load_picture(tmp_path / "large.bmp", ImageLimits(max_bytes=2**30))
-    history = [Message("user", "Look", (picture,)), Message("assistant", "Yes")]
+    history = [Message("user", (picture, "Look")), Message("assistant", "Yes")]
     conversation_file.write(tmp_path / "talk", history)
     assert conversation_file.read(tmp_path / "talk") == history
 
@@ -149,7 +149,7 @@ def test_words_saved_while_the_engine_closes(letters_folder: Path, tmp_path: Pat
 
 
 def test_what_is_no_history_is_not_written(letters: Engine, tmp_path: Path) -> None:
-    for messages in ([Message("user", "Hi")], [5], "abc", [Message("user", "\ud800")]):
+    for messages in ([Message("user", "Hi")], [5], "abc", [{"role": "user", "content": "\ud800"}]):
         with pytest.raises(PromptError):
             letters.save(tmp_path / "talk", messages, None)  # type: ignore[arg-type]
     assert not (tmp_path / "talk").exists()

@@ -41,7 +41,7 @@ from engine.fidelity import (
     default_texts,
     plot,
 )
-from engine.prompt import PromptBuilder
+from engine.prompts.builder import PromptBuilder
 from model_kit import load_model_kit
 from vision_add_ons.testing import BOS, EOS, PAD, VOCAB, Photo, Reference
 

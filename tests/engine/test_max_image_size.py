@@ -89,7 +89,7 @@ def test_each_answer_of_a_chat_has_its_own(seeing: Engine, photo: Image.Image) -
     assert follow_up.cached_tokens >= first.prompt_tokens
     closer = chat.send("Look closer.", options=GenerationOptions(**SHORT)).result()
     assert closer.images_encoded == 1
-    assert chat.messages[0].pictures[0].size == (800, 600)
+    assert chat.messages[0].images[0].size == (800, 600)
 
 
 def test_on_the_command_line(

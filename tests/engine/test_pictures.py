@@ -203,10 +203,10 @@ def test_messages_carry_pictures_in_every_form(seeing: Engine) -> None:
     contents: list[Any] = [
         {"role": "user", "content": "Hm?", "images": [CAT]},
         {"role": "user", "content": [{"type": "image", "image": data}, _text("Hm?")]},
-        {"role": "user", "content": [_text("Hm?"), {"type": "image_url", "image_url": CAT}]},
+        {"role": "user", "content": [{"type": "image_url", "image_url": CAT}, _text("Hm?")]},
         {
             "role": "user",
-            "content": [_text("Hm?"), {"type": "image_url", "image_url": {"url": CAT}}],
+            "content": [{"type": "image_url", "image_url": {"url": CAT}}, _text("Hm?")],
         },
     ]
     generations = [seeing.generate([message], options=SHORT) for message in contents]
@@ -240,7 +240,7 @@ def test_a_bad_picture_leaves_the_conversation_as_it_was(seeing: Engine, tmp_pat
 def test_photographs_are_not_kept_decoded(seeing: Engine) -> None:
     chat = seeing.chat(options=SHORT)
     chat.send("What is this?", images=[ASTRONAUT]).result()
-    picture = chat.messages[0].pictures[0]
+    picture = chat.messages[0].images[0]
     assert picture._pixels is None
     assert picture.pixels().size == (512, 512)
 

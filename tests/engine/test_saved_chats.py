@@ -75,7 +75,7 @@ def test_with_a_picture(seeing_folder: Path, tmp_path: Path, seed: int) -> None:
         expected = chat.send("And then?").result()
     with load(seeing_folder) as engine:
         chat = engine.chat(options=of_digits(engine, SHORT), restore=path)
-        assert chat.messages[0].pictures[0].pixels().tobytes() == photo.tobytes()
+        assert chat.messages[0].images[0].pixels().tobytes() == photo.tobytes()
         end = chat.send("And then?").result()
         assert end.tokens == expected.tokens
         assert end.images_encoded == end.images_reused == 0
@@ -191,18 +191,18 @@ def test_an_empty_conversation(tiny_engine: Engine, tmp_path: Path) -> None:
 
 def test_pictures_are_saved_as_they_came(tiny_engine: Engine, tmp_path: Path, seed: int) -> None:
     from engine import conversation_file
-    from engine.messages import Message, load_pictures
+    from engine.prompts.messages import Message, load_pictures
 
     jpeg = tmp_path / "photo.jpg"
     Photo(64, 48, seed).image.save(jpeg, quality=50)
     drawn = Photo(20, 30, seed).image
     pictures = load_pictures([jpeg, drawn])
     conversation_file.write(
-        tmp_path / "talk", [Message("user", "Look", pictures), Message("assistant", "Yes")]
+        tmp_path / "talk", [Message("user", (*pictures, "Look")), Message("assistant", "Yes")]
     )
     read, _ = conversation_file.read(tmp_path / "talk")
-    assert read.pictures == pictures
-    assert read.pictures[0].encoded() == jpeg.read_bytes()
+    assert read.images == pictures
+    assert read.images[0].encoded() == jpeg.read_bytes()
     damaged = json.loads((tmp_path / "talk").read_text())
     damaged["pictures"][pictures[0].digest] = damaged["pictures"][pictures[0].digest][:400]
     (tmp_path / "talk").write_text(json.dumps(damaged))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine import ContextExceeded, Engine, GenerationOptions, PromptError, load
-from engine.text_encoder import LONG_TEXT, MOST_TEXT, TextEncoder
+from engine.prompts.text_encoder import LONG_TEXT, MOST_TEXT, TextEncoder
 from model_kit.kit import load_model_kit
 
 WAIT = 60

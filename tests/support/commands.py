@@ -7,7 +7,7 @@ from contextlib import nullcontext
 import pytest
 
 from engine import Engine, Finished, Generation, GenerationOptions, Progress, TextDelta
-from engine.prompt import Prompt
+from engine.prompts.prompt import Prompt
 
 COMMAND = [sys.executable, "-m", "engine"]
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import mlx.core as mx
 
-from vision_add_ons.base import Picture, VisionAddOn
+from vision_add_ons.base import Picture, VisionAddOn, with_markers
 from vision_add_ons.errors import UnsupportedCheckpoint
 from vision_add_ons.moxin import config as moxin_config
 from vision_add_ons.moxin.names import PROJECTOR, TOWERS, published_name
@@ -83,11 +83,12 @@ class MoxinAddOn(VisionAddOn):
         """`In: ...\\nOut:`, or `[INST] ... [/INST]` for a model that is called "instruct"."""
         return chat_template(config, folder)
 
-    def template_message(self, role: str, text: str, markers: Sequence[str]) -> dict[str, Any]:
-        """Our own templates place `images`; before another's, markers lead the text."""
-        if self.own_template:
-            return {"role": role, "content": text, "images": list(markers)}
-        return {"role": role, "content": "".join(markers) + text}
+    def place_images(self, message: dict[str, Any], markers: Sequence[str]) -> dict[str, Any]:
+        """Our own templates place `images`; in another's, markers stand among the texts."""
+        if not self.own_template:
+            return with_markers(message, markers)
+        texts = [part for part in message["content"] if part["type"] == "text"]
+        return {**message, "content": texts, "images": list(markers)}
 
     def picture_limits(self) -> list[str]:
         recipe, rows = self.dino_recipe, self.dino.config.num_patches

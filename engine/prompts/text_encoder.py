@@ -3,8 +3,10 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import cached_property
 from typing import Any, TypeVar
 
+from engine.prompts.token_reuse import Cuts
 from vision_add_ons.errors import ContextExceeded, PromptError
 
 MOST_TEXT = 4 * 2**20
@@ -41,6 +43,18 @@ class TextEncoder:
         self._backend = getattr(tokenizer, "backend_tokenizer", None)
         if self._backend is not None and self._with_places(PROBE).ids != own:
             self._backend = None
+        self.cuts = None if self._backend is None else Cuts(self._backend)
+        """Where texts may be cut; None where it is unknown where tokens begin."""
+
+    @cached_property
+    def around(self) -> tuple[list[int], list[int]]:
+        """The special tokens that the tokenizer puts before a text, and behind it."""
+        plain = self.encode(PROBE)
+        whole = list(self._tokenizer.encode(PROBE, add_special_tokens=True))
+        for i in range(len(whole) - len(plain) + 1):
+            if whole[i : i + len(plain)] == plain:
+                return whole[:i], whole[i + len(plain) :]
+        return [], []
 
     def encode(self, text: str) -> list[int]:
         """The token ids of a text, with no special tokens added."""
@@ -51,14 +65,15 @@ class TextEncoder:
 
         As mlx-lm does: a text that brings its own BOS gets no second one.
         """
-        bos = self._tokenizer.bos_token
-        add = bos is None or not text.startswith(bos)
-        return list(self._tokenizer.encode(text, add_special_tokens=add))
+        return list(self._tokenizer.encode(text, add_special_tokens=not self.brings_bos(text)))
 
-    def encode_with_starts(self, text: str) -> tuple[list[int], list[int] | None]:
-        """Token ids and the index in `text` where each begins, or None where that is unknown."""
-        if self._backend is None:
-            return self.encode(text), None
+    def brings_bos(self, text: str) -> bool:
+        """Whether a text begins with the special token that begins texts."""
+        bos = self._tokenizer.bos_token
+        return bos is not None and text.startswith(bos)
+
+    def encode_with_starts(self, text: str) -> tuple[list[int], list[int]]:
+        """Token ids and the index in `text` where each begins; where `cuts` are known."""
         encoding = self._with_places(text)
         return encoding.ids, [start for start, _ in encoding.offsets]
 

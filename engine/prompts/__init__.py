@@ -1,0 +1,1 @@
+"""Messages and images, by chat templates, become prompts."""

@@ -1,0 +1,160 @@
+"""Messages and pictures become a `Prompt`: token ids with placeholders, spans, cache key."""
+
+import threading
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from engine.checks import reading
+from engine.images import LoadedPicture, load_pictures
+from engine.pieces import piece_bytes
+from engine.prompts.chat_template import ChatTemplate
+from engine.prompts.message_encoder import MessageEncoder
+from engine.prompts.messages import Message, read_messages
+from engine.prompts.prompt import Prompt
+from engine.prompts.text_encoder import (
+    LONG_TEXT,
+    TextEncoder,
+    check_length,
+    check_text,
+    unless_cancelled,
+)
+from vision_add_ons.errors import ImageError, PromptError
+
+if TYPE_CHECKING:
+    from model_kit.kit import ModelKit
+
+HIDDEN = -1
+"""Stands for an image token that a message holds as text, while an add-on looks for places."""
+
+
+class PromptBuilder:
+    """Builds prompts for one loaded model; any thread may call it."""
+
+    def __init__(self, kit: "ModelKit") -> None:
+        self._tokenizer = kit.tokenizer
+        self._add_on = kit.add_on
+        self._model = kit.config.model_type
+        self._sees = kit.config.add_on is not None
+        self._encoder = TextEncoder(kit.tokenizer)
+        template = ChatTemplate(kit.tokenizer, kit.add_on, self._sees)
+        self._messages = MessageEncoder(
+            template, self._encoder, self.decode, kit.vocab_size, special=self._sees
+        )
+        self.nothing = Prompt([])
+        """What a request has that was cancelled before its prompt was there."""
+
+    def build(
+        self,
+        prompt: str | Sequence[Any],
+        images: Sequence[Any] = (),
+        max_image_size: int | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Prompt:
+        """A prompt of a text as it stands, of token ids, or of messages by the chat template.
+
+        Pictures whose longer side exceeds `max_image_size` pixels are shrunk to it. The text, that
+        of all messages together, may have `MOST_TEXT` characters. Raises `PromptError`,
+        `ContextExceeded`, `ImageError` or `ImageCountError`, and for a long text `Cancelled` soon
+        after `cancel` was set.
+        """
+        length = 0
+        if isinstance(prompt, str):
+            check_text(prompt)
+            length = len(prompt)
+            make = partial(self._from_text, prompt, images, max_image_size)
+        elif not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray | memoryview):
+            raise PromptError("a prompt is a text, a list of token ids or a list of messages")
+        elif (tokens := _as_tokens(prompt)) is not None:
+            make = partial(self._from_tokens, tokens, images, max_image_size)
+        else:
+            messages = read_messages(prompt, images)
+            length = sum(len(m.text) for m in messages)
+            make = partial(self._from_messages, messages, max_image_size)
+        check_length(length)
+        if cancel is not None and length > LONG_TEXT:
+            built = unless_cancelled(make, cancel)
+        else:
+            built = make()
+        if not built.tokens:
+            raise PromptError("the prompt is empty; give it some text")
+        return built
+
+    def encode(self, text: str) -> list[int]:
+        """The token ids of a text, with no special tokens added.
+
+        Raises `PromptError`, or `ContextExceeded` for more than `MOST_TEXT` characters.
+        """
+        check_text(text)
+        check_length(len(text))
+        return self._encoder.encode(text)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of token ids, special ones written out."""
+        text: str = self._tokenizer.decode(
+            list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def token_bytes(self, token: int) -> bytes | None:
+        """What a token stands for, as far as the tokenizer's way to write it is known."""
+        before = self._tokenizer.encode("a", add_special_tokens=False)
+        text = self.decode([*before, token]).removeprefix(self.decode(before))
+        if "\ufffd" not in text:
+            return text.encode()
+        piece = getattr(self._tokenizer, "convert_ids_to_tokens", lambda token: None)(token)
+        return piece_bytes(piece) if isinstance(piece, str) else None
+
+    def _from_text(self, text: str, images: Sequence[Any], max_image_size: int | None) -> Prompt:
+        if self._add_on is not None:
+            text = self._add_on.prepare_text(text)
+        return self._from_tokens(self._encoder.encode_raw(text), images, max_image_size)
+
+    def _from_tokens(
+        self, tokens: list[int], images: Sequence[Any], max_image_size: int | None
+    ) -> Prompt:
+        pictures = [picture.within(max_image_size) for picture in load_pictures(images)]
+        self._check_sight(pictures)
+        if self._add_on is None:
+            return Prompt(tokens)
+        positions = []
+        if self._add_on.image_token_id is None:
+            bos = self._tokenizer.bos_token_id
+            start = 1 if tokens and bos is not None and tokens[0] == bos else 0
+            positions = [start] * len(pictures)
+        expanded = self._add_on.expand_prompt(tokens, pictures, positions)
+        return Prompt(expanded.tokens, expanded.spans, expanded.bidirectional)
+
+    def _from_messages(self, messages: list[Message], max_image_size: int | None) -> Prompt:
+        if not self._tokenizer.has_chat_template:
+            raise PromptError(
+                "this model has no chat template; give the whole prompt as one text instead"
+            )
+        pictures = [p.within(max_image_size) for m in messages for p in m.images]
+        self._check_sight(pictures)
+        encoded = self._messages.encode(messages)
+        if self._add_on is None or not pictures:
+            return Prompt(encoded.tokens)
+        # Image tokens that a message holds as text are no places for images.
+        tokens = encoded.tokens
+        typed = [tokens[i] for i in encoded.typed]
+        for i in encoded.typed:
+            tokens[i] = HIDDEN
+        expanded = self._add_on.expand_prompt(tokens, pictures, encoded.positions)
+        place = -1
+        for token in typed:
+            place = expanded.tokens.index(HIDDEN, place + 1)
+            expanded.tokens[place] = token
+        return Prompt(expanded.tokens, expanded.spans, expanded.bidirectional)
+
+    def _check_sight(self, pictures: Sequence[LoadedPicture]) -> None:
+        if pictures and self._add_on is None:
+            why = "was loaded without its eyes" if self._sees else "is text only"
+            raise ImageError(f"this model ({self._model}) {why}, so it cannot look at pictures")
+
+
+def _as_tokens(prompt: Sequence[Any]) -> list[int] | None:
+    """Token ids as they are; None for a prompt of something else."""
+    with reading("the prompt", PromptError):
+        ids = all(isinstance(t, int) and not isinstance(t, bool) for t in prompt)
+        return [int(t) for t in prompt] if prompt and ids else None

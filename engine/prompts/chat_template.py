@@ -1,0 +1,173 @@
+"""A loaded model's chat template: messages become the text of a prompt, and nothing is lost."""
+
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from engine.prompts.messages import Message
+from engine.prompts.presence import Piece
+from engine.prompts.template_form import (
+    PARTS_FIRST,
+    TEXT_FIRST,
+    Content,
+    TemplateForm,
+    find_form,
+)
+from vision_add_ons.base import VisionAddOn
+from vision_add_ons.errors import PromptError
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation as its template writes it."""
+
+    text: str
+    """What the tokenizer is given, but for markers and stand-ins."""
+    markers: Sequence[str]
+    """One per image: where they stand in the text, their rows go, if they do."""
+
+
+class ChatTemplate:
+    """Renders messages in the form that the template reads; any thread may call it."""
+
+    def __init__(self, tokenizer: Any, add_on: VisionAddOn | None, sees: bool) -> None:
+        """`sees` tells whether the checkpoint has eyes, also where `add_on` was not loaded."""
+        self._sees = sees
+        self._tokenizer = tokenizer
+        self._add_on = add_on
+        # Private-use characters: no tokenizer, template or user has a meaning for them. The same
+        # each time, so that a prompt begins as the one before did.
+        self.private = f"\ue000{secrets.token_hex(8)}"
+        """What a marker, and what stands for an image token in a message's text, begins with."""
+        self._marks = _image_marks(tokenizer, add_on)
+        self.stand_ins = {self._private(f"t{i}"): mark for i, mark in enumerate(self._marks)}
+        """What stands in a prompt for image tokens that a message's text holds as text."""
+
+    @cached_property
+    def form(self) -> TemplateForm:
+        """The form in which the template reads messages, found at its first use."""
+        preferred = PARTS_FIRST if self._sees else TEXT_FIRST
+        return find_form(self._apply, preferred, self._marks)
+
+    def pieces(self, messages: Sequence[Message], first: int = 0) -> list[Piece]:
+        """The texts of messages, in order; `first` is the place of the first message."""
+        return [
+            Piece(first + i, m.role, self._hidden(part), len(m.parts) == 1 and not m.tool_calls)
+            for i, m in enumerate(messages)
+            for part in m.parts
+            if isinstance(part, str)
+        ]
+
+    def render(self, messages: Sequence[Message], words: Sequence[str] | None = None) -> Rendered:
+        """The prompt's text; `words` stand in it in place of the messages' texts.
+
+        Raises `PromptError` for messages that the template refuses, or images that it has no place
+        for.
+        """
+        texts = None if words is None else iter(words)
+        images = sum(len(m.images) for m in messages)
+        markers = [self._private(f"i{i}") for i in range(images)]
+        rest = iter(markers)
+        dictionaries = [self._dictionary(m, rest, texts) for m in messages]
+        try:
+            text = self._apply(dictionaries)
+            if images:
+                self._check_images(text, markers)
+            return Rendered(
+                text if self._add_on is None else self._add_on.prepare_text(text), markers
+            )
+        except PromptError:
+            raise
+        except Exception as error:
+            # Templates are programs of the checkpoint's; they raise what they like.
+            message = " ".join(str(error).split())
+            raise PromptError(f"the model's chat template refuses this: {message}") from error
+
+    def _apply(self, messages: list[dict[str, Any]]) -> str:
+        rendered: str = self._tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True
+        )
+        return rendered
+
+    def _dictionary(
+        self, message: Message, markers: Iterator[str], words: Iterator[str] | None
+    ) -> dict[str, Any]:
+        """A message as the template reads it."""
+        made: dict[str, Any] = {"role": message.role}
+        parts = []
+        own = []
+        for part in message.parts:
+            if isinstance(part, str):
+                text = self._hidden(part) if words is None else next(words)
+                parts.append({"type": "text", "text": text})
+            else:
+                own.append(next(markers))
+                parts.append({"type": "image"})
+        for key, value in (
+            ("reasoning_content", message.reasoning),
+            ("tool_calls", [dict(call) for call in message.tool_calls]),
+            ("tool_call_id", message.tool_call_id),
+            ("name", message.name),
+        ):
+            if value:
+                made[key] = value
+        way = self.form.texts.get(message.role, self.form.texts["user"])
+        if own and self._add_on is not None:
+            placed = self._add_on.place_images({**made, "content": parts}, own)
+            parts = placed["content"]
+            made |= placed
+            if isinstance(parts, list) and any(part.get("type") == "image" for part in parts):
+                way = self._way_of_images(message.role)
+        made["content"] = way.of(parts) if isinstance(parts, list) else parts
+        return made
+
+    def _way_of_images(self, role: str) -> Content:
+        way = self.form.images.get(role)
+        if way is not None or not self.form.found:
+            return way or Content.PARTS
+        if self.form.images:
+            raise PromptError(
+                f"this model's chat template takes no pictures in {role} messages; give them with "
+                "a user message"
+            )
+        instead = f", with {self._marks[0]} for each picture" if self._marks else ""
+        raise PromptError(
+            "this model's chat template has no place for pictures; load the checkpoint with the "
+            "one of the original model (chat_template.jinja), or give the whole prompt as one "
+            f"text instead{instead}"
+        )
+
+    def _check_images(self, text: str, markers: Sequence[str]) -> None:
+        """Raises `PromptError` for a rendered text that has not one place for each image."""
+        marked = [text.find(marker) for marker in markers]
+        if any(place >= 0 for place in marked):
+            whole = all(text.count(marker) == 1 for marker in markers)
+            if whole and marked == sorted(marked):
+                return
+        elif not self._marks or sum(map(text.count, self._marks)) == len(markers):
+            return
+        raise PromptError(
+            "the model's chat template leaves out, repeats or moves pictures of these messages; "
+            "give them with user messages, or the whole prompt as one text"
+        )
+
+    def _hidden(self, text: str) -> str:
+        """A message's text with image tokens that stand in it as text hidden from the add-on."""
+        for stand_in, mark in self.stand_ins.items():
+            if mark in text:
+                text = text.replace(mark, stand_in)
+        return text
+
+    def _private(self, name: str) -> str:
+        return f"{self.private}-{name}\ue001"
+
+
+def _image_marks(tokenizer: Any, add_on: VisionAddOn | None) -> tuple[str, ...]:
+    """The texts of a family's image tokens, the one that a template is to write first."""
+    if add_on is None:
+        return ()
+    if add_on.image_marks or add_on.image_token_id is None:
+        return add_on.image_marks
+    return (tokenizer.decode([add_on.image_token_id], skip_special_tokens=False),)

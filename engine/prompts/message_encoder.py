@@ -1,0 +1,291 @@
+"""Messages become token ids, at the cost of what is new in them.
+
+What stood in an earlier prompt is neither looked for nor encoded again: the ids, and the places of
+the messages' texts, are those of the prompt that shares the longest beginning with this one.
+"""
+
+import re
+import threading
+from array import array
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from engine.prompts.chat_template import ChatTemplate
+from engine.prompts.messages import Message
+from engine.prompts.presence import Piece, Span, TextFinder
+from engine.prompts.text_encoder import MOST_TEXT, TextEncoder, check_text
+from engine.prompts.token_reuse import common_prefix
+
+REMEMBERED = 8
+"""Prompts whose ids are known: of the conversations that go on in turns."""
+
+Answer = tuple[int, int, tuple[int, ...]]
+"""Where an answer's text begins and ends, and the ids that it was generated as."""
+
+
+@dataclass(frozen=True)
+class EncodedMessages:
+    """Token ids, and where among them images belong."""
+
+    tokens: list[int]
+    positions: list[int]
+    """The indices before which images go; none where the template wrote image tokens itself."""
+    typed: list[int]
+    """The indices of image tokens that a message holds as text."""
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A prompt that was built, for those that begin as it does."""
+
+    rendered: str
+    pieces: Sequence[Piece]
+    spans: Sequence[Span]
+    """Where the pieces stand in `rendered`."""
+    text: str
+    """What is rendered, without markers."""
+    answers: Sequence[Answer] = ()
+    tokens: list[int] = field(default_factory=list)
+    starts: "array[int]" = field(default_factory=lambda: array("q"))
+    """The character of `text` that each token begins at."""
+    replaced: Sequence[Span] = ()
+    """What of `text` has the ids that it was generated as."""
+
+
+class MessageEncoder:
+    """Encodes conversations for one loaded model; any thread may call it.
+
+    `special` says whether the model's processor puts the tokenizer's special tokens around a
+    prompt that does not bring its own BOS, as those of transformers do. `decode` makes texts of
+    ids, of which there are `vocab_size`.
+    """
+
+    def __init__(
+        self,
+        template: ChatTemplate,
+        encoder: TextEncoder,
+        decode: Callable[[Sequence[int]], str],
+        vocab_size: int,
+        special: bool,
+    ) -> None:
+        self._template = template
+        self._encoder = encoder
+        self._decode = decode
+        self._vocab_size = vocab_size
+        self._special = special
+        self._finder = TextFinder()
+        self._known: deque[_Known] = deque()
+        self._lock = threading.Lock()
+
+    def encode(self, messages: Sequence[Message]) -> EncodedMessages:
+        """The ids of messages as the chat template writes them.
+
+        Answers keep the ids that they were generated as where the text is the same to the letter.
+        Raises `PromptError`.
+        """
+        rendered = self._template.render(messages)
+        pieces = self._template.pieces(messages)
+        known, shared = self._nearest(rendered.text)
+        spans = self._finder.locate(
+            rendered.text,
+            pieces,
+            _kept(known, pieces, shared) if known is not None else [],
+            lambda words: self._template.render(messages, words).text,
+        )
+        plain = _Plain(rendered.text, self._template)
+        check_text(plain.text)
+        answers = self._answers(messages, pieces, spans, plain)
+        if known is not None and plain.text is not rendered.text:
+            shared = common_prefix(known.text, plain.text)
+        before, behind = self._around(plain.text)
+        if self._encoder.cuts is None:
+            return self._by_parts(plain, before, behind)
+        made = self._continue(known, shared, rendered.text, pieces, spans, plain.text, answers)
+        self._remember(made, known)
+        positions = [bisect_left(made.starts, place) for place in plain.places]
+        typed = [bisect_left(made.starts, place) for place, _ in plain.typed]
+        borders = [*plain.places, *(place for place, _ in plain.typed)]
+        for index, place in zip([*positions, *typed], borders, strict=True):
+            if place != (made.starts[index] if index < len(made.starts) else len(made.text)):
+                return self._by_parts(plain, before, behind)
+        return EncodedMessages(
+            [*before, *made.tokens, *behind],
+            [len(before) + i for i in positions],
+            [len(before) + i for i in typed],
+        )
+
+    def _around(self, text: str) -> tuple[list[int], list[int]]:
+        if self._special and not self._encoder.brings_bos(text):
+            return self._encoder.around
+        return [], []
+
+    def _nearest(self, rendered: str) -> tuple[_Known | None, int]:
+        """The known prompt that shares the longest beginning with this one, and its length."""
+        best, most = None, 0
+        with self._lock:
+            known = list(self._known)
+        for one in known:
+            shared = common_prefix(one.rendered, rendered)
+            if shared > most:
+                best, most = one, shared
+        return best, most
+
+    def _remember(self, made: _Known, before: _Known | None) -> None:
+        with self._lock:
+            if before is not None and made.rendered.startswith(before.rendered):
+                self._known = deque(one for one in self._known if one is not before)
+            self._known.append(made)
+            while len(self._known) > REMEMBERED or (
+                len(self._known) > 1 and sum(len(one.text) for one in self._known) > MOST_TEXT
+            ):
+                self._known.popleft()
+
+    def _answers(
+        self,
+        messages: Sequence[Message],
+        pieces: Sequence[Piece],
+        spans: Sequence[Span],
+        plain: "_Plain",
+    ) -> list[Answer]:
+        """Those whose ids are known and may be this model's, in order."""
+        answers = []
+        for piece, (begin, end) in zip(pieces, spans, strict=True):
+            tokens = messages[piece.message].tokens
+            if tokens and piece.alone and max(tokens) < self._vocab_size:
+                answers.append((plain.moved(begin), plain.moved(end), tokens))
+        return sorted(answers, key=lambda answer: answer[:2])
+
+    def _continue(
+        self,
+        known: _Known | None,
+        shared: int,
+        rendered: str,
+        pieces: Sequence[Piece],
+        spans: Sequence[Span],
+        text: str,
+        answers: Sequence[Answer],
+    ) -> _Known:
+        """The ids of a text that shares its beginning with a known one's."""
+        index = done = 0
+        if known is not None:
+            index = self._cut(known, shared, answers)
+            done = known.starts[index] if index else 0
+        tokens, begins = self._encoder.encode_with_starts(text[done:] if done else text)
+        starts = array("q", [done + start for start in begins] if done else begins)
+        replaced: list[Span] = []
+        if index and known is not None:
+            tokens = known.tokens[:index] + tokens
+            starts = known.starts[:index] + starts
+            replaced = [span for span in known.replaced if span[1] <= done]
+        own = [answer for answer in answers if answer[0] >= done]
+        replaced += self._replace(tokens, starts, own, len(text))
+        return _Known(rendered, pieces, spans, text, answers, tokens, starts, replaced)
+
+    def _cut(self, known: _Known, shared: int, answers: Sequence[Answer]) -> int:
+        """How many of a known prompt's ids begin a text that shares so many characters with it."""
+        assert self._encoder.cuts is not None
+        for old, new in zip(known.answers, answers, strict=False):
+            if old != new:
+                shared = min(shared, old[0], new[0])
+                break
+        else:
+            count = min(len(known.answers), len(answers))
+            rest = [*known.answers[count:], *answers[count:]]
+            shared = min([shared, *(begin for begin, _, _ in rest)])
+        for begin, end, _ in reversed(known.answers):
+            if begin < shared < end:
+                shared = begin
+        index = self._encoder.cuts.last(known.tokens, known.starts, shared)
+        for begin, end in reversed(known.replaced):
+            if begin <= known.starts[index] < end:
+                index = self._encoder.cuts.before(known.tokens, known.starts, begin)
+        return index
+
+    def _replace(
+        self, tokens: list[int], starts: "array[int]", answers: Sequence[Answer], length: int
+    ) -> list[Span]:
+        """Put the ids that answers were generated as in place of those their text encodes to.
+
+        A model does not always write a text with the tokens that a tokenizer would take, and the
+        KV cache holds what it wrote. Only where the decoded prompt stays the same to the letter.
+        Returns where that was done.
+        """
+        replaced = []
+        for begin, end, ids in reversed(answers):
+            first, last = bisect_left(starts, begin), bisect_left(starts, end)
+            generated = list(ids)
+            # The space before a word may belong to the word's token.
+            for i in (first, first - 1):
+                if i < 1 or tokens[i:last] == generated:
+                    break
+                before = tokens[i - 1 : i]  # decoders treat the first token in a way of its own
+                if self._decode(before + generated) == self._decode(before + tokens[i:last]):
+                    place = starts[i] if i < len(starts) else length
+                    tokens[i:last] = generated
+                    starts[i:last] = array("q", [place] * len(generated))
+                    replaced.append((place, end))
+                    break
+        return replaced[::-1]
+
+    def _by_parts(self, plain: "_Plain", before: list[int], behind: list[int]) -> EncodedMessages:
+        """Encode the text between images and typed tokens piece by piece: no token spans one."""
+        tokens = list(before)
+        positions: list[int] = []
+        typed: list[int] = []
+        done = 0
+        borders = [(place, "") for place in plain.places] + plain.typed
+        for place, mark in sorted(borders, key=lambda border: border[0]):
+            tokens += self._encoder.encode(plain.text[done:place])
+            (typed if mark else positions).append(len(tokens))
+            tokens += self._encoder.encode(mark) if mark else []
+            done = place + len(mark)
+        tokens += self._encoder.encode(plain.text[done:])
+        return EncodedMessages(tokens + behind, positions, typed)
+
+
+class _Plain:
+    """A rendered text with image tokens in place of stand-ins, and without markers."""
+
+    def __init__(self, rendered: str, template: ChatTemplate) -> None:
+        self.text = rendered
+        self.places: list[int] = []
+        """Where a marker stood, in order."""
+        self.typed: list[tuple[int, str]] = []
+        """Where an image token stands that a message holds as text, and its text."""
+        self._edits: list[int] = []
+        self._moves: list[int] = [0]
+        if template.private not in rendered:
+            return
+        out: list[str] = []
+        done = length = 0
+        for found in re.finditer(template.private + "-[it][0-9]+\ue001", rendered):
+            out.append(rendered[done : found.start()])
+            length += found.start() - done
+            mark = template.stand_ins.get(found[0])
+            if mark is None:
+                self.places.append(length)
+            else:
+                self.typed.append((length, mark))
+                out.append(mark)
+                length += len(mark)
+            done = found.end()
+            self._edits.append(done)
+            self._moves.append(length - done)
+        self.text = "".join([*out, rendered[done:]])
+
+    def moved(self, place: int) -> int:
+        """Where in `text` a place of what was rendered is; not within what was replaced."""
+        index = bisect_left(self._edits, place + 1)
+        return place + self._moves[index]
+
+
+def _kept(known: _Known, pieces: Sequence[Piece], shared: int) -> list[Span]:
+    """The places of the first pieces, as far as they are those of a known prompt's beginning."""
+    spans: list[Span] = []
+    for piece, old, span in zip(pieces, known.pieces, known.spans, strict=False):
+        if span[1] > shared or piece != old or (spans and span[0] < spans[-1][1]):
+            break
+        spans.append(span)
+    return spans
