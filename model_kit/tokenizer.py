@@ -1,9 +1,9 @@
 """The tokenizer of a checkpoint folder, with every end-of-text id and a chat template."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from model_kit.blame import running
+from model_kit.chat_templates import find_template
 from model_kit.config import CheckpointConfig
 from model_kit.sentencepiece_bpe import FILE, load_sentencepiece
 from vision_add_ons.errors import BrokenTokenizer
@@ -11,6 +11,7 @@ from vision_add_ons.json_files import read_json_if_there
 
 if TYPE_CHECKING:
     from mlx_lm.tokenizer_utils import TokenizerWrapper
+    from transformers import PretrainedConfig
 
 TEKKEN = "tekken.json"
 LENGTH_TOLD = "sequence-length-is-longer-than-the-specified-maximum"
@@ -70,36 +71,38 @@ def _from_sentencepiece(folder: Path, config: CheckpointConfig) -> "TokenizerWra
 
 def _from_transformers(folder: Path, config: CheckpointConfig) -> "TokenizerWrapper":
     from mlx_lm.tokenizer_utils import load
-    from transformers import PretrainedConfig
 
     extra = {}
     if config.add_on is not None or "vision_config" in config.raw:
-        # Without a config of its own, the loader looks the model type up in a table that does
-        # not have it, and warns, or judges the vision half.
-        extra["config"] = PretrainedConfig()
+        extra["config"] = _config(folder, config.raw)
     return load(folder, extra, eos_token_ids=sorted(config.eos_token_ids))
+
+
+def _config(folder: Path, raw: dict[str, Any]) -> "PretrainedConfig":
+    """What AutoTokenizer chooses the tokenizer's class by, and nothing else of config.json.
+
+    It would read the whole, and warn of what it does not know in it, or judge the vision half.
+    """
+    from transformers import AutoConfig, PretrainedConfig
+
+    try:
+        config = AutoConfig.for_model(raw["model_type"])
+    except ValueError:  # a type that transformers does not know
+        config = PretrainedConfig()
+        config.model_type = raw["model_type"]
+    config.tokenizer_class = raw.get("tokenizer_class")
+    config.name_or_path = str(folder)
+    return config
 
 
 def _with_template(
     tokenizer: "TokenizerWrapper", folder: Path, config: CheckpointConfig
 ) -> "TokenizerWrapper":
-    if not tokenizer.has_chat_template:
-        template = _chat_template(folder, config)
-        if template is not None:
-            tokenizer.chat_template = template
-            tokenizer.has_chat_template = True
+    own = tokenizer.chat_template if tokenizer.has_chat_template else None
+    template, source = find_template(folder, config, own)
+    if template is not None and template is not own:
+        tokenizer.chat_template = template
+        tokenizer.has_chat_template = True
+        if source.endswith("'s own"):
+            config.assumed.append(f"chat template: {source}")
     return tokenizer
-
-
-def _chat_template(folder: Path, config: CheckpointConfig) -> str | None:
-    # Processors of transformers 4 kept the template in a file that its tokenizers do not read.
-    template = read_json_if_there(folder / "chat_template.json").get("chat_template")
-    if isinstance(template, str):
-        return template
-    if config.add_on is not None:
-        with running(config.add_on):
-            template = config.add_on.default_chat_template(config.raw, folder)
-        if template is not None:
-            config.assumed.append(f"chat template: {config.add_on.__name__}'s own")
-            return template
-    return None
