@@ -234,7 +234,7 @@ def measure(name: str, real: bool, rounds: int) -> tuple[list[float], list[float
         ours = add_on(folder, config)
         decoder = _Decoder(theirs.language_model.model)
         picture = load_picture(photo)
-        prompt = ours.expand_prompt([1, 2, IMAGE, 3, 4], [picture], [])
+        prompt = ours.expand_prompt([1, 2, IMAGE, 3, 4], [picture])
         tokens = mx.array(prompt.tokens)
 
         def our_way() -> mx.array:

@@ -179,17 +179,22 @@ class VisionAddOn(ABC):
         return [self.placeholder_id] * self.row_count(picture)
 
     def expand_prompt(
-        self, tokens: list[int], pictures: Sequence[Picture], positions: Sequence[int]
+        self,
+        tokens: list[int],
+        pictures: Sequence[Picture],
+        positions: Sequence[int] | None = None,
     ) -> ExpandedPrompt:
         """Put each picture's tokens into a prompt.
 
         `positions` are the indices in `tokens` before which the pictures belong, in ascending
-        order: one per picture. Where there are none, each `image_token_id` in `tokens` is replaced
-        by a picture, in order. Raises `ImageCountError` if the numbers disagree.
+        order: one per picture. With None, each `image_token_id` in `tokens` is replaced by a
+        picture, in order; for a family without such a token there are no places. Raises
+        `ImageCountError` if the numbers disagree.
         """
         marked = 0
-        if self.image_token_id is not None and not positions:
-            positions = [i for i, token in enumerate(tokens) if token == self.image_token_id]
+        if positions is None:
+            sought = self.image_token_id
+            positions = _places(tokens, sought) if sought is not None else []
             marked = 1
         told = bool(marked and self.image_marks)
         if len(positions) != len(pictures):
@@ -273,6 +278,16 @@ class VisionAddOn(ABC):
         if rows:
             embeddings[mx.array(places)] = mx.concatenate(rows, axis=0)
         return PromptEmbeddings(embeddings)
+
+
+def _places(tokens: list[int], token: int) -> list[int]:
+    """Where a token stands; in C, since long prompts have few."""
+    places: list[int] = []
+    try:
+        while True:
+            places.append(tokens.index(token, places[-1] + 1 if places else 0))
+    except ValueError:
+        return places
 
 
 def with_markers(message: dict[str, Any], markers: Sequence[str]) -> dict[str, Any]:

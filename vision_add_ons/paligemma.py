@@ -124,10 +124,13 @@ class PaliGemmaAddOn(VisionAddOn):
         return before + image + BOS + after if image and BOS not in text else text
 
     def expand_prompt(
-        self, tokens: list[int], pictures: Sequence[Picture], positions: Sequence[int]
+        self,
+        tokens: list[int],
+        pictures: Sequence[Picture],
+        positions: Sequence[int] | None = None,
     ) -> ExpandedPrompt:
         """Pictures for which the prompt has no places go before all of it, BOS included."""
-        if not positions:
+        if positions is None:
             places = [i for i, token in enumerate(tokens) if token == self.image_token_id]
             if not places:
                 positions = [0] * len(pictures)

@@ -24,9 +24,6 @@ from vision_add_ons.errors import ImageError, PromptError
 if TYPE_CHECKING:
     from model_kit.kit import ModelKit
 
-HIDDEN = -1
-"""Stands for an image token that a message holds as text, while an add-on looks for places."""
-
 
 class PromptBuilder:
     """Builds prompts for one loaded model; any thread may call it."""
@@ -117,7 +114,7 @@ class PromptBuilder:
         self._check_sight(pictures)
         if self._add_on is None:
             return Prompt(tokens)
-        positions = []
+        positions: list[int] | None = None
         if self._add_on.image_token_id is None:
             bos = self._tokenizer.bos_token_id
             start = 1 if tokens and bos is not None and tokens[0] == bos else 0
@@ -133,19 +130,31 @@ class PromptBuilder:
         pictures = [p.within(max_image_size) for m in messages for p in m.images]
         self._check_sight(pictures)
         encoded = self._messages.encode(messages)
-        if self._add_on is None or not pictures:
+        if self._add_on is None:
             return Prompt(encoded.tokens)
-        # Image tokens that a message holds as text are no places for images.
-        tokens = encoded.tokens
-        typed = [tokens[i] for i in encoded.typed]
-        for i in encoded.typed:
-            tokens[i] = HIDDEN
-        expanded = self._add_on.expand_prompt(tokens, pictures, encoded.positions)
-        place = -1
-        for token in typed:
-            place = expanded.tokens.index(HIDDEN, place + 1)
-            expanded.tokens[place] = token
+        tokens, positions = encoded.tokens, encoded.positions
+        if not pictures:
+            positions = []
+        elif encoded.typed and positions is None:
+            tokens, positions = self._without_marks(tokens, encoded.typed)
+        expanded = self._add_on.expand_prompt(tokens, pictures, positions)
         return Prompt(expanded.tokens, expanded.spans, expanded.bidirectional)
+
+    def _without_marks(self, tokens: list[int], typed: list[int]) -> tuple[list[int], list[int]]:
+        """Tokens without the template's image tokens, and where those stood.
+
+        Those that stand in a message as text, at the indices `typed`, mark nothing, and stay.
+        """
+        assert self._add_on is not None
+        mark = self._add_on.image_token_id
+        kept: list[int] = []
+        positions = []
+        for i, token in enumerate(tokens):
+            if token == mark and i not in typed:
+                positions.append(len(kept))
+            else:
+                kept.append(token)
+        return kept, positions
 
     def _check_sight(self, pictures: Sequence[LoadedPicture]) -> None:
         if pictures and self._add_on is None:

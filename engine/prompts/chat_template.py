@@ -41,15 +41,16 @@ class ChatTemplate:
         # each time, so that a prompt begins as the one before did.
         self.private = f"\ue000{secrets.token_hex(8)}"
         """What a marker, and what stands for an image token in a message's text, begins with."""
-        self._marks = _image_marks(tokenizer, add_on)
-        self.stand_ins = {self._private(f"t{i}"): mark for i, mark in enumerate(self._marks)}
+        self.marks = _image_marks(tokenizer, add_on)
+        """The texts of the family's image tokens, the one that a template writes first."""
+        self.stand_ins = {self._private(f"t{i}"): mark for i, mark in enumerate(self.marks)}
         """What stands in a prompt for image tokens that a message's text holds as text."""
 
     @cached_property
     def form(self) -> TemplateForm:
         """The form in which the template reads messages, found at its first use."""
         preferred = PARTS_FIRST if self._sees else TEXT_FIRST
-        return find_form(self._apply, preferred, self._marks)
+        return find_form(self._apply, preferred, self.marks)
 
     def pieces(self, messages: Sequence[Message], first: int = 0) -> list[Piece]:
         """The texts of messages, in order; `first` is the place of the first message."""
@@ -132,7 +133,7 @@ class ChatTemplate:
                 f"this model's chat template takes no pictures in {role} messages; give them with "
                 "a user message"
             )
-        instead = f", with {self._marks[0]} for each picture" if self._marks else ""
+        instead = f", with {self.marks[0]} for each picture" if self.marks else ""
         raise PromptError(
             "this model's chat template has no place for pictures; load the checkpoint with the "
             "one of the original model (chat_template.jinja), or give the whole prompt as one "
@@ -146,7 +147,7 @@ class ChatTemplate:
             whole = all(text.count(marker) == 1 for marker in markers)
             if whole and marked == sorted(marked):
                 return
-        elif not self._marks or sum(map(text.count, self._marks)) == len(markers):
+        elif not self.marks or sum(map(text.count, self.marks)) == len(markers):
             return
         raise PromptError(
             "the model's chat template leaves out, repeats or moves pictures of these messages; "

@@ -30,8 +30,8 @@ class EncodedMessages:
     """Token ids, and where among them images belong."""
 
     tokens: list[int]
-    positions: list[int]
-    """The indices before which images go; none where the template wrote image tokens itself."""
+    positions: list[int] | None
+    """The indices before which images go; None where the template wrote image tokens itself."""
     typed: list[int]
     """The indices of image tokens that a message holds as text."""
 
@@ -112,11 +112,14 @@ class MessageEncoder:
                 return self._by_parts(plain, before, behind)
         return EncodedMessages(
             [*before, *made.tokens, *behind],
-            [len(before) + i for i in positions],
+            [len(before) + i for i in positions] or None,
             [len(before) + i for i in typed],
         )
 
     def _around(self, text: str) -> tuple[list[int], list[int]]:
+        for mark in self._template.marks:  # images may stand before BOS
+            while text.startswith(mark):
+                text = text.removeprefix(mark)
         if self._special and not self._encoder.brings_bos(text):
             return self._encoder.around
         return [], []
@@ -242,7 +245,7 @@ class MessageEncoder:
             tokens += self._encoder.encode(mark) if mark else []
             done = place + len(mark)
         tokens += self._encoder.encode(plain.text[done:])
-        return EncodedMessages(tokens + behind, positions, typed)
+        return EncodedMessages(tokens + behind, positions or None, typed)
 
 
 class _Plain:

@@ -56,7 +56,7 @@ def prompt_logits(kit: ModelKit, seed: int, sees: bool = True) -> np.ndarray:
             prompt = add_on.expand_prompt(tokens, [picture], [1])
         else:
             tokens.insert(4, add_on.image_token_id)
-            prompt = add_on.expand_prompt(tokens, [picture], [])
+            prompt = add_on.expand_prompt(tokens, [picture])
         tokens, spans = prompt.tokens, prompt.spans
         caches = add_on.cache_views(caches, prompt)
         rows = add_on.compute_embeddings(kit.text_model, mx.array(tokens), spans)

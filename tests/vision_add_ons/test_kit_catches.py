@@ -94,14 +94,14 @@ def test_rows(planting: Planting, faulty: Any, check: Any, saying: str) -> None:
 
 class PicturesSwapped(Qwen2VLAddOn):
     def expand_prompt(
-        self, tokens: list[int], pictures: Sequence[Picture], positions: Sequence[int]
+        self, tokens: list[int], pictures: Sequence[Picture], positions: Sequence[int] | None = None
     ) -> ExpandedPrompt:
         return super().expand_prompt(tokens, pictures[::-1], positions)
 
 
 class SpansOneLater(PixtralAddOn):
     def expand_prompt(
-        self, tokens: list[int], pictures: Sequence[Picture], positions: Sequence[int]
+        self, tokens: list[int], pictures: Sequence[Picture], positions: Sequence[int] | None = None
     ) -> ExpandedPrompt:
         made = super().expand_prompt(tokens, pictures, positions)
         return replace(made, spans=tuple(span.shifted(1) for span in made.spans))
@@ -111,7 +111,7 @@ class SurplusDropped(Gemma3AddOn):
     """Of pictures and places, whichever there are more of."""
 
     def expand_prompt(
-        self, tokens: list[int], pictures: Sequence[Picture], positions: Sequence[int]
+        self, tokens: list[int], pictures: Sequence[Picture], positions: Sequence[int] | None = None
     ) -> ExpandedPrompt:
         marks = [i for i, token in enumerate(tokens) if token == self.image_token_id]
         kept = [t for i, t in enumerate(tokens) if i not in marks[len(pictures) :]]

@@ -119,8 +119,11 @@ def test_messages_suit_the_template(parts, tmp_path, file, text, own):
     folder = checkpoint.write(tmp_path, parts.named(HF), checkpoint.config())
     if file:
         (folder / file).write_text(text, encoding="utf-8")
-    message = MoxinAddOn(folder, checkpoint.config()).template_message("user", "hi", ["<A>", "<B>"])
+    texts = [{"type": "text", "text": text} for text in ("hi", "and", "<A>", "<B>")]
+    image = {"type": "image"}
+    given = {"role": "user", "content": [texts[0], image, texts[1], image]}
+    message = MoxinAddOn(folder, checkpoint.config()).place_images(given, ["<A>", "<B>"])
     if own:
-        assert message == {"role": "user", "content": "hi", "images": ["<A>", "<B>"]}
+        assert message == {"role": "user", "content": texts[:2], "images": ["<A>", "<B>"]}
     else:
-        assert message == {"role": "user", "content": "<A><B>hi"}
+        assert message["content"] == [texts[0], texts[2], texts[1], texts[3]]

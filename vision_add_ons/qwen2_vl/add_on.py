@@ -122,10 +122,13 @@ class Qwen2VLAddOn(VisionAddOn):
         return math.prod(self.patches.grid(picture.size))
 
     def expand_prompt(
-        self, tokens: list[int], pictures: Sequence[Picture], positions: Sequence[int]
+        self,
+        tokens: list[int],
+        pictures: Sequence[Picture],
+        positions: Sequence[int] | None = None,
     ) -> ExpandedPrompt:
         """As every family does; raises `PromptError` for a prompt that marks a video's place."""
-        if self.video_token_id in tokens:
+        if positions is None and self.video_token_id in tokens:
             raise PromptError("videos are not supported; give pictures instead")
         return super().expand_prompt(tokens, pictures, positions)
 

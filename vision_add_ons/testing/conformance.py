@@ -199,6 +199,6 @@ class Conformance:
         with skipping():
             processor_checks.check_prompts(kit)
 
-    def test_answers_mark_nothing(self, kit: Kit) -> None:
+    def test_texts_mark_nothing(self, kit: Kit) -> None:
         with skipping():
-            processor_checks.check_answers_mark_nothing(kit)
+            processor_checks.check_texts_mark_nothing(kit)

@@ -95,10 +95,10 @@ def _must_be_alike(prompts: Prompts, ours: list[int], theirs: list[int], what: s
     )
 
 
-def check_answers_mark_nothing(kit: Kit) -> None:
-    """An answer with the family's image mark in it marks no place; a user's text does.
+def check_texts_mark_nothing(kit: Kit) -> None:
+    """A message with the family's image mark in its text marks no place: it is read as it stands.
 
-    Else the conversation that the answer belongs to could not go on.
+    Else a conversation in which somebody writes it could not go on.
     """
     known: dict[int | None, str] = dict(kit.reference.special_tokens.values())
     marks = [mark for mark in kit.eyes.image_marks if mark in known.values()]
@@ -108,16 +108,16 @@ def check_answers_mark_nothing(kit: Kit) -> None:
         raise NothingToCheck("the reference has no `special_tokens` that mark a picture")
     prompts = Prompts(kit)
     for mark in dict.fromkeys(marks):
-        start = {"role": "user", "content": "How?"}
-        said, asked = {"role": "assistant"}, {"role": "user", "content": "And now?"}
-        marked = [start, {**said, "content": f"I write {mark} or{mark}."}, asked]
-        plain = [start, {**said, "content": "I write  or."}, asked]
-        assert _tokens(prompts, marked) == _tokens(prompts, plain), (
-            f"an answer with {mark} in it makes another prompt: list it in image_marks"
-        )
-        assert _tokens(prompts, [{"role": "user", "content": f"Look: {mark}"}]) is None, (
-            f"a question with {mark} and no picture is accepted"
-        )
+        asked = {"role": "user", "content": f"Look: {mark}"}
+        said = {"role": "assistant", "content": f"I write {mark} or{mark}."}
+        for messages in ([asked], [asked, said, {"role": "user", "content": "And now?"}]):
+            tokens = _tokens(prompts, messages)
+            count = sum(m["content"].count(mark) for m in messages)
+            assert tokens is not None, f"a message with {mark} in its text is refused"
+            assert prompts.tokenizer.decode(tokens).count(mark) == count, (
+                f"messages with {mark} {count} times in their texts make another number of them: "
+                "list it in image_marks"
+            )
 
 
 def _tokens(prompts: Prompts, messages: list[dict[str, Any]]) -> list[int] | None:

@@ -15,7 +15,7 @@ def expand(kit: Kit, prompt: list[Part]) -> ExpandedPrompt:
     reference = kit.reference
     pictures = [Photo.of(part) for part in prompt if not isinstance(part, int)]
     tokens: list[int] = []
-    positions = []
+    positions: list[int] = []
     for part in prompt:
         if isinstance(part, int):
             tokens.append(part)
@@ -23,7 +23,8 @@ def expand(kit: Kit, prompt: list[Part]) -> ExpandedPrompt:
             tokens.append(reference.image_token)
         else:
             positions.append(len(tokens))
-    return kit.eyes.expand_prompt(tokens, pictures, positions)
+    marked = reference.image_token is not None
+    return kit.eyes.expand_prompt(tokens, pictures, None if marked else positions)
 
 
 def check_places(kit: Kit) -> None:
