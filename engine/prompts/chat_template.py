@@ -96,7 +96,9 @@ class ChatTemplate:
         self, message: Message, markers: Iterator[str], words: Iterator[str] | None
     ) -> dict[str, Any]:
         """A message as the template reads it."""
+        way = self.form.texts[message.role]
         made: dict[str, Any] = {"role": message.role}
+        made |= _extras(message)
         parts = []
         own = []
         for part in message.parts:
@@ -106,22 +108,14 @@ class ChatTemplate:
             else:
                 own.append(next(markers))
                 parts.append({"type": "image"})
-        for key, value in (
-            ("reasoning_content", message.reasoning),
-            ("tool_calls", [dict(call) for call in message.tool_calls]),
-            ("tool_call_id", message.tool_call_id),
-            ("name", message.name),
-        ):
-            if value:
-                made[key] = value
-        way = self.form.texts.get(message.role, self.form.texts["user"])
         if own and self._add_on is not None:
-            placed = self._add_on.place_images({**made, "content": parts}, own)
-            parts = placed["content"]
-            made |= placed
-            if isinstance(parts, list) and any(part.get("type") == "image" for part in parts):
+            made = self._add_on.place_images({**made, "content": parts}, own)
+            if not isinstance(made["content"], list):  # in the form of the family's own template
+                return made
+            parts = made["content"]
+            if any(part.get("type") == "image" for part in parts):
                 way = self._way_of_images(message.role)
-        made["content"] = way.of(parts) if isinstance(parts, list) else parts
+        made["content"] = way.of(parts)
         return made
 
     def _way_of_images(self, role: str) -> Content:
@@ -163,6 +157,17 @@ class ChatTemplate:
 
     def _private(self, name: str) -> str:
         return f"{self.private}-{name}\ue001"
+
+
+def _extras(message: Message) -> dict[str, Any]:
+    """What a message has beside its parts, by the names that templates know."""
+    extras = {
+        "reasoning_content": message.reasoning,
+        "tool_calls": list(map(dict, message.tool_calls)),
+        "tool_call_id": message.tool_call_id,
+        "name": message.name,
+    }
+    return {key: value for key, value in extras.items() if value}
 
 
 def _image_marks(tokenizer: Any, add_on: VisionAddOn | None) -> tuple[str, ...]:

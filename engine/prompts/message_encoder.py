@@ -9,8 +9,9 @@ import threading
 from array import array
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 from engine.prompts.chat_template import ChatTemplate
 from engine.prompts.messages import Message
@@ -34,6 +35,8 @@ class EncodedMessages:
     """The indices before which images go; None where the template wrote image tokens itself."""
     typed: list[int]
     """The indices of image tokens that a message holds as text."""
+    bounds: tuple[int, int] | None = None
+    """The least id and the greatest, if they are known."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class _Known:
     """The character of `text` that each token begins at."""
     replaced: Sequence[Span] = ()
     """What of `text` has the ids that it was generated as."""
+    greatest: int = 0
+    """No token has a greater id."""
 
 
 class MessageEncoder:
@@ -96,7 +101,8 @@ class MessageEncoder:
         )
         plain = _Plain(rendered.text, self._template)
         check_text(plain.text)
-        answers = self._answers(messages, pieces, spans, plain)
+        sure = () if known is None else known.answers
+        answers = self._answers(messages, pieces, spans, plain, {id(ids) for _, _, ids in sure})
         if known is not None and plain.text is not rendered.text:
             shared = common_prefix(known.text, plain.text)
         before, behind = self._around(plain.text)
@@ -114,6 +120,7 @@ class MessageEncoder:
             [*before, *made.tokens, *behind],
             [len(before) + i for i in positions] or None,
             [len(before) + i for i in typed],
+            (0, max([made.greatest, *before, *behind])),
         )
 
     def _around(self, text: str) -> tuple[list[int], list[int]]:
@@ -151,14 +158,20 @@ class MessageEncoder:
         pieces: Sequence[Piece],
         spans: Sequence[Span],
         plain: "_Plain",
+        sure: Collection[int],
     ) -> list[Answer]:
-        """Those whose ids are known and may be this model's, in order."""
+        """Those whose ids are known and may be this model's, in order.
+
+        Tuples of ids that are known to be this model's are told by their `id`s in `sure`.
+        """
         answers = []
         for piece, (begin, end) in zip(pieces, spans, strict=True):
             tokens = messages[piece.message].tokens
-            if tokens and piece.alone and max(tokens) < self._vocab_size:
+            if not tokens or not piece.alone:
+                continue
+            if id(tokens) in sure or max(tokens) < self._vocab_size:
                 answers.append((plain.moved(begin), plain.moved(end), tokens))
-        return sorted(answers, key=lambda answer: answer[:2])
+        return sorted(answers, key=itemgetter(0, 1))
 
     def _continue(
         self,
@@ -184,7 +197,10 @@ class MessageEncoder:
             replaced = [span for span in known.replaced if span[1] <= done]
         own = [answer for answer in answers if answer[0] >= done]
         replaced += self._replace(tokens, starts, own, len(text))
-        return _Known(rendered, pieces, spans, text, answers, tokens, starts, replaced)
+        greatest = max(tokens[index:], default=0)
+        if index and known is not None:
+            greatest = max(greatest, known.greatest)
+        return _Known(rendered, pieces, spans, text, answers, tokens, starts, replaced, greatest)
 
     def _cut(self, known: _Known, shared: int, answers: Sequence[Answer]) -> int:
         """How many of a known prompt's ids begin a text that shares so many characters with it."""

@@ -8,8 +8,8 @@ the texts in their places.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 from vision_add_ons.errors import PromptError
 
@@ -20,8 +20,7 @@ THINKING = ("</think>", "</thought>", "[/THINK]", "</seed:think>", "<channel|>",
 """Texts that end an answer's reasoning, which templates leave out of earlier turns."""
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """A message's text, or one of them."""
 
     message: int

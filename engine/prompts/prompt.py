@@ -12,6 +12,17 @@ from vision_add_ons.base import ExpandedPrompt
 class Prompt(ExpandedPrompt):
     """An expanded prompt and what the prompt cache knows it by."""
 
+    bounds: tuple[int, int] | None = None
+    """The least id and the greatest, if they are known."""
+
+    @property
+    def least_id(self) -> int:
+        return min(self.tokens) if self.bounds is None else self.bounds[0]
+
+    @property
+    def greatest_id(self) -> int:
+        return max(self.tokens) if self.bounds is None else self.bounds[1]
+
     @cached_property
     def key(self) -> list[Hashable]:
         """What the prompt cache compares: ids, with a picture's digest in place of its ids.

@@ -112,12 +112,14 @@ def check_texts_mark_nothing(kit: Kit) -> None:
         said = {"role": "assistant", "content": f"I write {mark} or{mark}."}
         for messages in ([asked], [asked, said, {"role": "user", "content": "And now?"}]):
             tokens = _tokens(prompts, messages)
-            count = sum(m["content"].count(mark) for m in messages)
             assert tokens is not None, f"a message with {mark} in its text is refused"
-            assert prompts.tokenizer.decode(tokens).count(mark) == count, (
-                f"messages with {mark} {count} times in their texts make another number of them: "
-                "list it in image_marks"
-            )
+            read = prompts.tokenizer.decode(tokens)
+            for other in marks:
+                count = sum(m["content"].count(other) for m in messages)
+                assert read.count(other) == count, (
+                    f"messages with {mark} in their texts have {other} {count} times, and the "
+                    f"prompt has it {read.count(other)} times: list it in image_marks"
+                )
 
 
 def _tokens(prompts: Prompts, messages: list[dict[str, Any]]) -> list[int] | None:
