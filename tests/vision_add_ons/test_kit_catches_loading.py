@@ -187,7 +187,7 @@ class AnotherResampling(Gemma3AddOn):
         self.pixels = Pixels(**values)
 
 
-class AnswersMarkPictures(Gemma3AddOn):
+class TextsMarkPictures(Gemma3AddOn):
     image_marks = ()
 
 
@@ -204,7 +204,7 @@ class TextAsItStands(Gemma3AddOn):
         (WrongMean, processor_checks.check_pixels, "are not the processor's"),
         (AnotherResampling, processor_checks.check_pixels, "look at the resampling"),
         (OwnMeans, processor_checks.check_saved_means, "does not count"),
-        (AnswersMarkPictures, processor_checks.check_texts_mark_nothing, "image_marks"),
+        (TextsMarkPictures, processor_checks.check_texts_mark_nothing, "image_marks"),
         (TextAsItStands, processor_checks.check_prompts, "look at the chat template"),
     ],
 )

@@ -96,39 +96,40 @@ def _must_be_alike(prompts: Prompts, ours: list[int], theirs: list[int], what: s
 
 
 def check_texts_mark_nothing(kit: Kit) -> None:
-    """A message with the family's image mark in its text marks no place: it is read as it stands.
+    """A message with a special token of the family's in its text is read as it stands.
 
     Else a conversation in which somebody writes it could not go on.
     """
-    known: dict[int | None, str] = dict(kit.reference.special_tokens.values())
-    marks = [mark for mark in kit.eyes.image_marks if mark in known.values()]
-    if kit.reference.image_token in known:
-        marks.append(known[kit.reference.image_token])
+    marks = [text for _, text in kit.reference.special_tokens.values()]
     if not marks:
-        raise NothingToCheck("the reference has no `special_tokens` that mark a picture")
+        raise NothingToCheck("the reference has no `special_tokens`")
     prompts = Prompts(kit)
-    for mark in dict.fromkeys(marks):
-        asked = {"role": "user", "content": f"Look: {mark}"}
-        said = {"role": "assistant", "content": f"I write {mark} or{mark}."}
-        for messages in ([asked], [asked, said, {"role": "user", "content": "And now?"}]):
-            tokens = _tokens(prompts, messages)
-            assert tokens is not None, f"a message with {mark} in its text is refused"
-            read = prompts.tokenizer.decode(tokens)
+    for mark in marks:
+        for plain in (["Look: "], ["Look: ", "I write  or.", "And now?"]):
+            texts = [text.replace("  ", f" {mark} ").replace(": ", f": {mark}") for text in plain]
+            read = [_read(prompts, turns) for turns in (plain, texts)]
+            assert read[1] is not None, (
+                f"a message with {mark} in its text is refused: list it in image_marks"
+            )
             for other in marks:
-                count = sum(m["content"].count(other) for m in messages)
-                assert read.count(other) == count, (
+                more = read[1].count(other) - (read[0] or "").count(other)
+                count = "".join(texts).count(other)
+                assert more == count, (
                     f"messages with {mark} in their texts have {other} {count} times, and the "
-                    f"prompt has it {read.count(other)} times: list it in image_marks"
+                    f"prompt has it {more} times: list it in image_marks"
                 )
 
 
-def _tokens(prompts: Prompts, messages: list[dict[str, Any]]) -> list[int] | None:
-    """The prompt that messages make; None if they are refused."""
+def _read(prompts: Prompts, texts: Sequence[str]) -> str | None:
+    """The prompt of questions and answers, special tokens written out; None if it is refused."""
+    roles = ("user", "assistant")
+    messages = [{"role": roles[i % 2], "content": text} for i, text in enumerate(texts)]
     try:
         tokens: list[int] = prompts.of(messages).tokens
     except RequestError:
         return None
-    return tokens
+    read: str = prompts.tokenizer.decode(tokens)
+    return read
 
 
 def check_saved_means(kit: Kit) -> None:
