@@ -45,6 +45,16 @@ def seeded(request: pytest.FixtureRequest) -> None:
     mx.random.seed(seed)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def others_without_torch() -> Iterator[None]:
+    """Processes that tests start have what a user has: torch is for references, and transformers
+    takes seconds to import it where it is."""
+    folder = Path(__file__).parent / "support" / "without_torch"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+        yield
+
+
 @pytest.fixture(scope="session")
 def demo() -> Path:
     """The folder of the default model without its eyes, fetched at its first use."""

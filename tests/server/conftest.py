@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import openai
 import pytest
 from PIL import Image
 from support.serving import Running, running
@@ -14,6 +13,7 @@ from support.serving import Running, running
 from engine import Engine, GenerationOptions, load
 
 if TYPE_CHECKING:
+    import openai
     from playwright.sync_api import Browser, Page, Request
 
 CHROMIUM = shutil.which("chromium")
@@ -41,8 +41,10 @@ def tiny_server(tiny_engine: Engine) -> Iterator[Running]:
 
 
 @pytest.fixture
-def client(demo_server: Running) -> Iterator[openai.OpenAI]:
+def client(demo_server: Running) -> "Iterator[openai.OpenAI]":
     """OpenAI's own client, talking to the default model."""
+    import openai  # which takes seconds
+
     with openai.OpenAI(base_url=f"{demo_server.url}/v1", api_key="none", max_retries=0) as client:
         yield client
 

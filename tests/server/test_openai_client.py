@@ -1,15 +1,19 @@
 """The official `openai` client, unmodified, talking to the default model."""
 
+from __future__ import annotations
+
 import math
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import openai
 import pytest
 from support.serving import Running, data_uri, encoded, image_part
 
 from engine import Engine, GenerationOptions
 from engine.server.tokens import TokenTexts
+
+if TYPE_CHECKING:
+    import openai
 
 FRANCE: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
 
@@ -183,6 +187,8 @@ def test_a_developer_is_a_system(client: openai.OpenAI) -> None:
 
 
 def test_errors_have_the_types_that_the_client_knows(client: openai.OpenAI) -> None:
+    import openai
+
     with pytest.raises(openai.NotFoundError) as unknown:
         client.chat.completions.create(model="gpt-4o", messages=FRANCE)
     assert unknown.value.code == "model_not_found"
@@ -197,6 +203,8 @@ def test_errors_have_the_types_that_the_client_knows(client: openai.OpenAI) -> N
 
 
 def test_models(client: openai.OpenAI) -> None:
+    import openai
+
     assert [model.id for model in client.models.list()] == ["demo"]
     assert client.models.retrieve("demo").object == "model"
     with pytest.raises(openai.NotFoundError):
