@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from support.processes import WITHOUT_TORCH
 from support.seeds import load_profile, seed_of
 
 from model_kit.blas import preload_openblas
@@ -47,11 +48,9 @@ def seeded(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def others_without_torch() -> Iterator[None]:
-    """Processes that tests start have what a user has: torch is for references, and transformers
-    takes seconds to import it where it is."""
-    folder = Path(__file__).parent / "support" / "without_torch"
+    """Not those that pytest-xdist starts, which are there by now."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+        patch.setenv("PYTHONPATH", WITHOUT_TORCH, prepend=os.pathsep)
         yield
 
 

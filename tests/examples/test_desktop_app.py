@@ -347,7 +347,6 @@ CLOSING = """
 import sys
 _, examples, milliseconds = sys.argv
 sys.path.insert(0, examples)
-sys.modules["torch"] = None  # who embeds has none, and transformers takes seconds to import it
 import desktop_app
 from PySide6.QtCore import QTimer
 

@@ -27,9 +27,8 @@ from vision_add_ons.weights import read_weights
 GROUP = 32
 
 
-def in_memory(folder: Path, bits: int, towers_bits: int | None, embeddings: bool) -> ModelKit:
-    """The model, quantized by mlx after it was loaded."""
-    kit = load_model_kit(folder)
+def in_memory(kit: ModelKit, bits: int, towers_bits: int | None, embeddings: bool) -> ModelKit:
+    """A model that was loaded, quantized by mlx where it is."""
     assert kit.text_model is not None
 
     def fits(_: str, layer: nn.Module) -> bool:
@@ -48,22 +47,26 @@ def digests(folder: Path) -> dict[str, str]:
     return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in folder.iterdir()}
 
 
-@pytest.mark.parametrize("towers_bits", [None, 8])
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("form", "towers_bits"),
+    [(form, 8) for form in FORMS] + [(form, None) for form in ONE_FORM_EACH],
+)
 def test_reload_is_exact(form: str, towers_bits: int | None, tmp_path: Path, seed: int) -> None:
     source, target = FORMS[form](tmp_path / "source", seed), tmp_path / "target"
     before = digests(source)
     made = quantize(source, target, bits=4, group_size=GROUP, towers_bits=towers_bits)
     assert digests(source) == before
     ours = prompt_logits(load_model_kit(target), seed)
-    expected = prompt_logits(in_memory(source, 4, towers_bits, False), seed)
+    kit = load_model_kit(source)
+    plain = prompt_logits(kit, seed)
+    expected = prompt_logits(in_memory(kit, 4, towers_bits, False), seed)
     np.testing.assert_array_equal(ours, expected)
     # It did quantize: the decoder, and the towers if they were to be.
-    assert not np.array_equal(ours, prompt_logits(load_model_kit(source), seed))
+    assert not np.array_equal(ours, plain)
     weights = read_weights(target)
     assert made.layers == sum(name.endswith(".scales") for name in weights)
     assert made.nbytes == sum(w.nbytes for w in weights.values()) < made.source_nbytes
-    prefixes = load_model_kit(source).config.decoder_prefixes
+    prefixes = kit.config.decoder_prefixes
     quantized = [name for name in weights if name.endswith(".scales")]
     eyes = [name for name in quantized if decoder_name(name, prefixes) is None]
     assert bool(eyes) == bool(towers_bits)
@@ -83,7 +86,7 @@ def test_with_embeddings_and_several_shards(form: str, tmp_path: Path, seed: int
         assert {n for n, home in index["weight_map"].items() if home == shard} == set(tensors)
         assert len(tensors) == 1 or sum(t.nbytes for t in tensors.values()) <= 20_000
     ours = prompt_logits(load_model_kit(target), seed)
-    expected = prompt_logits(in_memory(source, 8, None, True), seed)
+    expected = prompt_logits(in_memory(load_model_kit(source), 8, None, True), seed)
     np.testing.assert_array_equal(ours, expected)
 
 
@@ -94,7 +97,7 @@ def test_mlx_lm_alone_loads_the_text_half(form: str, tmp_path: Path, seed: int) 
     kit = load_model_kit(target)
     assert kit.add_on is None
     ours = prompt_logits(kit, seed, sees=False)
-    expected = prompt_logits(in_memory(source, 4, None, False), seed, sees=False)
+    expected = prompt_logits(in_memory(load_model_kit(source), 4, None, False), seed, sees=False)
     np.testing.assert_array_equal(ours, expected)
     kit.text_model, _ = load_model(target)
     np.testing.assert_array_equal(prompt_logits(kit, seed, sees=False), expected)
@@ -160,7 +163,7 @@ def test_folders_of_mlx_vlm_s_converter(tmp_path: Path, seed: int) -> None:
         theirs = folder.with_name(folder.name + "-quantized")
         assert any(name.endswith(".scales") for name in read_weights(theirs))
         ours = prompt_logits(load_model_kit(theirs), seed)
-        expected = prompt_logits(in_memory(folder, 4, None, True), seed)
+        expected = prompt_logits(in_memory(load_model_kit(folder), 4, None, True), seed)
         np.testing.assert_array_equal(ours, expected)
 
 

@@ -1,7 +1,6 @@
 """Loading a model changes nothing of a process that is not ours."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.processes import environment_with_torch
 
 from vision_add_ons.libraries import VARIABLES
 
@@ -68,7 +68,8 @@ for name in ("transformers", "huggingface_hub"):
 
 def process(*arguments: str) -> "subprocess.CompletedProcess[str]":
     """Python with these arguments, and without what other tests' imports set in this process."""
-    env = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    inherited = environment_with_torch()
+    env = {name: value for name, value in inherited.items() if name not in VARIABLES}
     command = [sys.executable, *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
 
