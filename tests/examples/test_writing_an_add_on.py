@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.guides import DOCS, run
-from support.processes import environment_with_torch
+from support.processes import WITHOUT_TORCH, environment_with_torch
 
 from scripts.follow_tutorial import PAGE, ROOT, files, follow, steps
 
@@ -29,7 +29,10 @@ def quick_environment(folder: Path) -> Path:
     (packages / "others.pth").write_text("\n".join(lines))
     for program, module in PROGRAMS.items():
         script = folder / "bin" / program
-        script.write_text(f'#!/bin/sh\nexec "{folder}/bin/python" -m {module} "$@"\n')
+        python = f'"{folder}/bin/python"'
+        if program == "sightline":  # needs no torch, which transformers takes seconds to import
+            python = f'env PYTHONPATH="{WITHOUT_TORCH}:$PYTHONPATH" {python}'
+        script.write_text(f'#!/bin/sh\nexec {python} -m {module} "$@"\n')
         script.chmod(0o755)
     return folder / "bin"
 

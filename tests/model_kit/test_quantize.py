@@ -4,6 +4,8 @@ import hashlib
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from mlx_lm.utils import load_model
 from safetensors.numpy import load_file
 from support import tiny
 from support.gemma3_reference import ROWS
+from support.seeds import seed_of
 from support.seeing_checkpoints import FORMS, ONE_FORM_EACH, prompt_logits
 
 from engine import OptionError, UnsupportedCheckpoint
@@ -43,6 +46,17 @@ def in_memory(kit: ModelKit, bits: int, towers_bits: int | None, embeddings: boo
     return kit
 
 
+@pytest.fixture(scope="module")
+def source_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Writes a checkpoint of a form once, for tests that leave it as it is."""
+
+    @cache
+    def written(form: str) -> Path:
+        return FORMS[form](tmp_path_factory.mktemp("source") / "model", seed_of(form))
+
+    return written
+
+
 def digests(folder: Path) -> dict[str, str]:
     return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in folder.iterdir()}
 
@@ -51,8 +65,10 @@ def digests(folder: Path) -> dict[str, str]:
     ("form", "towers_bits"),
     [(form, 8) for form in FORMS] + [(form, None) for form in ONE_FORM_EACH],
 )
-def test_reload_is_exact(form: str, towers_bits: int | None, tmp_path: Path, seed: int) -> None:
-    source, target = FORMS[form](tmp_path / "source", seed), tmp_path / "target"
+def test_reload_is_exact(
+    source_of: Callable[[str], Path], form: str, towers_bits: int | None, tmp_path: Path, seed: int
+) -> None:
+    source, target = source_of(form), tmp_path / "target"
     before = digests(source)
     made = quantize(source, target, bits=4, group_size=GROUP, towers_bits=towers_bits)
     assert digests(source) == before
@@ -73,8 +89,10 @@ def test_reload_is_exact(form: str, towers_bits: int | None, tmp_path: Path, see
 
 
 @pytest.mark.parametrize("form", ONE_FORM_EACH)
-def test_with_embeddings_and_several_shards(form: str, tmp_path: Path, seed: int) -> None:
-    source, target = FORMS[form](tmp_path / "source", seed), tmp_path / "target"
+def test_with_embeddings_and_several_shards(
+    source_of: Callable[[str], Path], form: str, tmp_path: Path, seed: int
+) -> None:
+    source, target = source_of(form), tmp_path / "target"
     quantize(source, target, bits=8, group_size=GROUP, embeddings=True, shard_bytes=20_000)
     index = json.loads((target / "model.safetensors.index.json").read_text())
     shards = sorted(set(index["weight_map"].values()))
@@ -91,8 +109,10 @@ def test_with_embeddings_and_several_shards(form: str, tmp_path: Path, seed: int
 
 
 @pytest.mark.parametrize("form", ONE_FORM_EACH)
-def test_mlx_lm_alone_loads_the_text_half(form: str, tmp_path: Path, seed: int) -> None:
-    source, target = FORMS[form](tmp_path / "source", seed), tmp_path / "target"
+def test_mlx_lm_alone_loads_the_text_half(
+    source_of: Callable[[str], Path], form: str, tmp_path: Path, seed: int
+) -> None:
+    source, target = source_of(form), tmp_path / "target"
     quantize(source, target, bits=4, group_size=GROUP, decoder_only=True)
     kit = load_model_kit(target)
     assert kit.add_on is None
