@@ -10,7 +10,8 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from support.commands import COMMAND, Terminal, answer_of, finished, take
+from support.commands import Terminal, answer_of, finished, take
+from support.processes import COMMAND
 
 from engine import Engine, Generation, GenerationOptions, Progress, TextDelta
 from engine.cli import main
@@ -293,9 +294,11 @@ def test_version_and_help_load_nothing_heavy() -> None:
     assert "--max-tokens" in ran.stdout
 
 
-def test_a_closed_pipe_is_left_quietly(tiny_folder: Path) -> None:
-    asked = [*COMMAND, "generate", "--prompt", "Write a long story.", "--max-tokens", "400"]
-    asked += ["--model", str(tiny_folder)]
+STORY = ["generate", "--prompt", "Write a long story.", "--max-tokens", "1500", "--model"]
+
+
+def test_a_closed_pipe_is_left_quietly(letters_folder: Path) -> None:
+    asked = [*COMMAND, *STORY, str(letters_folder)]
     with subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         assert running.stdout is not None
         assert running.stderr is not None
@@ -305,8 +308,8 @@ def test_a_closed_pipe_is_left_quietly(tiny_folder: Path) -> None:
         assert running.stderr.read() == b""
 
 
-def test_ctrl_c_while_it_answers(demo: Path) -> None:
-    asked = [*COMMAND, "generate", "--prompt", "Write a long story.", "--max-tokens", "2000"]
+def test_ctrl_c_while_it_answers(letters_folder: Path) -> None:
+    asked = [*COMMAND, *STORY, str(letters_folder)]
     with subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         assert running.stdout is not None
         assert running.stdout.read(1)
