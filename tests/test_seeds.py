@@ -3,8 +3,9 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
+
+from support.processes import python
 
 ROOT = Path(__file__).parent.parent
 
@@ -62,7 +63,7 @@ def drawn(place: Path, before: str = "", **environment: str) -> list[object]:
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     options = ["-n", "0", "-p", "no:cacheprovider", "-p", "conftest", "-c", ROOT / "pyproject.toml"]
     ran = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, tests],
+        python("import pytest\nsys.exit(pytest.main(sys.argv[1:]))", *options, tests),
         env={**inherited, "PYTHONPATH": path, **environment},
         stdout=subprocess.PIPE,
         text=True,
