@@ -109,14 +109,14 @@ def test_saving_while_it_answers(letters_folder: Path, tmp_path: Path) -> None:
 
 
 def test_another_model_s_cache_beside_a_conversation(
-    letters_folder: Path, tmp_path: Path, demo: Path, caplog: pytest.LogCaptureFixture
+    letters_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The words are anybody's, the KV cache is not."""
     path = tmp_path / "talk"
     with load(letters_folder) as engine:
         chat = talk(engine)
         chat.save(path).result(60)
-    other = tiny.save(tiny.text_model(10), tmp_path / "other", demo)
+    other = tiny.save_of_letters(10, tmp_path / "other")
     with load(other) as engine:
         restored = engine.chat(options=SHORT, restore=path)
         assert restored.messages == chat.messages

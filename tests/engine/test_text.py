@@ -267,25 +267,23 @@ def wide_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("bits", [4, 8])
 def test_kv_quantization_equals_mlx_lm(wide_folder: Path, seed: int, bits: int) -> None:
     alone = mlx_lm_load(str(wide_folder))
-    with load(wide_folder) as fresh:
-        check_kv_quantization(fresh, alone, seed, bits)
-
-
-def check_kv_quantization(fresh: Engine, alone: Any, seed: int, bits: int) -> None:
-    prompt = sentence(seed, 20)
-    options = GenerationOptions(
-        max_tokens=8, logprobs=True, kv_bits=bits, kv_group_size=32, quantized_kv_start=0
-    )
-    extra = {"kv_bits": bits, "kv_group_size": 32, "quantized_kv_start": 0}
-    assert ours(fresh, prompt, options) == theirs(alone, prompt, max_tokens=8, **extra)
-    # Nor is one that was quantized later than a cold run would be.
-    late = GenerationOptions(max_tokens=2, kv_bits=bits, kv_group_size=32, quantized_kv_start=15)
-    fresh.generate(prompt, options=late).result()
-    start = fresh.tokenize(prompt)[:10]
-    assert fresh.generate(start, options=late).result().cached_tokens == 0
-    # A cache of other precision is no prefix of this one.
-    plain = fresh.generate(prompt, options=GenerationOptions(max_tokens=2)).result()
-    assert plain.cached_tokens == 0
+    with load(wide_folder) as engine:
+        prompt = sentence(seed, 20)
+        options = GenerationOptions(
+            max_tokens=8, logprobs=True, kv_bits=bits, kv_group_size=32, quantized_kv_start=0
+        )
+        extra = {"kv_bits": bits, "kv_group_size": 32, "quantized_kv_start": 0}
+        assert ours(engine, prompt, options) == theirs(alone, prompt, max_tokens=8, **extra)
+        # Nor is one that was quantized later than a cold run would be.
+        late = GenerationOptions(
+            max_tokens=2, kv_bits=bits, kv_group_size=32, quantized_kv_start=15
+        )
+        engine.generate(prompt, options=late).result()
+        start = engine.tokenize(prompt)[:10]
+        assert engine.generate(start, options=late).result().cached_tokens == 0
+        # A cache of other precision is no prefix of this one.
+        plain = engine.generate(prompt, options=GenerationOptions(max_tokens=2)).result()
+        assert plain.cached_tokens == 0
 
 
 def test_prefill_steps_change_nothing_but_rounding(tiny_fresh: Engine, seed: int) -> None:
