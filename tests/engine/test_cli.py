@@ -122,7 +122,7 @@ def test_an_answer_that_fails_has_exit_code_1(
     assert json.loads(capsys.readouterr().out)["error"] == "no\nluck"
 
 
-def test_ctrl_c_cancels_the_answer(loaded_demo: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_cancels_the_answer(loaded: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     class Out(io.StringIO):
         def write(self, text: str) -> int:
             signal.raise_signal(signal.SIGINT)
