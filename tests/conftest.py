@@ -71,12 +71,12 @@ def seeing_demo() -> Path:
 
 
 @pytest.fixture(scope="session")
-def seeing_folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
+def seeing_folder(tmp_path_factory: pytest.TempPathFactory, letters_folder: Path) -> Path:
     """A Moxin-format checkpoint: a small random text model with small random eyes."""
     from support.moxin_checkpoint import write_seeing
 
     place = tmp_path_factory.mktemp("seeing") / "seeing"
-    return write_seeing(place, tiny_folder, seed_of("seeing folder"))
+    return write_seeing(place, letters_folder, seed_of("seeing folder"))
 
 
 @pytest.fixture(scope="session")
