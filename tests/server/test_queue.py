@@ -4,15 +4,13 @@ import asyncio
 import json
 import socket
 import threading
-import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from support.serving import Reply, Running, image_part, read_all, running
+from support.serving import Reply, Running, Watched, image_part, read_all, running, wait_for
 
-from engine import Engine, Generation, TextDelta
+from engine import Engine, Generation
 from engine.events import Event
 from engine.server.fetch import Fetcher
 
@@ -43,13 +41,6 @@ def read_until(connection: socket.socket, what: bytes) -> bytes:
         assert piece, data
         data += piece
     return data
-
-
-def wait_for(condition: Any, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_whoever_comes_first_is_answered_first(tiny_engine: Engine) -> None:
@@ -125,45 +116,18 @@ def test_a_full_queue_says_so_before_it_reads(tiny_engine: Engine) -> None:
         assert server.chat("Hello").status == 200
 
 
-class Watched:
-    """An engine at whose tokens something can be done, on its own thread."""
-
-    def __init__(self, engine: Engine, at_token: Callable[[Generation, int], None]) -> None:
-        self._engine, self._at_token = engine, at_token
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
-
-    def submit(self, request: Any, **given: Any) -> Generation:
-        watched, seen = threading.Event(), 0
-        self._engine._worker.call(lambda _: wait_for(watched.is_set))  # before the first token
-        generation = self._engine.submit(request, **given)
-        emit = generation.emit
-
-        def emit_watched(event: Event) -> None:
-            nonlocal seen
-            emit(event)
-            if isinstance(event, TextDelta) and event.token is not None:
-                seen += 1
-                self._at_token(generation, seen)
-
-        generation.emit = emit_watched  # type: ignore[method-assign]
-        watched.set()
-        return generation
-
-
 @pytest.mark.parametrize("stream", [True, False])
 def test_leaving_cancels_within_a_token(tiny_engine: Engine, stream: bool) -> None:
     """The client leaves while the engine is at its fifth token, and there is no sixth."""
     connections: list[socket.socket] = []
 
-    def at_token(generation: Generation, count: int) -> None:
-        if count == 5:
+    def at_event(generation: Generation, event: Event, count: int) -> None:
+        if count == 5 and not generation.cancelled:
             wait_for(lambda: bool(connections))
             connections.pop().close()
             wait_for(lambda: generation.cancelled)
 
-    with running(Watched(tiny_engine, at_token)) as server:  # type: ignore[arg-type]
+    with running(Watched(tiny_engine, at_event)) as server:  # type: ignore[arg-type]
         connections.append(start(server, stream=stream))
         name = 'sightline_answers_total{reason="cancelled"}'
         wait_for(lambda: server.figures().get(name, 0) == 1)

@@ -238,6 +238,8 @@ def write_seeing(folder: Path, text: Path, seed: int, template: bool = True) -> 
     write(folder, parts.named(HF), fields)
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         shutil.copy(text / name, folder / name)
+    if template and (text / "chat_template.jinja").exists():
+        shutil.copy(text / "chat_template.jinja", folder)
     if not template:
         file = folder / "tokenizer_config.json"
         tokenizer = json.loads(file.read_text())

@@ -6,7 +6,8 @@ import json
 import re
 import socket
 import threading
-from collections.abc import Coroutine, Iterator
+import time
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from io import BytesIO
@@ -14,7 +15,8 @@ from typing import Any
 
 from PIL import Image
 
-from engine import Engine
+from engine import Engine, Generation, Progress, TextDelta
+from engine.events import Event
 from engine.server import Settings
 from engine.server.fetch import Fetcher
 from engine.server.run import Server, listen
@@ -145,6 +147,60 @@ def running(engine: Engine, fetcher: Fetcher | None = None, **settings: Any) -> 
             yield server_at_work
         finally:
             server_at_work.stop()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+class Watched:
+    """An engine at whose events something can be done, on its own thread.
+
+    `at_event` is told the answer, an event that was just delivered, and how many tokens there are.
+    """
+
+    def __init__(self, engine: Engine, at_event: Callable[[Generation, Event, int], None]) -> None:
+        self._engine, self._at_event = engine, at_event
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def submit(self, request: Any, **given: Any) -> Generation:
+        watched, tokens = threading.Event(), 0
+        self._engine._worker.call(lambda _: wait_for(watched.is_set))  # before the first token
+        generation = self._engine.submit(request, **given)
+        emit = generation.emit
+
+        def emit_watched(event: Event) -> None:
+            nonlocal tokens
+            emit(event)
+            tokens += isinstance(event, TextDelta) and event.token is not None
+            self._at_event(generation, event, tokens)
+
+        generation.emit = emit_watched  # type: ignore[method-assign]
+        watched.set()
+        return generation
+
+
+class Flow:
+    """How far the answers of a watched engine may go, so that a test can look at one midway."""
+
+    def __init__(self) -> None:
+        self._tokens: int | None = None
+
+    def hold(self, tokens: int) -> None:
+        """Have every answer wait after so many tokens; after none, once some of it was read."""
+        self._tokens = tokens
+
+    def release(self) -> None:
+        self._tokens = None
+
+    def at_event(self, generation: Generation, event: Event, tokens: int) -> None:
+        if isinstance(event, Progress | TextDelta):
+            wait_for(lambda: generation.cancelled or self._tokens is None or tokens < self._tokens)
 
 
 def encoded(size: tuple[int, int] = (40, 30), kind: str = "PNG", colour: str = "red") -> bytes:
