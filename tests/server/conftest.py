@@ -39,6 +39,13 @@ def seeing_server(seeing_engine: Engine) -> Iterator[Running]:
 
 
 @pytest.fixture(scope="session")
+def letters_engine(letters_folder: Path) -> Iterator[Engine]:
+    """One that answers a few hundred tokens in a second, where any tokenizer will do."""
+    with load(letters_folder) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
 def page_flow() -> Flow:
     return Flow()
 

@@ -4,20 +4,34 @@ import asyncio
 import json
 import socket
 import threading
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from support.serving import Reply, Running, Watched, image_part, read_all, running, wait_for
+from support.serving import Flow, Reply, Running, Watched, image_part, read_all, running, wait_for
 
 from engine import Engine, Generation
 from engine.events import Event
 from engine.server.fetch import Fetcher
 
 NO_END = {"2": -100}
-"""A bias by which the tiny model never ends an answer by itself."""
-LONG: dict[str, Any] = {"max_tokens": 480, "logprobs": True, "top_logprobs": 20}
-"""An answer that takes seconds: as long as the context, with much to tell of each token."""
+"""A bias by which the model never ends an answer by itself."""
+LONG: dict[str, Any] = {"max_tokens": 2000}
+"""An answer about as long as the context."""
+
+
+@pytest.fixture
+def flow() -> Iterator[Flow]:
+    """How far the answers of `engine` may go."""
+    flow = Flow()
+    yield flow
+    flow.release()
+
+
+@pytest.fixture
+def engine(letters_engine: Engine, flow: Flow) -> Any:
+    return Watched(letters_engine, flow.at_event)
 
 
 def start(server: Running, content: Any = "x", agent: str = "test", **more: Any) -> socket.socket:
@@ -43,8 +57,9 @@ def read_until(connection: socket.socket, what: bytes) -> bytes:
     return data
 
 
-def test_whoever_comes_first_is_answered_first(tiny_engine: Engine) -> None:
-    with running(tiny_engine) as server:
+def test_whoever_comes_first_is_answered_first(engine: Engine, flow: Flow) -> None:
+    flow.hold(2)
+    with running(engine) as server:
         first = start(server, **LONG)
         read_until(first, b'"content":"')
         ended: list[int] = []
@@ -58,6 +73,7 @@ def test_whoever_comes_first_is_answered_first(tiny_engine: Engine) -> None:
             thread.start()
             waiting.append((thread, connection))
         first.close()
+        flow.release()
         for thread, connection in waiting:
             thread.join(20)
             connection.close()
@@ -65,8 +81,11 @@ def test_whoever_comes_first_is_answered_first(tiny_engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("by", ["agent", "user"])
-def test_one_client_with_many_requests_holds_no_other_up(tiny_engine: Engine, by: str) -> None:
-    with running(tiny_engine) as server, ExitStack() as stack:
+def test_one_client_with_many_requests_holds_no_other_up(
+    engine: Engine, flow: Flow, by: str
+) -> None:
+    flow.hold(2)
+    with running(engine) as server, ExitStack() as stack:
         first = stack.enter_context(start(server, **LONG, **{by: "many"}))
         read_until(first, b'"content":"')
         ended: list[str] = []
@@ -77,18 +96,20 @@ def test_one_client_with_many_requests_holds_no_other_up(tiny_engine: Engine, by
 
         threads = []
         for name in ["many"] * 4 + ["one"]:
-            connection = stack.enter_context(start(server, max_tokens=50, **{by: name}))
+            connection = stack.enter_context(start(server, max_tokens=5, **{by: name}))
             read_until(connection, b": queued")
             threads.append(threading.Thread(target=wait, args=(connection, name)))
             threads[-1].start()
         first.close()
+        flow.release()
         for thread in threads:
             thread.join(20)
         assert ended == ["one"] + ["many"] * 4
 
 
-def test_one_client_never_has_the_whole_queue(tiny_engine: Engine) -> None:
-    with running(tiny_engine, max_queue=4) as server, ExitStack() as stack:
+def test_one_client_never_has_the_whole_queue(engine: Engine, flow: Flow) -> None:
+    flow.hold(2)
+    with running(engine, max_queue=4) as server, ExitStack() as stack:
         for _ in range(4):  # of five places
             connection = stack.enter_context(start(server, agent="many", **LONG))
             read_until(connection, b": queued")
@@ -100,8 +121,9 @@ def test_one_client_never_has_the_whole_queue(tiny_engine: Engine) -> None:
         assert (reply.status, reply.error["code"]) == (429, "queue_full")
 
 
-def test_a_full_queue_says_so_before_it_reads(tiny_engine: Engine) -> None:
-    with running(tiny_engine, max_queue=1) as server:
+def test_a_full_queue_says_so_before_it_reads(engine: Engine, flow: Flow) -> None:
+    flow.hold(2)
+    with running(engine, max_queue=1) as server:
         at_work, waiting = start(server, **LONG), start(server)
         read_until(at_work, b'"content":"')
         read_until(waiting, b": queued")
@@ -112,12 +134,13 @@ def test_a_full_queue_says_so_before_it_reads(tiny_engine: Engine) -> None:
         assert server.figures()["sightline_requests_in_flight"] == 2
         for connection in (at_work, waiting):
             connection.close()
+        flow.release()
         wait_for(lambda: server.figures()["sightline_requests_in_flight"] == 0)
         assert server.chat("Hello").status == 200
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_leaving_cancels_within_a_token(tiny_engine: Engine, stream: bool) -> None:
+def test_leaving_cancels_within_a_token(letters_engine: Engine, stream: bool) -> None:
     """The client leaves while the engine is at its fifth token, and there is no sixth."""
     connections: list[socket.socket] = []
 
@@ -127,7 +150,7 @@ def test_leaving_cancels_within_a_token(tiny_engine: Engine, stream: bool) -> No
             connections.pop().close()
             wait_for(lambda: generation.cancelled)
 
-    with running(Watched(tiny_engine, at_event)) as server:  # type: ignore[arg-type]
+    with running(Watched(letters_engine, at_event)) as server:  # type: ignore[arg-type]
         connections.append(start(server, stream=stream))
         name = 'sightline_answers_total{reason="cancelled"}'
         wait_for(lambda: server.figures().get(name, 0) == 1)
@@ -138,7 +161,7 @@ def test_leaving_cancels_within_a_token(tiny_engine: Engine, stream: bool) -> No
         assert not any('status="503"' in figure for figure in figures)
 
 
-def test_leaving_while_a_picture_is_fetched_ends_the_fetching(tiny_engine: Engine) -> None:
+def test_leaving_while_a_picture_is_fetched_ends_the_fetching(engine: Engine) -> None:
     asked, ended = threading.Event(), threading.Event()
 
     async def resolve(host: str, port: int) -> list[str]:
@@ -151,7 +174,7 @@ def test_leaving_while_a_picture_is_fetched_ends_the_fetching(tiny_engine: Engin
         return []
 
     fetcher = Fetcher(1000, 60, resolve)
-    with running(tiny_engine, fetcher, allow_image_urls=True) as server:
+    with running(engine, fetcher, allow_image_urls=True) as server:
         connection = start(server, [image_part("http://site.example/cat.png")])
         assert asked.wait(60)
         assert server.figures()["sightline_requests_in_flight"] == 1
@@ -161,7 +184,7 @@ def test_leaving_while_a_picture_is_fetched_ends_the_fetching(tiny_engine: Engin
         assert not any("answers_total" in figure for figure in server.figures())
 
 
-def test_leaving_while_it_is_queued_leaves_no_answer_behind(tiny_engine: Engine) -> None:
+def test_leaving_while_it_is_queued_leaves_no_answer_behind(letters_engine: Engine) -> None:
     """The request reaches the engine after its client has gone."""
     leave, generations = threading.Event(), []
 
@@ -172,7 +195,7 @@ def test_leaving_while_it_is_queued_leaves_no_answer_behind(tiny_engine: Engine)
             generations.append(super().submit(request, **given))
             return generations[-1]
 
-    with running(Slow(tiny_engine, lambda *_: None)) as server:  # type: ignore[arg-type]
+    with running(Slow(letters_engine, lambda *_: None)) as server:  # type: ignore[arg-type]
         connection = start(server)
         assert leave.wait(60)
         connection.close()
@@ -181,8 +204,9 @@ def test_leaving_while_it_is_queued_leaves_no_answer_behind(tiny_engine: Engine)
         wait_for(lambda: server.figures()["sightline_requests_in_flight"] == 0)
 
 
-def test_leaving_the_queue_needs_no_turn(tiny_engine: Engine) -> None:
-    with running(tiny_engine) as server:
+def test_leaving_the_queue_needs_no_turn(engine: Engine, flow: Flow) -> None:
+    flow.hold(2)
+    with running(engine) as server:
         at_work = start(server, **LONG)
         read_until(at_work, b'"content":"')
         waiting = start(server)
@@ -193,10 +217,12 @@ def test_leaving_the_queue_needs_no_turn(tiny_engine: Engine) -> None:
         assert server.figures()["sightline_requests_in_flight"] == 1
         assert server.figures()["sightline_prompt_tokens_total"] == 0  # nothing of it was read
         at_work.close()
+        flow.release()
 
 
-def test_a_stream_tells_of_prefill_and_that_it_is_alive(tiny_engine: Engine) -> None:
-    with running(tiny_engine, keep_alive_seconds=0.05) as server:
+def test_a_stream_tells_of_prefill_and_that_it_is_alive(engine: Engine, flow: Flow) -> None:
+    flow.hold(2)
+    with running(engine, keep_alive_seconds=0.05) as server:
         at_work = start(server, **LONG)
         read_until(at_work, b'"content":"')
         waiting = start(server, "words " * 150, max_tokens=2)
@@ -204,6 +230,7 @@ def test_a_stream_tells_of_prefill_and_that_it_is_alive(tiny_engine: Engine) -> 
         assert data.index(b": queued\n\n") < data.index(b": still here\n\n")
         assert b"data:" not in data
         at_work.close()
+        flow.release()
         data = read_until(waiting, b"[DONE]")
         assert b": prefill " in data
         steps = [line for line in data.split(b"\n") if line.startswith(b": prefill")]
@@ -214,8 +241,8 @@ def test_a_stream_tells_of_prefill_and_that_it_is_alive(tiny_engine: Engine) -> 
         waiting.close()
 
 
-def test_figures(tiny_engine: Engine) -> None:
-    with running(tiny_engine) as server:
+def test_figures(engine: Engine) -> None:
+    with running(engine) as server:
         for _ in range(2):
             reply = server.chat("The very same question, so that it is cached.", max_tokens=3)
         usage = reply.json["usage"]
@@ -241,12 +268,14 @@ def test_figures(tiny_engine: Engine) -> None:
 # --- the end ----------------------------------------------------------------------------------
 
 
-def test_stopping_lets_answers_finish(tiny_engine: Engine) -> None:
-    with running(tiny_engine, shutdown_seconds=20) as server:
-        connection, waiting = start(server), start(server, max_tokens=5)
+def test_stopping_lets_answers_finish(engine: Engine, flow: Flow) -> None:
+    flow.hold(2)
+    with running(engine, shutdown_seconds=20) as server:
+        connection, waiting = start(server, max_tokens=30), start(server, max_tokens=5)
         data = read_until(connection, b'"content":"')
         read_until(waiting, b": queued")
         server.server.stop()
+        flow.release()
         data += read_all(connection)
         assert data.rstrip().endswith(b"0") or b"[DONE]" in data
         assert b"[DONE]" in data
@@ -256,8 +285,9 @@ def test_stopping_lets_answers_finish(tiny_engine: Engine) -> None:
             server.connect()
 
 
-def test_what_does_not_finish_is_cancelled_and_told_so(tiny_engine: Engine) -> None:
-    with running(tiny_engine, shutdown_seconds=0) as server:
+def test_what_does_not_finish_is_cancelled_and_told_so(engine: Engine, flow: Flow) -> None:
+    flow.hold(2)
+    with running(engine, shutdown_seconds=0) as server:
         at_work = start(server, **LONG)
         whole = start(server, stream=False)
         data = read_until(at_work, b'"content":"')
@@ -269,10 +299,10 @@ def test_what_does_not_finish_is_cancelled_and_told_so(tiny_engine: Engine) -> N
         assert server.ended()
 
 
-def test_an_engine_that_is_closed_under_it(tiny_folder: Any) -> None:
+def test_an_engine_that_is_closed_under_it(letters_folder: Any) -> None:
     from engine import load
 
-    engine = load(tiny_folder)
+    engine = load(letters_folder)
     with running(engine) as server:
         connection = start(server, **LONG)
         data = read_until(connection, b'"content":"')

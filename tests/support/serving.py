@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
@@ -169,20 +169,18 @@ class Watched:
         return getattr(self._engine, name)
 
     def submit(self, request: Any, **given: Any) -> Generation:
-        watched, tokens = threading.Event(), 0
-        self._engine._worker.call(lambda _: wait_for(watched.is_set))  # before the first token
-        generation = self._engine.submit(request, **given)
-        emit = generation.emit
+        made: Future[Generation] = Future()
+        tokens = 0
 
-        def emit_watched(event: Event) -> None:
+        def on_event(event: Event) -> None:
             nonlocal tokens
-            emit(event)
+            generation = made.result(60)
+            generation._deliver(event)
             tokens += isinstance(event, TextDelta) and event.token is not None
             self._at_event(generation, event, tokens)
 
-        generation.emit = emit_watched  # type: ignore[method-assign]
-        watched.set()
-        return generation
+        made.set_result(self._engine.submit(request, on_event=on_event, **given))
+        return made.result()
 
 
 class Flow:
