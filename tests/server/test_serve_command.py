@@ -25,10 +25,18 @@ from engine.server.page import page_paths
 SOAK = Path(__file__).parents[2] / "scripts" / "soak_server.py"
 
 
+SERVE = """
+import sys
+sys.modules["torch"] = None  # the engine needs none, and transformers takes seconds to import it
+from engine.cli import main
+sys.exit(main(["serve", *sys.argv[1:]]))
+"""
+
+
 @contextmanager
 def served(*arguments: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
     """The program at work, and its address."""
-    command = [sys.executable, "-m", "engine", "serve", "--port", "0", *arguments]
+    command = [sys.executable, "-c", SERVE, "--port", "0", *arguments]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
