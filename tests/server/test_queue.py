@@ -124,8 +124,9 @@ def test_one_client_never_has_the_whole_queue(engine: Engine, flow: Flow) -> Non
 def test_a_full_queue_says_so_before_it_reads(engine: Engine, flow: Flow) -> None:
     flow.hold(2)
     with running(engine, max_queue=1) as server:
-        at_work, waiting = start(server, **LONG), start(server)
+        at_work = start(server, **LONG)
         read_until(at_work, b'"content":"')
+        waiting = start(server)
         read_until(waiting, b": queued")
         reply = server.chat("Hello")
         assert (reply.status, reply.error["code"]) == (429, "queue_full")
@@ -271,8 +272,9 @@ def test_figures(engine: Engine) -> None:
 def test_stopping_lets_answers_finish(engine: Engine, flow: Flow) -> None:
     flow.hold(2)
     with running(engine, shutdown_seconds=20) as server:
-        connection, waiting = start(server, max_tokens=30), start(server, max_tokens=5)
+        connection = start(server, max_tokens=30)
         data = read_until(connection, b'"content":"')
+        waiting = start(server, max_tokens=5)
         read_until(waiting, b": queued")
         server.server.stop()
         flow.release()
@@ -289,8 +291,9 @@ def test_what_does_not_finish_is_cancelled_and_told_so(engine: Engine, flow: Flo
     flow.hold(2)
     with running(engine, shutdown_seconds=0) as server:
         at_work = start(server, **LONG)
-        whole = start(server, stream=False)
         data = read_until(at_work, b'"content":"')
+        whole = start(server, stream=False)
+        wait_for(lambda: server.figures()["sightline_requests_in_flight"] == 2)
         server.server.stop()
         data += read_all(at_work)
         assert b"[DONE]" not in data
