@@ -65,7 +65,7 @@ def drawn(place: Path, before: str = "", **environment: str) -> list[object]:
     options = ["-n", "0", "-p", "no:cacheprovider", "-p", "conftest"]
     options += ["--assert", "plain", "-c", ROOT / "pyproject.toml"]
     ran = subprocess.run(
-        python("import pytest\nsys.exit(pytest.main(sys.argv[1:]))", *options, tests),
+        python("import sys, pytest\nsys.exit(pytest.main(sys.argv[1:]))", *options, tests),
         env={**inherited, "PYTHONPATH": path, **environment},
         stdout=subprocess.PIPE,
         text=True,

@@ -9,13 +9,13 @@ from support.serving import Running, running
 
 from engine import Engine, GenerationOptions
 
-EXAMPLES = 20
+EXAMPLES = 10
 
 
 @pytest.fixture(scope="module")
-def documented(tiny_engine: Engine) -> Iterator[Running]:
+def documented(letters_engine: Engine) -> Iterator[Running]:
     # Whatever an example asks for, its answer is short.
-    with running(tiny_engine, model="tiny", options=GenerationOptions(max_context=80)) as server:
+    with running(letters_engine, model="tiny", options=GenerationOptions(max_context=80)) as server:
         yield server
 
 
