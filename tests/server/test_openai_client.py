@@ -222,6 +222,8 @@ def test_models(client: openai.OpenAI) -> None:
 
 def test_closing_the_stream_cancels_the_answer(page_server: Running, flow: Flow) -> None:
     flow.hold(3)
+    import openai
+
     with openai.OpenAI(base_url=f"{page_server.url}/v1", api_key="none", max_retries=0) as client:
         before = page_server.figures()
         stream = client.chat.completions.create(
@@ -253,6 +255,8 @@ def test_a_continuation_goes_on_as_its_tokens_do(
     tokens = tiny_engine.generate(prompt, options=options).result().tokens
     before = tiny_engine.tokenize(prompt)
     whole = tiny_engine.detokenize([*before, *tokens])
+    import openai
+
     with openai.OpenAI(base_url=f"{tiny_server.url}/v1", api_key="none") as client:
         reply = client.completions.create(
             model="tiny", prompt=prompt, max_tokens=3, logit_bias={str(token): 100}
