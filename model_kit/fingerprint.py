@@ -4,6 +4,7 @@ import hashlib
 import inspect
 import json
 import os
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -72,6 +73,7 @@ def _samples(file: Path) -> list[bytes]:
     return samples
 
 
+@cache
 def _version(package: str) -> str:
     try:
         return version(package)

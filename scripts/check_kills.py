@@ -48,8 +48,8 @@ def talk(folder: Path, place: Path) -> None:
 
 def kill_once(folder: Path, place: Path, chance: random.Random) -> int:
     """Start the process, kill it a moment after it has saved; how often it has."""
-    code = f"import sys; sys.argv[0] = {__file__!r}; import check_kills as c; c.talk"
-    code += f"(c.Path({str(folder)!r}), c.Path({str(place)!r}))"
+    code = f"import sys; sys.modules['torch'] = None; sys.argv[0] = {__file__!r}; "
+    code += f"import check_kills as c; c.talk(c.Path({str(folder)!r}), c.Path({str(place)!r}))"
     with subprocess.Popen(
         [sys.executable, "-c", code],
         stdout=subprocess.PIPE,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from support.processes import WITHOUT_TORCH
 from support.seeds import load_profile, seed_of
 
 from model_kit.blas import preload_openblas
@@ -45,6 +46,14 @@ def seeded(request: pytest.FixtureRequest) -> None:
     mx.random.seed(seed)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def others_without_torch() -> Iterator[None]:
+    """Not those that pytest-xdist starts, which are there by now."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", WITHOUT_TORCH, prepend=os.pathsep)
+        yield
+
+
 @pytest.fixture(scope="session")
 def demo() -> Path:
     """The folder of the default model without its eyes, fetched at its first use."""
@@ -62,12 +71,12 @@ def seeing_demo() -> Path:
 
 
 @pytest.fixture(scope="session")
-def seeing_folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
+def seeing_folder(tmp_path_factory: pytest.TempPathFactory, letters_folder: Path) -> Path:
     """A Moxin-format checkpoint: a small random text model with small random eyes."""
     from support.moxin_checkpoint import write_seeing
 
     place = tmp_path_factory.mktemp("seeing") / "seeing"
-    return write_seeing(place, tiny_folder, seed_of("seeing folder"))
+    return write_seeing(place, letters_folder, seed_of("seeing folder"))
 
 
 @pytest.fixture(scope="session")

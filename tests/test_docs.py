@@ -7,12 +7,15 @@ import sys
 from contextlib import redirect_stdout
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from griffe import Class, GriffeLoader, Module, ModulesCollection
 from support.guides import DOCS, blocks, run
 
 from engine.cli import main
+
+if TYPE_CHECKING:
+    from griffe import Class, Module, ModulesCollection
 
 ROOT = DOCS.parent
 PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
@@ -72,8 +75,10 @@ def test_commands_and_their_flags_exist(line: str, capsys: pytest.CaptureFixture
 
 
 @cache
-def packages() -> ModulesCollection:
+def packages() -> "ModulesCollection":
     """Our packages as their source says, nothing imported."""
+    from griffe import GriffeLoader
+
     loader = GriffeLoader(search_paths=[ROOT])
     for room in ROOMS:
         loader.load(room)
@@ -81,7 +86,7 @@ def packages() -> ModulesCollection:
     return loader.modules_collection
 
 
-def undocumented(owner: Module | Class) -> list[str]:
+def undocumented(owner: "Module | Class") -> list[str]:
     """What is public in a module or class and has no docstring, nor inherits one.
 
     An attribute is documented, too, where its class's docstring names it.

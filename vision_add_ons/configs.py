@@ -29,7 +29,8 @@ def _resolve(config: dict[str, Any], mapping: Any) -> dict[str, Any]:
     try:
         # They add fields to the nested objects that they are given.
         own = copy.deepcopy(config)
-        resolved: dict[str, Any] = mapping[config["model_type"]].from_dict(own).to_dict()
+        # Not by `from_dict`, which does the same, and writes the whole config out for its log.
+        resolved: dict[str, Any] = mapping[config["model_type"]](**own).to_dict()
     except Exception as error:
         # The config classes validate with several unrelated exception types.
         message = " ".join(str(error).split())

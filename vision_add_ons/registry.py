@@ -4,6 +4,9 @@ A key is a model type (`llava`), or a model type and that of its vision tower (`
 model types that stand for more than one family. The longer key goes before the shorter.
 """
 
+import os
+import sys
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
@@ -41,7 +44,7 @@ def registered() -> dict[str, str]:
     after a key. Raises `AddOnConflict` when one is claimed twice.
     """
     found = dict(BUILT_IN)
-    for entry in entry_points(group=GROUP):
+    for entry in _entries(_places()):
         claimed = found.setdefault(entry.name, entry.value)
         if claimed != entry.value:
             raise AddOnConflict(
@@ -49,6 +52,23 @@ def registered() -> dict[str, str]:
                 "uninstall one of the two packages"
             )
     return found
+
+
+@lru_cache(maxsize=1)
+def _entries(places: tuple[tuple[str, int], ...]) -> tuple[EntryPoint, ...]:
+    """The packages' entry points: every package's are read, so only where `places` are others."""
+    return tuple(entry_points(group=GROUP))
+
+
+def _places() -> tuple[tuple[str, int], ...]:
+    """The folders that packages are found in, and when something was last put in or taken out."""
+    places = []
+    for place in map(os.path.abspath, sys.path):
+        try:
+            places.append((place, os.stat(place).st_mtime_ns))
+        except OSError:
+            places.append((place, 0))
+    return tuple(places)
 
 
 def find_add_on(model_type: str, tower: str | None = None) -> "type[VisionAddOn] | None":

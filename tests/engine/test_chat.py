@@ -20,7 +20,7 @@ def digits(tiny_engine: Engine) -> GenerationOptions:
 
 
 def test_a_follow_up_runs_only_what_is_new(engine: Engine) -> None:
-    options = GenerationOptions(max_tokens=6)
+    options = GenerationOptions(max_tokens=4)
     chat = engine.chat(system="You answer briefly.", options=options)
     first = chat.send("Name a colour of the rainbow.").result()
     second = chat.send("Name another one.").result()
@@ -32,10 +32,9 @@ def test_a_follow_up_runs_only_what_is_new(engine: Engine) -> None:
     assert [m.role for m in chat.messages] == ["system"] + ["user", "assistant"] * 3
 
 
-def test_a_follow_up_takes_the_cache_over_and_copies_nothing(
-    tiny_folder: Path, digits: GenerationOptions
-) -> None:
-    with load(tiny_folder) as engine:
+def test_a_follow_up_takes_the_cache_over_and_copies_nothing(letters_folder: Path) -> None:
+    with load(letters_folder) as engine:
+        digits = of_digits(engine, SHORT)
         kept = engine._worker.memory.budget._kept  # type: ignore[union-attr]
 
         def layers() -> list[int]:
@@ -78,10 +77,9 @@ def test_what_the_model_reads_is_the_template_s_text(tiny_engine: Engine) -> Non
     kept.result()
 
 
-def test_conversations_alternate_without_evicting_each_other(
-    tiny_folder: Path, digits: GenerationOptions
-) -> None:
-    with load(tiny_folder) as engine:
+def test_conversations_alternate_without_evicting_each_other(letters_folder: Path) -> None:
+    with load(letters_folder) as engine:
+        digits = of_digits(engine, SHORT)
         chats = [engine.chat(system=f"You are number {i}.", options=digits) for i in range(4)]
         for question in ("Who are you?", "Are you sure?", "Why?"):
             for chat in chats:
@@ -92,21 +90,24 @@ def test_conversations_alternate_without_evicting_each_other(
         assert engine.cache_stats()["conversations"] == 4
 
 
-def test_the_budget_is_kept(tiny_folder: Path, digits: GenerationOptions) -> None:
-    with load(tiny_folder) as engine:
-        first = engine.chat(options=digits)
-        first.send("Question 0?").result()
+def test_the_budget_is_kept(letters_folder: Path) -> None:
+    system = "You answer at length, and take all the time that you need for it."
+    with load(letters_folder) as engine:
+        digits = of_digits(engine, SHORT)
+        engine.chat(system, digits).send("Question 0?").result()
         budget = int(2.9 * engine.cache_stats()["bytes"])
-    with load(tiny_folder, cache_bytes=budget) as engine:
-        chats = [engine.chat(options=digits) for _ in range(4)]
+    with load(letters_folder, cache_bytes=budget) as engine:
+        chats = [engine.chat(system, digits) for _ in range(4)]
+        ends = []
         for i, chat in enumerate(chats):
-            chat.send(f"Question {i}?").result()
+            ends.append(chat.send(f"Question {i}?").result())
             stats = engine.cache_stats()
             assert stats["bytes"] <= stats["max_bytes"] == budget
         assert engine.cache_stats()["conversations"] == 2
-        assert chats[0].send("Still there?").result().cached_tokens < 40  # the shared start alone
-        assert chats[3].send("Still there?").result().cached_tokens > 40
-    with load(tiny_folder, cache_bytes=0) as engine:
+        # Of the first there is the shared start alone, of the last all of it.
+        assert chats[0].send("Still there?").result().cached_tokens < ends[0].prompt_tokens
+        assert chats[3].send("Still there?").result().cached_tokens > ends[3].prompt_tokens
+    with load(letters_folder, cache_bytes=0) as engine:
         chat = engine.chat(options=digits)
         chat.send("One?").result()
         assert chat.send("Two?").result().cached_tokens == 0

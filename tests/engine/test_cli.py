@@ -10,7 +10,8 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from support.commands import COMMAND, Terminal, answer_of, finished, take
+from support.commands import Terminal, answer_of, finished, take
+from support.processes import COMMAND
 
 from engine import Engine, Generation, GenerationOptions, Progress, TextDelta
 from engine.cli import main
@@ -121,7 +122,7 @@ def test_an_answer_that_fails_has_exit_code_1(
     assert json.loads(capsys.readouterr().out)["error"] == "no\nluck"
 
 
-def test_ctrl_c_cancels_the_answer(loaded_demo: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_cancels_the_answer(loaded: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     class Out(io.StringIO):
         def write(self, text: str) -> int:
             signal.raise_signal(signal.SIGINT)
@@ -293,9 +294,11 @@ def test_version_and_help_load_nothing_heavy() -> None:
     assert "--max-tokens" in ran.stdout
 
 
-def test_a_closed_pipe_is_left_quietly(tiny_folder: Path) -> None:
-    asked = [*COMMAND, "generate", "--prompt", "Write a long story.", "--max-tokens", "400"]
-    asked += ["--model", str(tiny_folder)]
+STORY = ["generate", "--prompt", "Write a long story.", "--max-tokens", "1500", "--model"]
+
+
+def test_a_closed_pipe_is_left_quietly(letters_folder: Path) -> None:
+    asked = [*COMMAND, *STORY, str(letters_folder)]
     with subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         assert running.stdout is not None
         assert running.stderr is not None
@@ -305,8 +308,8 @@ def test_a_closed_pipe_is_left_quietly(tiny_folder: Path) -> None:
         assert running.stderr.read() == b""
 
 
-def test_ctrl_c_while_it_answers(demo: Path) -> None:
-    asked = [*COMMAND, "generate", "--prompt", "Write a long story.", "--max-tokens", "2000"]
+def test_ctrl_c_while_it_answers(letters_folder: Path) -> None:
+    asked = [*COMMAND, *STORY, str(letters_folder)]
     with subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         assert running.stdout is not None
         assert running.stdout.read(1)

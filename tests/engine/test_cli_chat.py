@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.commands import COMMAND, Terminal, answer_of
+from support.commands import Terminal, answer_of
+from support.processes import COMMAND
 
 from engine import Engine, GenerationOptions, TextDelta
 from engine.cli import main
@@ -112,10 +113,9 @@ def test_control_characters_reach_no_terminal() -> None:
     assert shown[io.StringIO] == text
 
 
-def test_echo_into_chat(demo: Path) -> None:
-    ran = subprocess.run(
-        [*COMMAND, "chat", "--max-tokens", "6"], input="hi\n", capture_output=True, text=True
-    )
+def test_echo_into_chat(letters_folder: Path) -> None:
+    command = [*COMMAND, "chat", "--max-tokens", "6", "--model", str(letters_folder)]
+    ran = subprocess.run(command, input="hi\n", capture_output=True, text=True)
     assert (ran.returncode, ran.stderr) == (0, "sightline: the answer was cut after 6 tokens\n")
     assert len(ran.stdout) > 3
-    assert ">" not in ran.stdout
+    assert "> " not in ran.stdout

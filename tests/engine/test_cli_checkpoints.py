@@ -2,12 +2,12 @@
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support.adapters import write_adapter
+from support.processes import COMMAND
 from support.seeing_checkpoints import FORMS
 
 from engine.cli import main
@@ -17,7 +17,7 @@ Run = Callable[..., tuple[str, str, int]]
 
 def process(*arguments: object) -> tuple[str, str, int]:
     """What it told, its complaints, and the exit code of a command in a process of its own."""
-    command = [sys.executable, "-m", "engine", *map(str, arguments)]
+    command = [*COMMAND, *map(str, arguments)]
     ran = subprocess.run(command, capture_output=True, text=True)
     return ran.stdout, ran.stderr, ran.returncode
 

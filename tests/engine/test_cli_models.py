@@ -3,12 +3,12 @@
 import json
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from support.processes import COMMAND
 from support.tiny_hub import Repo, TinyHub, tiny_hub
 
 from engine.cli import main
@@ -66,9 +66,9 @@ def test_the_list_as_json(
 
 
 def test_inspect_by_name(
-    hub: TinyHub, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+    hub: TinyHub, letters_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    hub.repos["tiny/text"] = Repo(tiny_folder)
+    hub.repos["tiny/text"] = Repo(letters_folder)
     assert main(["inspect", "tiny/text"]) == 0
     assert "model type:    mistral" in capsys.readouterr().out
     for command in (["inspect"], ["generate", "--prompt", "x", "--model"]):
@@ -114,13 +114,11 @@ def test_when_nothing_can_be_asked(
 
 @pytest.mark.parametrize("command", [["inspect"], ["generate", "--prompt", "x", "--model"]])
 def test_ctrl_c_during_a_download(
-    command: list[str], hub: TinyHub, cache: Path, tiny_folder: Path
+    command: list[str], hub: TinyHub, cache: Path, letters_folder: Path
 ) -> None:
-    hub.repos["tiny/text"] = Repo(tiny_folder)
+    hub.repos["tiny/text"] = Repo(letters_folder)
     hub.stall = "model.safetensors"
-    with subprocess.Popen(
-        [sys.executable, "-m", "engine", *command, "tiny/text"], stderr=subprocess.PIPE
-    ) as running:
+    with subprocess.Popen([*COMMAND, *command, "tiny/text"], stderr=subprocess.PIPE) as running:
         assert hub.stalled.wait(30)
         assert list(cache.rglob("*.incomplete"))
         running.send_signal(signal.SIGINT)

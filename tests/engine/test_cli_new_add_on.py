@@ -20,6 +20,7 @@ from vision_add_ons.registry import GROUP
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "sightline-llava"
+PLAIN = ("-p", "no:cacheprovider", "--assert", "plain")
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ def test_every_gap_says_what_belongs_there(package: Path, monkeypatch: pytest.Mo
 
 
 def test_the_tests_say_what_is_next(package: Path) -> None:
-    told = run("pytest", "-p", "no:cacheprovider", folder=package)
+    told = run("pytest", *PLAIN, folder=package)
     assert told.returncode == 1
     assert "NotImplementedError: fill in next: LlavaReference.__init__ builds" in told.stdout
     assert "1 error in" in told.stdout
@@ -107,7 +108,7 @@ def test_filled_in_they_pass(package: Path) -> None:
     """With the example's code, whose names are the skeleton's."""
     for name in ("sightline_llava.py", "tests/test_sightline_llava.py"):
         shutil.copy(EXAMPLE / name, package / name)
-    told = run("pytest", "-p", "no:cacheprovider", "-k", "test_rows", folder=package)
+    told = run("pytest", *PLAIN, "-k", "test_rows", folder=package)
     assert told.returncode == 0, told.stdout
     assert "2 passed" in told.stdout
 

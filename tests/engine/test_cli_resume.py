@@ -2,21 +2,21 @@
 
 import io
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.processes import COMMAND
 
 from engine.cli import main
 
-COMMAND = ["chat", "--max-tokens", "6", "--seed", "1"]
+CHAT = ["chat", "--max-tokens", "6", "--seed", "1"]
 Chat = Callable[..., tuple[list[str], str, int]]
 
 
 def elsewhere(*options: object, lines: str) -> tuple[list[str], str, int]:
     """Lines told, complaints, exit code of a chat in a process of its own."""
-    command = [sys.executable, "-m", "engine", *COMMAND, *map(str, options)]
+    command = [*COMMAND, *CHAT, *map(str, options)]
     ran = subprocess.run(command, input=lines, capture_output=True, text=True)
     return ran.stdout.splitlines(), ran.stderr, ran.returncode
 
@@ -27,19 +27,19 @@ def chat(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> 
 
     def run(*options: object, lines: str) -> tuple[list[str], str, int]:
         monkeypatch.setattr("sys.stdin", io.StringIO(lines))
-        code = main([*COMMAND, *map(str, options)])
+        code = main([*CHAT, *map(str, options)])
         output = capfd.readouterr()
         return output.out.splitlines(), output.err, code
 
     return run
 
 
-def test_resume(chat: Chat, tiny_folder: Path, tmp_path: Path) -> None:
+def test_resume(chat: Chat, letters_folder: Path, tmp_path: Path) -> None:
     talk, script = tmp_path / "my talk", tmp_path / "talk.md"
-    model = ("--model", tiny_folder, "--resume", talk)
+    model = ("--model", letters_folder, "--resume", talk)
     assert elsewhere(*model, "--system", "Be brief.", lines="Hello?\n")[2] == 0
     assert talk.exists()
-    told, _, code = elsewhere(*model, lines=f"And then?\n/stats\n/save {script}\n")
+    told, _, code = chat(*model, lines=f"And then?\n/stats\n/save {script}\n")
     assert code == 0
     assert " of them from disk)" in told[1]
     headings = [line for line in script.read_text().splitlines() if line.startswith("## ")]
@@ -54,20 +54,20 @@ def test_resume(chat: Chat, tiny_folder: Path, tmp_path: Path) -> None:
     assert talk.read_text() == "my thesis"
 
 
-def test_cache_dir(chat: Chat, tiny_folder: Path, tmp_path: Path) -> None:
-    model = ("--model", tiny_folder, "--cache-dir", tmp_path / "cache")
+def test_cache_dir(chat: Chat, letters_folder: Path, tmp_path: Path) -> None:
+    model = ("--model", letters_folder, "--cache-dir", tmp_path / "cache")
     told = chat(*model, lines="Hello?\n/stats\n")[0]
     assert told[-1].startswith("on disk: ")
     told = chat(*model, lines="Hello?\n/stats\n")[0]
     assert " of them from disk)" in told[-3]
-    told, complaints, code = chat("--cache-dir", tiny_folder / "config.json", lines="Hello?\n")
+    told, complaints, code = chat("--cache-dir", letters_folder / "config.json", lines="Hello?\n")
     assert (told, code) == ([], 2)
     assert complaints.startswith("sightline: cache_dir ")
 
 
-def test_nowhere_to_keep_it(chat: Chat, tiny_folder: Path, tmp_path: Path) -> None:
+def test_nowhere_to_keep_it(chat: Chat, letters_folder: Path, tmp_path: Path) -> None:
     nowhere = tmp_path / "no" / "talk"
-    told, complaints, code = chat("--model", tiny_folder, "--resume", nowhere, lines="Hello?\n")
+    told, complaints, code = chat("--model", letters_folder, "--resume", nowhere, lines="Hello?\n")
     assert code == 0
     assert told
     assert f"sightline: {nowhere} cannot be written: " in complaints

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from support.no_openblas import WITHOUT_OPENBLAS
+from support.processes import COMMAND, python
 
 
 class Keyboard:
@@ -64,7 +65,7 @@ class Keyboard:
 
 @pytest.fixture
 def keyboard(demo: Path) -> Iterator[Keyboard]:
-    process = Keyboard(sys.executable, "-m", "engine", "chat", "--max-tokens", "300")
+    process = Keyboard(*COMMAND, "chat", "--max-tokens", "300")
     yield process
     os.close(process.terminal)  # hangs up on a process that a failed test left
 
@@ -108,7 +109,7 @@ def test_a_session(keyboard: Keyboard) -> None:
 def test_advice_about_the_machine_is_for_a_person_at_a_terminal(letters_folder: Path) -> None:
     asked = ["generate", "--model", str(letters_folder), "--prompt", "a", "--max-tokens", "1"]
     script = f"{WITHOUT_OPENBLAS}\nfrom engine.cli import main\nmain({asked})"
-    command = (sys.executable, "-c", script)
+    command = python(script)
     piped = subprocess.run(command, capture_output=True, text=True)
     assert "finish reason length" in piped.stderr
     assert "OpenBLAS" not in piped.stderr

@@ -3,6 +3,7 @@
 `python -m scripts.demo_model.measure` measures thousands.
 """
 
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from support.seeds import SWEEP
 from engine import load
 
 ROOT = Path(__file__).parents[2]
-pytest.importorskip("sklearn")
+if importlib.util.find_spec("sklearn") is None:  # which takes seconds to import
+    pytest.skip("sklearn is not installed", allow_module_level=True)
 sys.path.append(str(ROOT))  # the scripts are no installed package
 
 from scripts.demo_model.assets import HELD_OUT_FONTS, Assets, gather  # noqa: E402

@@ -20,7 +20,7 @@ from support.paligemma_reference import PaliGemma2Reference
 from support.qwen2_vl_reference import Qwen2VLReference
 from support.seeds import seed_of
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import MistralForCausalLM, PreTrainedTokenizerFast
 
 from engine import (
     CheckpointNotFound,
@@ -104,11 +104,12 @@ def test_bfloat16_is_kept_as_it_is(tmp_path: Path, seed: int) -> None:
     assert fidelity.top1 == 1
 
 
-def test_every_position_of_a_text_is_what_torch_says(demo: Path, tmp_path: Path, seed: int) -> None:
-    models = [tiny.text_model(seed), perturbed(tiny.text_model(seed), seed + 1)]
-    folders = [tiny.save(m, tmp_path / str(i), demo) for i, m in enumerate(models)]
+def test_every_position_of_a_text_is_what_torch_says(tmp_path: Path, seed: int) -> None:
+    folders = [tiny.save_of_letters(seed, tmp_path / name) for name in ("source", "target")]
+    models = [MistralForCausalLM.from_pretrained(folders[0]).eval() for _ in folders]
+    perturbed(models[1], seed + 1).save_pretrained(folders[1])
     fidelity = compare(*folders, texts=[*TEXTS, f"Number {seed}"])
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(demo)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folders[0])
     rows = []
     for item, text in zip(fidelity.items, [*TEXTS, f"Number {seed}"], strict=True):
         tokens = torch.tensor([tokenizer.encode(text)])

@@ -5,7 +5,6 @@ import itertools
 import random
 import shutil
 import subprocess
-import sys
 import threading
 import weakref
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Any
 import pytest
 import torch
 from support import tiny
+from support.processes import python
+from support.short_chats import of_digits
 
 from engine import (
     Engine,
@@ -110,10 +111,11 @@ def test_progress_tells_the_prefill(tiny_engine: Engine) -> None:
     assert events[0].cached + total == len(tiny_engine.tokenize(prompt))
 
 
-def test_cancel_by_an_event(engine: Engine) -> None:
+def test_cancel_by_an_event(tiny_engine: Engine) -> None:
     """Whoever stops an answer need not have it yet."""
     cancel = threading.Event()
-    chat = engine.chat(options=GenerationOptions(max_tokens=400))
+    options = of_digits(tiny_engine, GenerationOptions(max_tokens=400))
+    chat = tiny_engine.chat(options=options)
     for event in chat.send("Count to a hundred.", cancel=cancel):
         if isinstance(event, TextDelta):
             cancel.set()
@@ -128,19 +130,19 @@ def test_cancel_by_an_event(engine: Engine) -> None:
     assert chat.send("Hello", [], GenerationOptions(max_tokens=2), cancel).result().tokens
 
 
-def test_cancel_during_prefill_keeps_what_was_read(engine: Engine) -> None:
+def test_cancel_during_prefill_keeps_what_was_read(tiny_engine: Engine) -> None:
     prompt = f"{random.random()} {LONG[:300]}"
-    generation = engine.generate(prompt, options=GenerationOptions(prefill_step_size=32))
+    generation = tiny_engine.generate(prompt, options=GenerationOptions(prefill_step_size=32))
     for event in generation:
         if isinstance(event, Progress) and event.processed >= 32:
             generation.cancel()
     end = generation.result()
     assert end.finish_reason == "cancelled"
     assert not end.tokens
-    again = engine.generate(prompt, options=GenerationOptions(max_tokens=4)).result()
+    again = tiny_engine.generate(prompt, options=GenerationOptions(max_tokens=4)).result()
     assert again.cached_tokens >= 32
-    engine._worker.memory.budget.shrink(0)  # type: ignore[union-attr]
-    cold = engine.generate(prompt, options=GenerationOptions(max_tokens=4)).result()
+    tiny_engine._worker.memory.budget.shrink(0)  # type: ignore[union-attr]
+    cold = tiny_engine.generate(prompt, options=GenerationOptions(max_tokens=4)).result()
     assert cold.cached_tokens == 0
     assert again.tokens == cold.tokens
 
@@ -170,7 +172,7 @@ def test_cancel_at_random_moments(tiny_engine: Engine, seed: int) -> None:
     rng = random.Random(seed)
     words = rng.choices(LONG.split(), k=200)
     reasons = []
-    for _ in range(120):
+    for _ in range(40):
         # Starts of one text: each continues what was left by those cancelled before it.
         long = " ".join(words[: rng.randrange(1, 40)] + rng.choices(words, k=rng.randrange(4)))
         options = GenerationOptions(max_tokens=rng.randrange(1, 8), prefill_step_size=16)
@@ -229,9 +231,9 @@ def test_two_threads_at_once(tiny_engine: Engine) -> None:
 
 
 def test_emoji_are_never_broken(engine: Engine) -> None:
-    tokens = engine.tokenize("🦊👩‍🚀é日本")
+    tokens = engine.tokenize("🦊é日")
     bias = GenerationOptions(max_tokens=len(tokens), logit_bias=dict.fromkeys(tokens, 60.0))
-    deltas = list(engine.generate("Emoji: 🦊👩‍🚀é日本", options=bias))
+    deltas = list(engine.generate("Emoji: 🦊é日", options=bias))
     assert all("\ufffd" not in d.text for d in deltas)
 
 
@@ -264,9 +266,9 @@ def test_max_context_ends_an_answer(tiny_engine: Engine) -> None:
     assert (end.finish_reason, len(end.tokens)) == ("length", 6)
 
 
-def test_a_failure_is_the_final_event(tiny_folder: Path) -> None:
+def test_a_failure_is_the_final_event(letters_folder: Path) -> None:
     """What goes wrong on the engine's thread reaches the caller, and the engine goes on."""
-    with load(tiny_folder) as engine:
+    with load(letters_folder) as engine:
         generation = engine.generate("Hello", options=GenerationOptions(max_tokens=2))
         generation.result()
 
@@ -288,8 +290,8 @@ def test_a_failure_is_the_final_event(tiny_folder: Path) -> None:
         assert engine.generate("Hello", options=GenerationOptions(max_tokens=2)).result().tokens
 
 
-def test_close(tiny_folder: Path) -> None:
-    engine = load(tiny_folder)
+def test_close(letters_folder: Path) -> None:
+    engine = load(letters_folder)
     running = engine.generate(LONG, options=GenerationOptions(max_tokens=500))
     waiting = engine.submit(Request("Hello"))
     for event in running:
@@ -304,17 +306,17 @@ def test_close(tiny_folder: Path) -> None:
     assert not any(t.name == "sightline-engine" and not t.daemon for t in threading.enumerate())
 
 
-def test_a_process_ends_cleanly_whenever_it_ends(tiny_folder: Path, demo: Path) -> None:
+def test_a_process_ends_cleanly_whenever_it_ends(letters_folder: Path, demo: Path) -> None:
     """MLX's thread-local state must be gone before the interpreter is."""
     script = f"""
 from engine import GenerationOptions, load
-engine = load({str(tiny_folder)!r})
+engine = load({str(letters_folder)!r})
 engine.generate("Hello", options=GenerationOptions(max_tokens=2)).result()
 import sys
 assert "mlx_vlm" not in sys.modules
 {{}}
 """
-    endings = {e: script.format(e) for e in ("engine.close()", "pass", "1 / 0")}
+    endings = {e: script.format(e) for e in ("pass", "1 / 0")}
     endings["while generating"] = script.format("engine.generate('Hello ' * 300)")
     endings["while loading"] = f"""
 import threading
@@ -336,16 +338,16 @@ for _ in range(3):
         pass
 """
     for ending, code in endings.items():
-        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        run = subprocess.run(python(code), capture_output=True, text=True)
         assert run.returncode == (ending == "1 / 0"), (ending, run.stderr)
         assert "terminate" not in run.stderr
 
 
-def test_a_callback_that_fails_ends_nothing_else(tiny_folder: Path) -> None:
+def test_a_callback_that_fails_ends_nothing_else(letters_folder: Path) -> None:
     def fail(_: Finished) -> None:
         raise RuntimeError("the callback's own fault")
 
-    engine = load(tiny_folder)
+    engine = load(letters_folder)
     running = engine.generate(LONG, options=GenerationOptions(max_tokens=500))
     broken = engine.submit(Request("Hello"), on_finish=fail)
     waiting = engine.submit(Request("Hello"))
@@ -354,8 +356,8 @@ def test_a_callback_that_fails_ends_nothing_else(tiny_folder: Path) -> None:
         assert generation.result(timeout=60).finish_reason == "cancelled"
 
 
-def test_nothing_keeps_a_closed_model_in_memory(tiny_folder: Path) -> None:
-    engine = load(tiny_folder)
+def test_nothing_keeps_a_closed_model_in_memory(letters_folder: Path) -> None:
+    engine = load(letters_folder)
     kit = engine._worker.kit
     model = weakref.ref(kit.text_model)
     good = engine.generate("Hello", options=GenerationOptions(max_tokens=2))
@@ -370,10 +372,10 @@ def test_nothing_keeps_a_closed_model_in_memory(tiny_folder: Path) -> None:
     assert model() is None
 
 
-def test_an_engine_nobody_holds_ends_its_thread(tiny_folder: Path) -> None:
-    end = load(tiny_folder).generate("Hello", options=GenerationOptions(max_tokens=3)).result()
+def test_an_engine_nobody_holds_ends_its_thread(letters_folder: Path) -> None:
+    end = load(letters_folder).generate("Hello", options=GenerationOptions(max_tokens=3)).result()
     assert len(end.tokens) == 3  # the generation kept it alive
-    engine = load(tiny_folder, vocab_only=True)
+    engine = load(letters_folder, vocab_only=True)
     thread, gone = engine._worker.thread, weakref.ref(engine)
     assert engine.tokenize("Hello")
     with pytest.raises(RequestError, match="vocab_only"):

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -42,6 +43,12 @@ def seeing(folder: Path) -> Iterator[Engine]:
         yield engine
 
 
+@pytest.fixture(scope="module")
+def letters(letters_folder: Path) -> Iterator[Engine]:
+    with load(letters_folder) as engine:
+        yield engine
+
+
 def spoken(generation: Any) -> tuple[list[int | None], list[float | None]]:
     deltas = [e for e in generation if isinstance(e, TextDelta) and e.token is not None]
     return [d.token for d in deltas], [d.logprob for d in deltas]
@@ -76,7 +83,7 @@ def test_an_image_turn_is_what_mlx_lm_makes_of_the_rows(
     assert kit.text_model is not None
     question = [{"role": "user", "content": f"Look at number {seed}."}]
     with load(folder) as engine:
-        generation = engine.generate(question, [ASTRONAUT, CAT], SHORT)
+        generation = engine.generate(question, [ASTRONAUT, CAT], replace(SHORT, max_tokens=4))
         tokens, logprobs = spoken(generation)
     prompt = generation.prompt
     assert [s.length for s in prompt.spans] == [rows, rows]
@@ -88,7 +95,7 @@ def test_an_image_turn_is_what_mlx_lm_makes_of_the_rows(
             kit.text_model,
             kit.tokenizer,
             mx.array(prompt.tokens),
-            max_tokens=8,
+            max_tokens=4,
             input_embeddings=embeddings,
         )
     )
@@ -154,13 +161,13 @@ def test_a_prompt_is_never_cut_inside_a_picture(seeing: Engine, seed: int) -> No
 
 
 def test_text_on_a_vision_checkpoint_is_plain_text(
-    seeing: Engine, tiny_engine: Engine, seed: int
+    seeing: Engine, letters: Engine, seed: int
 ) -> None:
     """The same tokens and figures as on the text checkpoint, to the bit, also after a picture."""
     seeing.generate([{"role": "user", "content": "Look."}], [ASTRONAUT], SHORT).result()
-    for cached in (tiny_engine, seeing):
+    for cached in (letters, seeing):
         cached._worker.memory.budget.shrink(0)  # type: ignore[union-attr]
-    here, there = seeing.chat(), tiny_engine.chat()
+    here, there = seeing.chat(), letters.chat()
     digits = of_digits(seeing, SHORT)
     for question, options in ((f"Of {seed}.", digits), ("More?", digits), ("Why?", SHORT)):
         a, b = here.send(question, options=options), there.send(question, options=options)
@@ -245,13 +252,13 @@ def test_photographs_are_not_kept_decoded(seeing: Engine) -> None:
     assert picture.pixels().size == (512, 512)
 
 
-def test_decoder_only(folder: Path, tiny_engine: Engine, seed: int) -> None:
+def test_decoder_only(folder: Path, letters: Engine, seed: int) -> None:
     with load(folder, decoder_only=True) as blind:
         with pytest.raises(ImageError, match="without its eyes"):
             blind.generate("What?", [Image.new("RGB", (8, 8))])
         prompt = f"Number {seed} is"
         assert spoken(blind.generate(prompt, options=SHORT)) == spoken(
-            tiny_engine.generate(prompt, options=SHORT)
+            letters.generate(prompt, options=SHORT)
         )
 
 

@@ -1,10 +1,10 @@
 """An engine in a forked process: typed errors at once, and no process that hangs."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support.processes import python
 
 pytestmark = pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs fork")
 
@@ -80,12 +80,8 @@ in_child(lambda: told("load", lambda: load(folder)))
 
 
 def run(program: str, folder: Path, talk: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", START + program, folder, talk],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    command = python(START + program, folder, talk)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

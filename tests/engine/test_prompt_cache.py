@@ -127,7 +127,7 @@ def test_many_requests_of_few_prompts(letters_folder: Path, temperature: float) 
         chat, figures = engine.chat(options=digits), []
         said: list[Any] = []
         last = None
-        for i in range(63):
+        for i in range(42):
             end = engine.generate(
                 PROMPTS[i % 7], options=drawn(i, temperature=temperature)
             ).result()

@@ -24,16 +24,16 @@ from vision_add_ons.errors import ImageError
 from vision_add_ons.testing import Photo
 
 
-def test_a_saved_conversation_goes_on(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_saved_conversation_goes_on(letters_folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "talk"
-    with load(tiny_folder) as engine:
+    with load(letters_folder) as engine:
         chat = talk(engine)
         written = chat.save(path).result(60)
         assert written == path.stat().st_size + kv_path(path).stat().st_size
         assert engine.cache_stats()["disk_bytes_written"] == written
         messages = chat.messages
         expected = chat.send("And then?").result()
-    with load(tiny_folder) as engine:
+    with load(letters_folder) as engine:
         chat = engine.chat(options=SHORT, restore=path)
         assert chat.messages == messages
         end = chat.send("And then?").result()
@@ -43,10 +43,10 @@ def test_a_saved_conversation_goes_on(tiny_folder: Path, tmp_path: Path) -> None
         assert (after.disk_tokens, after.cached_tokens > end.cached_tokens) == (0, True)
 
 
-def test_the_words_alone(tiny_folder: Path, tmp_path: Path) -> None:
+def test_the_words_alone(letters_folder: Path, tmp_path: Path) -> None:
     """For whoever saves often; a KV cache that is there serves as far as it goes."""
     path = tmp_path / "talk"
-    with load(tiny_folder) as engine:
+    with load(letters_folder) as engine:
         chat = talk(engine)
         written = chat.save(path, kv=False).result(60)
         assert [file.name for file in tmp_path.iterdir()] == [path.name]
@@ -58,7 +58,7 @@ def test_the_words_alone(tiny_folder: Path, tmp_path: Path) -> None:
         chat.save(path, kv=False).result(60)
         messages = chat.messages
         assert kv_path(path).read_bytes() == kept
-    with load(tiny_folder) as engine:
+    with load(letters_folder) as engine:
         chat = engine.chat(options=SHORT, restore=path)
         assert chat.messages == messages
         end = chat.send("Why?").result()
@@ -82,8 +82,8 @@ def test_with_a_picture(seeing_folder: Path, tmp_path: Path, seed: int) -> None:
         assert end.disk_tokens == expected.cached_tokens
 
 
-def test_closing_waits_for_what_is_being_saved(tiny_folder: Path, tmp_path: Path) -> None:
-    with load(tiny_folder) as engine:
+def test_closing_waits_for_what_is_being_saved(letters_folder: Path, tmp_path: Path) -> None:
+    with load(letters_folder) as engine:
         chat = talk(engine)
         under_way = engine.generate("Once", options=GenerationOptions(max_tokens=400))
         future = chat.save(tmp_path / "talk")
@@ -92,9 +92,9 @@ def test_closing_waits_for_what_is_being_saved(tiny_folder: Path, tmp_path: Path
     assert kv_path(tmp_path / "talk").exists()
 
 
-def test_saving_while_it_answers(tiny_folder: Path, tmp_path: Path) -> None:
+def test_saving_while_it_answers(letters_folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "talk"
-    with load(tiny_folder) as engine:
+    with load(letters_folder) as engine:
         chat = talk(engine)
         messages = chat.messages
         generation = chat.send("Go on.", options=GenerationOptions(max_tokens=100))
@@ -109,14 +109,14 @@ def test_saving_while_it_answers(tiny_folder: Path, tmp_path: Path) -> None:
 
 
 def test_another_model_s_cache_beside_a_conversation(
-    tiny_folder: Path, tmp_path: Path, demo: Path, caplog: pytest.LogCaptureFixture
+    letters_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The words are anybody's, the KV cache is not."""
     path = tmp_path / "talk"
-    with load(tiny_folder) as engine:
+    with load(letters_folder) as engine:
         chat = talk(engine)
         chat.save(path).result(60)
-    other = tiny.save(tiny.text_model(10), tmp_path / "other", demo)
+    other = tiny.save_of_letters(10, tmp_path / "other")
     with load(other) as engine:
         restored = engine.chat(options=SHORT, restore=path)
         assert restored.messages == chat.messages
@@ -211,18 +211,18 @@ def test_pictures_are_saved_as_they_came(tiny_engine: Engine, tmp_path: Path, se
     assert isinstance(raised.value.__cause__, ImageError)
 
 
-def test_a_link_stays_one(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_link_stays_one(letters_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "talk")
-    with load(tiny_folder) as engine:
+    with load(letters_folder) as engine:
         talk(engine).save(tmp_path / "link").result(60)
         assert engine.chat(restore=tmp_path / "link").messages
     assert (tmp_path / "link").is_symlink()
     assert kv_path(tmp_path / "talk").exists()
 
 
-def test_whoever_waits_for_a_save(tiny_folder: Path, tmp_path: Path) -> None:
+def test_whoever_waits_for_a_save(letters_folder: Path, tmp_path: Path) -> None:
     """Nothing that is done with the future holds up the threads that write and answer."""
-    with load(tiny_folder) as engine:
+    with load(letters_folder) as engine:
         chat = talk(engine)
         future = chat.save(tmp_path / "talk")
         assert not future.cancel()
@@ -239,25 +239,25 @@ def test_whoever_waits_for_a_save(tiny_folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read_now_stays(
-    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    letters_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "talk"
-    with load(tiny_folder) as engine:
+    with load(letters_folder) as engine:
         talk(engine).save(path).result(60)
 
     def busy(*_: object) -> Any:
         raise OSError(24, "Too many open files")
 
-    with load(tiny_folder) as engine:
+    with load(letters_folder) as engine:
         chat = engine.chat(options=SHORT, restore=path)
         monkeypatch.setattr(kv_file, "_digests", busy)
         assert chat.send("Why?").result().disk_tokens == 0
     assert kv_path(path).exists()
 
 
-def test_restored_again_and_again(tiny_folder: Path, tmp_path: Path) -> None:
+def test_restored_again_and_again(letters_folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "talk"
-    with load(tiny_folder) as engine:
+    with load(letters_folder) as engine:
         talk(engine).save(path).result(60)
         for _ in range(5):
             chat = engine.chat(options=SHORT, restore=path)

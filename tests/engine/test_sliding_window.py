@@ -21,9 +21,11 @@ from engine import (
     load,
 )
 from model_kit import load_model_kit
+from vision_add_ons.testing import VOCAB, WORDS
 
 SIZES: dict[str, Any] = {
     **{n: v for n, v in tiny.SIZES.items() if n != "sliding_window"},
+    "vocab_size": VOCAB,
     "num_hidden_layers": 6,
     "sliding_window": 16,
     "query_pre_attn_scalar": 16,
@@ -38,9 +40,9 @@ def gemma(seed: int, **changes: Any) -> Any:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, demo: Path, seed: int) -> Path:
+def folder(tmp_path: Path, seed: int) -> Path:
     pattern = (["sliding_attention"] * 2 + ["full_attention"]) * 2
-    return tiny.save(gemma(seed, layer_types=pattern), tmp_path / "gemma", demo)
+    return tiny.save_of_few_words(gemma(seed, layer_types=pattern), tmp_path / "gemma")
 
 
 @pytest.fixture
@@ -50,13 +52,13 @@ def engines(folder: Path) -> Iterator[tuple[Engine, Engine]]:
 
 
 @pytest.mark.parametrize("period", [2, 3])
-def test_layer_types_of_transformers_5(period: int, tmp_path: Path, demo: Path, seed: int) -> None:
+def test_layer_types_of_transformers_5(period: int, tmp_path: Path, seed: int) -> None:
     """The list becomes the period that mlx-lm reads; beyond the window it decides the logits."""
     kinds = [*["sliding_attention"] * (period - 1), "full_attention"] * (6 // period)
     model = gemma(seed, layer_types=kinds)
-    kit = load_model_kit(tiny.save(model, tmp_path / "gemma", demo))
+    kit = load_model_kit(tiny.save_of_few_words(model, tmp_path / "gemma"))
     assert kit.text_model is not None
-    tokens = random.Random(seed).choices(range(49152), k=50)
+    tokens = random.Random(seed).choices(range(VOCAB), k=50)
     ours = np.array(kit.text_model(mx.array([tokens]), cache=kit.make_cache())[0, -1])
     theirs = tiny.last_logits(model, tokens)
     assert np.linalg.norm(ours - theirs) / np.linalg.norm(theirs) <= 2e-5
@@ -80,9 +82,9 @@ def test_random_requests_are_answered_as_if_cold(engines: tuple[Engine, Engine],
     """Whoever asks, whatever was cached, trimmed, shared or cancelled before."""
     warm, cold = engines
     rng = random.Random(seed)
-    words = rng.choices(range(3, 49152), k=60)
+    words = rng.choices(WORDS, k=60)
     reused = 0
-    for _ in range(60):
+    for _ in range(40):
         prompt = words[: rng.randrange(1, 60)] + rng.choices(words, k=rng.randrange(3))
         options = GenerationOptions(max_tokens=rng.randrange(1, 6), prefill_step_size=13)
         generation = warm.submit(Request(prompt, options=options, owner=rng.choice(OWNERS)))

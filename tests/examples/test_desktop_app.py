@@ -165,6 +165,17 @@ def fresh(observed: Observed) -> Observed:
     return observed.begun_anew()
 
 
+def saying(tokens: int, example: ModuleType, folder: Path, place: Path) -> Iterator[Observed]:
+    """A window whose model's answers are so long."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(example, "OPTIONS", engine.GenerationOptions(max_tokens=tokens))
+        seen = Observed(example, folder, place / "talk").ready()
+    try:
+        yield seen
+    finally:
+        seen.close()
+
+
 @pytest.fixture(scope="module")
 def with_tiny_model(
     example: ModuleType,
@@ -172,19 +183,29 @@ def with_tiny_model(
     tiny_folder: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Observed]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(example, "OPTIONS", engine.GenerationOptions(max_tokens=MOST))
-        seen = Observed(example, tiny_folder, tmp_path_factory.mktemp("tiny") / "talk").ready()
-    try:
-        yield seen
-    finally:
-        seen.close()
+    yield from saying(MOST, example, tiny_folder, tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def with_letters(
+    example: ModuleType,
+    application: QtWidgets.QApplication,
+    letters_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Observed]:
+    yield from saying(6, example, letters_folder, tmp_path_factory.mktemp("letters"))
 
 
 @pytest.fixture
 def babbling(with_tiny_model: Observed) -> Observed:
     """A window whose model is small, and answers without sense until `MOST` tokens are there."""
     return with_tiny_model.begun_anew()
+
+
+@pytest.fixture
+def brief(with_letters: Observed) -> Observed:
+    """A window whose answers are made before anybody could stop them."""
+    return with_letters.begun_anew()
 
 
 def test_loads_and_stays_responsive(observed: Observed) -> None:
@@ -247,41 +268,41 @@ def test_sending_twice(babbling: Observed) -> None:
     assert babbling.window.chat.messages[2].text == "Two"
 
 
-def test_what_is_no_picture(babbling: Observed, tmp_path: Path) -> None:
+def test_what_is_no_picture(brief: Observed, tmp_path: Path) -> None:
     bad = tmp_path / "bad.png"
     bad.write_text("no picture")
-    babbling.drop(bad)
-    said = babbling.ask("What is in this picture?")
+    brief.drop(bad)
+    said = brief.ask("What is in this picture?")
     assert "bad.png" in said
     assert "is not a picture that can be read" in said
-    babbling.drop(tmp_path)  # a folder
-    assert "is a folder" in babbling.ask("And here?")
-    assert babbling.window.chat.messages == ()
+    brief.drop(tmp_path)  # a folder
+    assert "is a folder" in brief.ask("And here?")
+    assert brief.window.chat.messages == ()
 
 
-def test_a_file_that_cannot_be_written(babbling: Observed, tmp_path: Path) -> None:
-    before, babbling.window.file = babbling.window.file, tmp_path / "gone" / "talk"
-    shown = babbling.ask("One")
-    babbling.window.file = before
-    *_, answer = babbling.window.chat.messages
+def test_a_file_that_cannot_be_written(brief: Observed, tmp_path: Path) -> None:
+    before, brief.window.file = brief.window.file, tmp_path / "gone" / "talk"
+    shown = brief.ask("One")
+    brief.window.file = before
+    *_, answer = brief.window.chat.messages
     assert shown.startswith(answer.text.strip()[:20])
     assert "talk cannot be written" in shown
-    babbling.ask("Two")
-    assert len(babbling.window.chat.messages) == 4
+    brief.ask("Two")
+    assert len(brief.window.chat.messages) == 4
     assert "Two" in before.read_text()
 
 
-def test_an_engine_that_fails(babbling: Observed, caplog: pytest.LogCaptureFixture) -> None:
-    babbling.ask("One")
-    before = babbling.window.chat.messages
-    kit = babbling.window.chat._engine._worker.kit
+def test_an_engine_that_fails(brief: Observed, caplog: pytest.LogCaptureFixture) -> None:
+    brief.ask("One")
+    before = brief.window.chat.messages
+    kit = brief.window.chat._engine._worker.kit
     network, kit.text_model = kit.text_model, None
-    assert "Error" in babbling.ask("Two")
+    assert "Error" in brief.ask("Two")
     kit.text_model = network
     assert any(record.exc_info for record in caplog.records)  # told, with where it came from
-    assert babbling.window.chat.messages == before
-    babbling.ask("Three")
-    assert len(babbling.window.chat.messages) == 4
+    assert brief.window.chat.messages == before
+    brief.ask("Three")
+    assert len(brief.window.chat.messages) == 4
 
 
 def test_restart(observed: Observed, fresh: Observed, opening: Opening) -> None:
@@ -304,10 +325,10 @@ def test_restart(observed: Observed, fresh: Observed, opening: Opening) -> None:
     assert question.text in second.window.file.read_text()
 
 
-def test_a_damaged_conversation(opening: Opening, tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_damaged_conversation(opening: Opening, letters_folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "talk"
     file.write_text('{"format": "sight')
-    seen = opening(tiny_folder, file).ready()
+    seen = opening(letters_folder, file).ready()
     assert "damaged" in seen.log
     [aside] = tmp_path.iterdir()
     assert aside.name in seen.log
@@ -327,8 +348,8 @@ def test_a_model_that_is_not_there(opening: Opening, tmp_path: Path) -> None:
     assert not (tmp_path / "talk").exists()
 
 
-def test_stopping_a_load(opening: Opening, tiny_folder: Path, tmp_path: Path) -> None:
-    seen = opening(tiny_folder, tmp_path / "talk")
+def test_stopping_a_load(opening: Opening, letters_folder: Path, tmp_path: Path) -> None:
+    seen = opening(letters_folder, tmp_path / "talk")
     seen.window.halt.trigger()
     seen.until(lambda: seen.log or seen.window.send.isEnabled())
     assert "cancelled" in seen.log
@@ -347,7 +368,6 @@ CLOSING = """
 import sys
 _, examples, milliseconds = sys.argv
 sys.path.insert(0, examples)
-sys.modules["torch"] = None  # who embeds has none, and transformers takes seconds to import it
 import desktop_app
 from PySide6.QtCore import QTimer
 

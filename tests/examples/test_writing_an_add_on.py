@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.guides import DOCS, run
+from support.processes import WITHOUT_TORCH, environment_with_torch
 
 from scripts.follow_tutorial import PAGE, ROOT, files, follow, steps
 
@@ -28,7 +29,10 @@ def quick_environment(folder: Path) -> Path:
     (packages / "others.pth").write_text("\n".join(lines))
     for program, module in PROGRAMS.items():
         script = folder / "bin" / program
-        script.write_text(f'#!/bin/sh\nexec "{folder}/bin/python" -m {module} "$@"\n')
+        python = f'"{folder}/bin/python"'
+        if program == "sightline":  # needs no torch, which transformers takes seconds to import
+            python = f'env PYTHONPATH="{WITHOUT_TORCH}:$PYTHONPATH" {python}'
+        script.write_text(f'#!/bin/sh\nexec {python} -m {module} "$@"\n')
         script.chmod(0o755)
     return folder / "bin"
 
@@ -38,13 +42,15 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The package's folder and all that was printed, after every step but the making of an
     environment and the snippets."""
     place = tmp_path_factory.mktemp("tutorial")
+    inherited = environment_with_torch()  # the reference needs it
     environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("PYTEST")},
+        **{name: value for name, value in inherited.items() if not name.startswith("PYTEST")},
         "PATH": f"{quick_environment(place / 'environment')}:{os.environ['PATH']}",
         "PIP_NO_BUILD_ISOLATION": "0",  # which is how pip spells yes
         "PIP_NO_DEPS": "1",
         "PIP_NO_INDEX": "1",
         # The example's own tests are the whole conformance run.
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # a new environment has pytest alone
         "PYTEST_ADDOPTS": "-k test_rows -p no:cacheprovider",
     }
     wanted = [s for s in STEPS if s.kind != "python" and not s.makes_environment]

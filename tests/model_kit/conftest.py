@@ -1,6 +1,7 @@
-"""What tests of the default model share: it, the wheel that it is made of, an empty cache."""
+"""What tests of models share: the default one, its wheel, an empty cache, downloads in no time."""
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,12 @@ def wheel() -> Path:
         with tempfile.TemporaryDirectory(dir=cache) as work:
             os.replace(demo._download(Path(work), cache, lambda *_: None), kept)
     return kept
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Downloads start no process, as inside a frozen application."""
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Low-rank adapters against mlx-lm: put on, taken off, fused; and those that do not fit."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -182,9 +183,16 @@ MISMATCHES: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def fitting(few_words_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_adapter(few_words_folder, tmp_path_factory.mktemp("fitting") / "adapter", 1)
+
+
 @pytest.mark.parametrize("case", MISMATCHES)
-def test_what_does_not_fit(few_words_folder: Path, tmp_path: Path, case: str) -> None:
-    adapter = write_adapter(few_words_folder, tmp_path / "adapter", 1)
+def test_what_does_not_fit(
+    few_words_folder: Path, fitting: Path, tmp_path: Path, case: str
+) -> None:
+    adapter = shutil.copytree(fitting, tmp_path / "adapter")
     damage, named = MISMATCHES[case]
     damage(adapter)
     kit = load_model_kit(few_words_folder)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from support import tiny
-from support.seeds import seed_of
+from support.seeds import SWEEP, seed_of
 
 from model_kit import inspect_checkpoint, load_model_kit
 from vision_add_ons import errors
@@ -255,7 +255,7 @@ def test_junk_in_any_field(sound: Path, tmp_path: Path, seed: int) -> None:
     fields = [*config, "quantization", "quantization_config", "rope_scaling", "text_config"]
     fields += ["vision_config", "eos_token_id", "rope_theta", "layer_types", "head_dim"]
     refused = 0
-    for _ in range(150):
+    for _ in range(150 if SWEEP else 60):
         name, value = rng.choice(fields), rng.choice(JUNK)
         tiny.write_config(folder, {**config, name: value})
         try:
@@ -264,7 +264,7 @@ def test_junk_in_any_field(sound: Path, tmp_path: Path, seed: int) -> None:
             refused += 1
         except Exception as error:
             raise AssertionError(f"{name}={value!r}") from error
-    assert refused > 30
+    assert refused > 12
 
 
 def test_a_missing_folder(tmp_path: Path) -> None:

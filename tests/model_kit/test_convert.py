@@ -68,10 +68,10 @@ def test_precision(form: str, dtype: str, tmp_path: Path, seed: int) -> None:
     assert error <= {"float32": 0, "float16": 0.02, "bfloat16": 0.15}[dtype]
 
 
-def test_what_cannot_be_converted(tiny_folder: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_converted(few_words_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="dtype"):
-        convert(tiny_folder, tmp_path / "target", dtype="int8")
-    quantize(tiny_folder, tmp_path / "quantized", bits=8)
+        convert(few_words_folder, tmp_path / "target", dtype="int8")
+    quantize(few_words_folder, tmp_path / "quantized", bits=8)
     with pytest.raises(UnsupportedCheckpoint, match="quantized"):
         convert(tmp_path / "quantized", tmp_path / "target", dtype="float16")
     convert(tmp_path / "quantized", tmp_path / "copy")

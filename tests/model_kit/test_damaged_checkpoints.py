@@ -14,7 +14,7 @@ from support.seeds import seed_of
 
 from model_kit import load_model_kit
 
-COUNT = 160
+COUNT = 54
 
 
 @pytest.fixture(scope="module")

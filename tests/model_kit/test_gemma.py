@@ -22,11 +22,13 @@ from transformers import (
 
 from model_kit import ModelKit, load_model_kit
 from vision_add_ons.errors import UnsupportedCheckpoint
+from vision_add_ons.testing import VOCAB
 
 TOLERANCE = 2e-5
 WINDOW = 24
 LENGTH = 60
 SIZES: dict[str, Any] = {n: v for n, v in tiny.SIZES.items() if n != "sliding_window"}
+SIZES["vocab_size"] = VOCAB
 FAMILIES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "gemma": (GemmaConfig, GemmaForCausalLM, {}),
     "gemma2": (
@@ -59,7 +61,7 @@ def family(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def tokens(seed: int) -> list[int]:
-    return random.Random(seed).choices(range(tiny.SIZES["vocab_size"]), k=LENGTH)
+    return random.Random(seed).choices(range(VOCAB), k=LENGTH)
 
 
 def reference(model: Any, tokens: list[int]) -> np.ndarray:
@@ -87,12 +89,12 @@ def check(kit: ModelKit, model: Any, tokens: list[int], what: str) -> None:
 
 @pytest.mark.parametrize("dialect", [4, 5])
 def test_text_is_exact(
-    family: str, dialect: int, tokens: list[int], tmp_path: Path, demo: Path, seed: int
+    family: str, dialect: int, tokens: list[int], tmp_path: Path, seed: int
 ) -> None:
     """Also beyond Gemma 2's sliding window, which then no longer limits the context."""
     theta = {"rope_type": "default", "rope_theta": 300.0}
     model = gemma(seed, family, rope_parameters=theta)
-    folder = tiny.save(model, tmp_path / "tiny", demo)
+    folder = tiny.save_of_few_words(model, tmp_path / "tiny")
     if dialect == 4:
         tiny.edit_config(folder, ("rope_parameters", "layer_types"), rope_theta=300.0)
     kit = load_model_kit(folder)
@@ -101,9 +103,7 @@ def test_text_is_exact(
 
 
 @pytest.mark.parametrize("dialect", [4, 5])
-def test_gemma3_text_is_exact(
-    dialect: int, tokens: list[int], tmp_path: Path, demo: Path, seed: int
-) -> None:
+def test_gemma3_text_is_exact(dialect: int, tokens: list[int], tmp_path: Path, seed: int) -> None:
     """Gemma 3 1B's kind, beyond its sliding window. Text alone goes through mlx-lm's class."""
     rope = {
         "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
@@ -121,7 +121,7 @@ def test_gemma3_text_is_exact(
     for name, parameter in model.named_parameters():
         if "norm" in name:
             parameter.data -= 1
-    folder = tiny.save(model, tmp_path / "tiny", demo)
+    folder = tiny.save_of_few_words(model, tmp_path / "tiny")
     if dialect == 4:
         tiny.edit_config(
             folder,
@@ -136,16 +136,14 @@ def test_gemma3_text_is_exact(
     check(kit, model, tokens, f"gemma3_text in dialect {dialect}")
 
 
-def test_layer_types_decide_who_has_a_window(
-    tokens: list[int], tmp_path: Path, demo: Path, seed: int
-) -> None:
+def test_layer_types_decide_who_has_a_window(tokens: list[int], tmp_path: Path, seed: int) -> None:
     kinds = ["full_attention", "sliding_attention", "sliding_attention"]
     model = gemma(seed, "gemma2", layer_types=kinds)
-    kit = load_model_kit(tiny.save(model, tmp_path / "tiny", demo))
+    kit = load_model_kit(tiny.save_of_few_words(model, tmp_path / "tiny"))
     check(kit, model, tokens, "gemma2, full layer first")
 
 
-def test_quantized(family: str, tokens: list[int], tmp_path: Path, demo: Path, seed: int) -> None:
+def test_quantized(family: str, tokens: list[int], tmp_path: Path, seed: int) -> None:
     """The reference has the weights that quantization left."""
     model = gemma(seed, family)
     group, bits = 32, 8
@@ -158,16 +156,16 @@ def test_quantized(family: str, tokens: list[int], tmp_path: Path, demo: Path, s
             module.weight.copy_(torch.tensor(np.array(mx.dequantize(*parts, group, bits))))
         for end, part in zip(("weight", "scales", "biases"), parts, strict=True):
             quantized[f"model.{name}.{end}"] = torch.from_numpy(np.array(part))
-    folder = tiny.save(model, tmp_path / "tiny", demo)
+    folder = tiny.save_of_few_words(model, tmp_path / "tiny")
     tiny.edit_weights(folder, lambda tensors: tensors.update(quantized))
     tiny.edit_config(folder, quantization={"group_size": group, "bits": bits})
     check(load_model_kit(folder), model, tokens, f"{family}, {bits} bits")
 
 
 def test_within_the_window_gemma2_is_plain_mlx_lm(
-    tokens: list[int], tmp_path: Path, demo: Path, seed: int
+    tokens: list[int], tmp_path: Path, seed: int
 ) -> None:
-    folder = tiny.save(gemma(seed, "gemma2"), tmp_path / "tiny", demo)
+    folder = tiny.save_of_few_words(gemma(seed, "gemma2"), tmp_path / "tiny")
     ours = load_model_kit(folder).text_model
     plain, _ = load_plain(folder)
     assert ours is not None
@@ -177,10 +175,12 @@ def test_within_the_window_gemma2_is_plain_mlx_lm(
 
 
 def test_embeddings_take_the_place_of_tokens(
-    family: str, tokens: list[int], tmp_path: Path, demo: Path, seed: int
+    family: str, tokens: list[int], tmp_path: Path, seed: int
 ) -> None:
     """Given as they enter the first layer, and left as they are."""
-    model = load_model_kit(tiny.save(gemma(seed, family), tmp_path / "tiny", demo)).text_model
+    model = load_model_kit(
+        tiny.save_of_few_words(gemma(seed, family), tmp_path / "tiny")
+    ).text_model
     assert model is not None
     assert does_model_support_input_embeddings(model)
     prompt = mx.array([tokens])
@@ -191,11 +191,9 @@ def test_embeddings_take_the_place_of_tokens(
     assert mx.array_equal(embeddings, before)
 
 
-def test_the_first_gemmas_mean_tanh_by_gelu(
-    tokens: list[int], tmp_path: Path, demo: Path, seed: int
-) -> None:
+def test_the_first_gemmas_mean_tanh_by_gelu(tokens: list[int], tmp_path: Path, seed: int) -> None:
     model = gemma(seed, "gemma")
-    folder = tiny.save(model, tmp_path / "tiny", demo)
+    folder = tiny.save_of_few_words(model, tmp_path / "tiny")
     tiny.edit_config(folder, hidden_act="gelu", hidden_activation=None)
     check(load_model_kit(folder), model, tokens, "gemma with hidden_act gelu")
 
@@ -215,9 +213,9 @@ def test_the_first_gemmas_mean_tanh_by_gelu(
     indirect=["family"],
 )
 def test_what_differs_is_refused(
-    family: str, field: str, value: Any, tmp_path: Path, demo: Path, seed: int
+    family: str, field: str, value: Any, tmp_path: Path, seed: int
 ) -> None:
-    folder = tiny.save(gemma(seed, family), tmp_path / "tiny", demo)
+    folder = tiny.save_of_few_words(gemma(seed, family), tmp_path / "tiny")
     tiny.edit_config(folder, **{field: value})
     with pytest.raises(UnsupportedCheckpoint, match=field):
         load_model_kit(folder)

@@ -141,9 +141,9 @@ def test_what_no_hub_has(model: str, hint: str) -> None:
 # --- downloads ---------------------------------------------------------------------------------
 
 
-def test_a_downloaded_model_answers(hub: TinyHub, demo: Path, tmp_path: Path, seed: int) -> None:
+def test_a_downloaded_model_answers(hub: TinyHub, tmp_path: Path, seed: int) -> None:
     folder = tmp_path / "model"
-    tiny.save(tiny.text_model(seed), folder, demo, max_shard_size="15MB")
+    tiny.save_of_few_words(tiny.of_few_words(seed), folder, max_shard_size="200KB")
     assert len(list(folder.glob("*.safetensors"))) > 1
     known = KNOWN_MODELS["qwen2-vl-2b"]
     assert known.checkpoint is not None
@@ -152,9 +152,9 @@ def test_a_downloaded_model_answers(hub: TinyHub, demo: Path, tmp_path: Path, se
     stages = []
     short = GenerationOptions(max_tokens=4)
     with load(known.name, progress=lambda *report: stages.append(report)) as engine:
-        tokens = engine.generate("Hello", options=short).result().tokens
+        tokens = engine.generate("w9 w10", options=short).result().tokens
     with load(folder) as engine:
-        assert engine.generate("Hello", options=short).result().tokens == tokens
+        assert engine.generate("w9 w10", options=short).result().tokens == tokens
     assert is_downloaded(known)
     bytes_done = [done for stage, done, _ in stages if stage == "download model"]
     assert stages[0] == ("ask the hub", 0, 1)
@@ -185,6 +185,7 @@ def test_weights_that_come_by_xet(hub: TinyHub, repo: Repo, cache: Path) -> None
     assert weights == (repo.folder / "model.safetensors").read_bytes()
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_revisions(hub: TinyHub, repo: Repo) -> None:
     repo.revisions["refs/pr/1"] = "b" * 40
     newest = resolve(ID)
@@ -209,6 +210,7 @@ def test_without_a_network(hub: TinyHub, repo: Repo, cache: Path) -> None:
     assert cached_folder("tiny/other") == other / "snapshots" / folder.name
 
 
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("noted", [True, False])
 def test_what_is_missing_is_downloaded(hub: TinyHub, repo: Repo, cache: Path, noted: bool) -> None:
     folder = resolve(ID)
@@ -222,6 +224,7 @@ def test_what_is_missing_is_downloaded(hub: TinyHub, repo: Repo, cache: Path, no
     assert hub.downloaded() == {"config.json"}
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_missing_shard_is_noticed(hub: TinyHub, repo: Repo) -> None:
     folder = resolve(ID)
     shutil.rmtree(folder.parents[1] / "trees")
@@ -253,12 +256,14 @@ def test_offline_by_wish(hub: TinyHub, repo: Repo, monkeypatch: pytest.MonkeyPat
     assert hub.requests == []
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_no_such_model(hub: TinyHub) -> None:
     said = reason("tiny/nothing")
     assert f"no public model of that name at {hub.url}" in said
     assert "there is no folder tiny/nothing" in said
 
 
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize(
     ("status", "code", "hint"),
     [
@@ -278,6 +283,7 @@ def test_a_hub_out_of_order(hub: TinyHub, repo: Repo) -> None:
     assert "cannot serve tiny/model now (HTTP 503); try again later" in reason(ID)
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_more_than_the_disk_holds(hub: TinyHub, repo: Repo) -> None:
     repo.sizes["model.safetensors"] = 10**18
     said = reason(ID)
@@ -296,6 +302,7 @@ def test_a_cache_that_cannot_be_written(
     assert "HF_HOME" in said
 
 
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("without", ["config.json", "model.safetensors"])
 def test_what_is_no_checkpoint(hub: TinyHub, repo: Repo, without: str) -> None:
     (repo.folder / without).unlink()

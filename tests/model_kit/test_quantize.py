@@ -4,6 +4,8 @@ import hashlib
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from mlx_lm.utils import load_model
 from safetensors.numpy import load_file
 from support import tiny
 from support.gemma3_reference import ROWS
+from support.seeds import seed_of
 from support.seeing_checkpoints import FORMS, ONE_FORM_EACH, prompt_logits
 
 from engine import OptionError, UnsupportedCheckpoint
@@ -27,9 +30,8 @@ from vision_add_ons.weights import read_weights
 GROUP = 32
 
 
-def in_memory(folder: Path, bits: int, towers_bits: int | None, embeddings: bool) -> ModelKit:
-    """The model, quantized by mlx after it was loaded."""
-    kit = load_model_kit(folder)
+def in_memory(kit: ModelKit, bits: int, towers_bits: int | None, embeddings: bool) -> ModelKit:
+    """A model that was loaded, quantized by mlx where it is."""
     assert kit.text_model is not None
 
     def fits(_: str, layer: nn.Module) -> bool:
@@ -44,34 +46,53 @@ def in_memory(folder: Path, bits: int, towers_bits: int | None, embeddings: bool
     return kit
 
 
+@pytest.fixture(scope="module")
+def source_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Writes a checkpoint of a form once, for tests that leave it as it is."""
+
+    @cache
+    def written(form: str) -> Path:
+        return FORMS[form](tmp_path_factory.mktemp("source") / "model", seed_of(form))
+
+    return written
+
+
 def digests(folder: Path) -> dict[str, str]:
     return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in folder.iterdir()}
 
 
-@pytest.mark.parametrize("towers_bits", [None, 8])
-@pytest.mark.parametrize("form", FORMS)
-def test_reload_is_exact(form: str, towers_bits: int | None, tmp_path: Path, seed: int) -> None:
-    source, target = FORMS[form](tmp_path / "source", seed), tmp_path / "target"
+@pytest.mark.parametrize(
+    ("form", "towers_bits"),
+    [(form, 8) for form in FORMS] + [(form, None) for form in ONE_FORM_EACH],
+)
+def test_reload_is_exact(
+    source_of: Callable[[str], Path], form: str, towers_bits: int | None, tmp_path: Path, seed: int
+) -> None:
+    source, target = source_of(form), tmp_path / "target"
     before = digests(source)
     made = quantize(source, target, bits=4, group_size=GROUP, towers_bits=towers_bits)
     assert digests(source) == before
     ours = prompt_logits(load_model_kit(target), seed)
-    expected = prompt_logits(in_memory(source, 4, towers_bits, False), seed)
+    kit = load_model_kit(source)
+    plain = prompt_logits(kit, seed)
+    expected = prompt_logits(in_memory(kit, 4, towers_bits, False), seed)
     np.testing.assert_array_equal(ours, expected)
     # It did quantize: the decoder, and the towers if they were to be.
-    assert not np.array_equal(ours, prompt_logits(load_model_kit(source), seed))
+    assert not np.array_equal(ours, plain)
     weights = read_weights(target)
     assert made.layers == sum(name.endswith(".scales") for name in weights)
     assert made.nbytes == sum(w.nbytes for w in weights.values()) < made.source_nbytes
-    prefixes = load_model_kit(source).config.decoder_prefixes
+    prefixes = kit.config.decoder_prefixes
     quantized = [name for name in weights if name.endswith(".scales")]
     eyes = [name for name in quantized if decoder_name(name, prefixes) is None]
     assert bool(eyes) == bool(towers_bits)
 
 
 @pytest.mark.parametrize("form", ONE_FORM_EACH)
-def test_with_embeddings_and_several_shards(form: str, tmp_path: Path, seed: int) -> None:
-    source, target = FORMS[form](tmp_path / "source", seed), tmp_path / "target"
+def test_with_embeddings_and_several_shards(
+    source_of: Callable[[str], Path], form: str, tmp_path: Path, seed: int
+) -> None:
+    source, target = source_of(form), tmp_path / "target"
     quantize(source, target, bits=8, group_size=GROUP, embeddings=True, shard_bytes=20_000)
     index = json.loads((target / "model.safetensors.index.json").read_text())
     shards = sorted(set(index["weight_map"].values()))
@@ -83,18 +104,20 @@ def test_with_embeddings_and_several_shards(form: str, tmp_path: Path, seed: int
         assert {n for n, home in index["weight_map"].items() if home == shard} == set(tensors)
         assert len(tensors) == 1 or sum(t.nbytes for t in tensors.values()) <= 20_000
     ours = prompt_logits(load_model_kit(target), seed)
-    expected = prompt_logits(in_memory(source, 8, None, True), seed)
+    expected = prompt_logits(in_memory(load_model_kit(source), 8, None, True), seed)
     np.testing.assert_array_equal(ours, expected)
 
 
 @pytest.mark.parametrize("form", ONE_FORM_EACH)
-def test_mlx_lm_alone_loads_the_text_half(form: str, tmp_path: Path, seed: int) -> None:
-    source, target = FORMS[form](tmp_path / "source", seed), tmp_path / "target"
+def test_mlx_lm_alone_loads_the_text_half(
+    source_of: Callable[[str], Path], form: str, tmp_path: Path, seed: int
+) -> None:
+    source, target = source_of(form), tmp_path / "target"
     quantize(source, target, bits=4, group_size=GROUP, decoder_only=True)
     kit = load_model_kit(target)
     assert kit.add_on is None
     ours = prompt_logits(kit, seed, sees=False)
-    expected = prompt_logits(in_memory(source, 4, None, False), seed, sees=False)
+    expected = prompt_logits(in_memory(load_model_kit(source), 4, None, False), seed, sees=False)
     np.testing.assert_array_equal(ours, expected)
     kit.text_model, _ = load_model(target)
     np.testing.assert_array_equal(prompt_logits(kit, seed, sees=False), expected)
@@ -160,7 +183,7 @@ def test_folders_of_mlx_vlm_s_converter(tmp_path: Path, seed: int) -> None:
         theirs = folder.with_name(folder.name + "-quantized")
         assert any(name.endswith(".scales") for name in read_weights(theirs))
         ours = prompt_logits(load_model_kit(theirs), seed)
-        expected = prompt_logits(in_memory(folder, 4, None, True), seed)
+        expected = prompt_logits(in_memory(load_model_kit(folder), 4, None, True), seed)
         np.testing.assert_array_equal(ours, expected)
 
 

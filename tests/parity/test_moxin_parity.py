@@ -33,7 +33,7 @@ class TestMoxin(OwnFamily):
 
 # --- the published sizes ----------------------------------------------------------------------
 
-DEPTH = 4
+DEPTH = 2
 """Blocks that are computed, of 24 and 27 alike: in float32, all of them take minutes."""
 
 

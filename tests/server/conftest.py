@@ -1,4 +1,4 @@
-"""What the tests share: servers of the default model and of tiny ones, and a real browser."""
+"""What the tests share: servers of small random models, and a real browser."""
 
 import random
 import shutil
@@ -6,31 +6,63 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import openai
 import pytest
 from PIL import Image
-from support.serving import Running, running
+from support import tiny
+from support.moxin_checkpoint import write_seeing
+from support.seeds import seed_of
+from support.serving import Flow, Running, Watched, running
 
 from engine import Engine, GenerationOptions, load
 
 if TYPE_CHECKING:
+    import openai
     from playwright.sync_api import Browser, Page, Request
 
 CHROMIUM = shutil.which("chromium")
 
 
 @pytest.fixture(scope="session")
-def demo_engine(seeing_demo: Path) -> Iterator[Engine]:
-    """The default model, with its eyes."""
-    with load(seeing_demo) as engine:
+def seeing_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """A model of small random weights that sees, and writes small letters without an end."""
+    place = tmp_path_factory.mktemp("seeing-letters")
+    letters = tiny.save_of_letters(7, place / "letters", max_position_embeddings=8192)
+    tiny.write_only_words(letters)
+    with load(write_seeing(place / "seeing", letters, seed_of("seeing letters"))) as engine:
         yield engine
 
 
 @pytest.fixture(scope="session")
-def demo_server(demo_engine: Engine) -> Iterator[Running]:
+def seeing_server(seeing_engine: Engine) -> Iterator[Running]:
+    with running(seeing_engine) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def letters_engine(letters_folder: Path) -> Iterator[Engine]:
+    """One that answers a few hundred tokens in a second, where any tokenizer will do."""
+    with load(letters_folder) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def page_flow() -> Flow:
+    return Flow()
+
+
+@pytest.fixture
+def flow(page_flow: Flow) -> Iterator[Flow]:
+    """How far the answers that the page asks for may go."""
+    yield page_flow
+    page_flow.release()
+
+
+@pytest.fixture(scope="session")
+def page_server(seeing_engine: Engine, page_flow: Flow) -> Iterator[Running]:
     # Smaller steps than by default, so that progress is told of short prompts too.
     options = GenerationOptions(max_tokens=4096, prefill_step_size=64)
-    with running(demo_engine, options=options) as server:
+    watched: Any = Watched(seeing_engine, page_flow.at_event)
+    with running(watched, options=options) as server:
         yield server
 
 
@@ -41,9 +73,11 @@ def tiny_server(tiny_engine: Engine) -> Iterator[Running]:
 
 
 @pytest.fixture
-def client(demo_server: Running) -> Iterator[openai.OpenAI]:
-    """OpenAI's own client, talking to the default model."""
-    with openai.OpenAI(base_url=f"{demo_server.url}/v1", api_key="none", max_retries=0) as client:
+def client(seeing_server: Running) -> "Iterator[openai.OpenAI]":
+    """OpenAI's own client, talking to a small model that sees."""
+    import openai  # which takes seconds
+
+    with openai.OpenAI(base_url=f"{seeing_server.url}/v1", api_key="none", max_retries=0) as client:
         yield client
 
 
@@ -60,8 +94,8 @@ def browser() -> "Iterator[Browser]":
 
 
 @pytest.fixture(scope="session")
-def server_url(demo_server: Running) -> str:
-    return demo_server.url
+def server_url(page_server: Running) -> str:
+    return page_server.url
 
 
 @pytest.fixture

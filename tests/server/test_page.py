@@ -16,6 +16,7 @@ from support.browsing import (
     wait_for_answer,
     wait_for_text,
 )
+from support.serving import Flow
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 if TYPE_CHECKING:
@@ -46,19 +47,16 @@ def test_loading_fetches_only_the_page_under_a_strict_policy(
     page.close()
 
 
-def test_an_answer_streams_and_tells_what_it_took(page: "Page") -> None:
+def test_an_answer_streams_and_tells_what_it_took(page: "Page", flow: Flow) -> None:
     limit_tokens(page, 24)
-    page.evaluate(
-        """() => {
-            window.lengths = new Set();
-            const note = () => lengths.add(log.querySelector(".body").textContent.length);
-            new MutationObserver(note).observe(log, { subtree: true, childList: true });
-        }"""
-    )
+    flow.hold(6)
     send(page, "Count from one to twenty in words.")
+    for shown, next_hold in ((4, 12), (10, 18), (16, 30)):
+        wait_for_text(page, shown)
+        expect(page.locator(".answer")).to_have_attribute("aria-busy", "true")
+        flow.hold(next_hold)
     text = wait_for_answer(page)
-    assert text
-    assert page.evaluate("lengths.size") > 3
+    assert len(text) == 24
     assert STATS.match(page.locator(".stats").inner_text())
     # A screen reader hears the answer once, when it is whole.
     expect(page.locator("#announcer")).to_contain_text(text.split("\n")[0])
@@ -71,22 +69,17 @@ def test_an_answer_streams_and_tells_what_it_took(page: "Page") -> None:
     assert int(cached[1]) > 20
 
 
-def test_the_prompt_being_read_is_shown(page: "Page") -> None:
-    page.evaluate(
-        """() => {
-            window.seen = new Set();
-            const note = () => seen.add(log.querySelector(".status")?.textContent ?? "");
-            new MutationObserver(note).observe(log, { subtree: true, childList: true });
-        }"""
-    )
+def test_the_prompt_being_read_is_shown(page: "Page", flow: Flow) -> None:
     limit_tokens(page, 4)
-    send(page, "The ship sailed on. " * 30)  # more than one step of the prefill
+    flow.hold(0)
+    send(page, "The ship sailed on. " * 10)  # more than one step of the prefill
+    expect(page.locator(".status")).to_have_text(re.compile(r"^Reading \d+ of \d+ tokens$"))
+    flow.release()
     wait_for_answer(page)
-    seen = page.evaluate("[...seen]")
-    assert any(re.fullmatch(r"Reading \d+ of \d+ tokens", status) for status in seen), seen
 
 
-def test_stopping_keeps_what_was_written(page: "Page") -> None:
+def test_stopping_keeps_what_was_written(page: "Page", flow: Flow) -> None:
+    flow.hold(50)
     send(page, LONG)
     wait_for_text(page, 40)
     page.get_by_role("button", name="Stop").click()
@@ -94,6 +87,7 @@ def test_stopping_keeps_what_was_written(page: "Page") -> None:
     assert len(text) >= 40
     expect(page.locator(".stats")).to_contain_text("stopped")
 
+    flow.release()
     limit_tokens(page, 4)
     with page.expect_request(COMPLETIONS) as request:
         send(page, "Go on.")
@@ -185,7 +179,8 @@ def test_a_reload_restores_the_conversation(page: "Page", pictures: list[Path]) 
     expect(page.get_by_role("log")).to_be_empty()
 
 
-def test_a_reload_in_the_middle_of_an_answer_keeps_its_start(page: "Page") -> None:
+def test_a_reload_in_the_middle_of_an_answer_keeps_its_start(page: "Page", flow: Flow) -> None:
+    flow.hold(50)
     send(page, LONG)
     wait_for_text(page, 40)
     page.reload()

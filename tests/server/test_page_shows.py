@@ -22,6 +22,7 @@ from support.browsing import (
     wait_for_answer,
     wait_for_text,
 )
+from support.serving import Flow
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 if TYPE_CHECKING:
@@ -94,7 +95,8 @@ def test_a_failed_message_can_be_edited_or_left_behind(page: "Page", pictures: l
     wait_for_answer(page, 2)
 
 
-def test_everything_by_keyboard(page: "Page", pictures: list[Path]) -> None:
+def test_everything_by_keyboard(page: "Page", pictures: list[Path], flow: Flow) -> None:
+    flow.hold(20)
     keys = page.keyboard
     text = page.get_by_label("Your message")
     expect(text).to_be_focused()
@@ -179,13 +181,14 @@ def test_the_key_is_asked_for_and_not_kept(open_page: "Callable[..., Page]") -> 
     assert "sesame" not in page.evaluate("JSON.stringify(localStorage)")
 
 
-def test_reading_earlier_text_is_not_disturbed(page: "Page") -> None:
+def test_reading_earlier_text_is_not_disturbed(page: "Page", flow: Flow) -> None:
     answer_with(page, "\n\n".join(f"Paragraph {i}." for i in range(60)))
     send(page, "Go.")
     wait_for_answer(page)
     bottom = "() => innerHeight + scrollY >= document.documentElement.scrollHeight - 2"
     page.wait_for_function(bottom)
     page.unroute(COMPLETIONS)
+    flow.hold(20)
     send(page, LONG)
     wait_for_text(page, 10)
     page.mouse.move(400, 300)
@@ -193,7 +196,8 @@ def test_reading_earlier_text_is_not_disturbed(page: "Page") -> None:
     latest = page.get_by_role("button", name="Latest")
     expect(latest).to_be_visible()
     before = page.evaluate("scrollY")
-    wait_for_text(page, 60)
+    flow.hold(200)
+    wait_for_text(page, 190)
     assert page.evaluate("scrollY") == before
     latest.click()
     page.wait_for_function(bottom)

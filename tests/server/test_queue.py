@@ -4,22 +4,34 @@ import asyncio
 import json
 import socket
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from support.serving import Reply, Running, image_part, read_all, running
+from support.serving import Flow, Reply, Running, Watched, image_part, read_all, running, wait_for
 
-from engine import Engine, Generation, TextDelta
+from engine import Engine, Generation
 from engine.events import Event
 from engine.server.fetch import Fetcher
 
 NO_END = {"2": -100}
-"""A bias by which the tiny model never ends an answer by itself."""
-LONG: dict[str, Any] = {"max_tokens": 480, "logprobs": True, "top_logprobs": 20}
-"""An answer that takes seconds: as long as the context, with much to tell of each token."""
+"""A bias by which the model never ends an answer by itself."""
+LONG: dict[str, Any] = {"max_tokens": 2000}
+"""An answer about as long as the context."""
+
+
+@pytest.fixture
+def flow() -> Iterator[Flow]:
+    """How far the answers of `engine` may go."""
+    flow = Flow()
+    yield flow
+    flow.release()
+
+
+@pytest.fixture
+def engine(letters_engine: Engine, flow: Flow) -> Any:
+    return Watched(letters_engine, flow.at_event)
 
 
 def start(server: Running, content: Any = "x", agent: str = "test", **more: Any) -> socket.socket:
@@ -45,15 +57,9 @@ def read_until(connection: socket.socket, what: bytes) -> bytes:
     return data
 
 
-def wait_for(condition: Any, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def test_whoever_comes_first_is_answered_first(tiny_engine: Engine) -> None:
-    with running(tiny_engine) as server:
+def test_whoever_comes_first_is_answered_first(engine: Engine, flow: Flow) -> None:
+    flow.hold(2)
+    with running(engine) as server:
         first = start(server, **LONG)
         read_until(first, b'"content":"')
         ended: list[int] = []
@@ -67,6 +73,7 @@ def test_whoever_comes_first_is_answered_first(tiny_engine: Engine) -> None:
             thread.start()
             waiting.append((thread, connection))
         first.close()
+        flow.release()
         for thread, connection in waiting:
             thread.join(20)
             connection.close()
@@ -74,8 +81,11 @@ def test_whoever_comes_first_is_answered_first(tiny_engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("by", ["agent", "user"])
-def test_one_client_with_many_requests_holds_no_other_up(tiny_engine: Engine, by: str) -> None:
-    with running(tiny_engine) as server, ExitStack() as stack:
+def test_one_client_with_many_requests_holds_no_other_up(
+    engine: Engine, flow: Flow, by: str
+) -> None:
+    flow.hold(2)
+    with running(engine) as server, ExitStack() as stack:
         first = stack.enter_context(start(server, **LONG, **{by: "many"}))
         read_until(first, b'"content":"')
         ended: list[str] = []
@@ -86,18 +96,20 @@ def test_one_client_with_many_requests_holds_no_other_up(tiny_engine: Engine, by
 
         threads = []
         for name in ["many"] * 4 + ["one"]:
-            connection = stack.enter_context(start(server, max_tokens=50, **{by: name}))
+            connection = stack.enter_context(start(server, max_tokens=5, **{by: name}))
             read_until(connection, b": queued")
             threads.append(threading.Thread(target=wait, args=(connection, name)))
             threads[-1].start()
         first.close()
+        flow.release()
         for thread in threads:
             thread.join(20)
         assert ended == ["one"] + ["many"] * 4
 
 
-def test_one_client_never_has_the_whole_queue(tiny_engine: Engine) -> None:
-    with running(tiny_engine, max_queue=4) as server, ExitStack() as stack:
+def test_one_client_never_has_the_whole_queue(engine: Engine, flow: Flow) -> None:
+    flow.hold(2)
+    with running(engine, max_queue=4) as server, ExitStack() as stack:
         for _ in range(4):  # of five places
             connection = stack.enter_context(start(server, agent="many", **LONG))
             read_until(connection, b": queued")
@@ -109,10 +121,12 @@ def test_one_client_never_has_the_whole_queue(tiny_engine: Engine) -> None:
         assert (reply.status, reply.error["code"]) == (429, "queue_full")
 
 
-def test_a_full_queue_says_so_before_it_reads(tiny_engine: Engine) -> None:
-    with running(tiny_engine, max_queue=1) as server:
-        at_work, waiting = start(server, **LONG), start(server)
+def test_a_full_queue_says_so_before_it_reads(engine: Engine, flow: Flow) -> None:
+    flow.hold(2)
+    with running(engine, max_queue=1) as server:
+        at_work = start(server, **LONG)
         read_until(at_work, b'"content":"')
+        waiting = start(server)
         read_until(waiting, b": queued")
         reply = server.chat("Hello")
         assert (reply.status, reply.error["code"]) == (429, "queue_full")
@@ -121,49 +135,23 @@ def test_a_full_queue_says_so_before_it_reads(tiny_engine: Engine) -> None:
         assert server.figures()["sightline_requests_in_flight"] == 2
         for connection in (at_work, waiting):
             connection.close()
+        flow.release()
         wait_for(lambda: server.figures()["sightline_requests_in_flight"] == 0)
         assert server.chat("Hello").status == 200
 
 
-class Watched:
-    """An engine at whose tokens something can be done, on its own thread."""
-
-    def __init__(self, engine: Engine, at_token: Callable[[Generation, int], None]) -> None:
-        self._engine, self._at_token = engine, at_token
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
-
-    def submit(self, request: Any, **given: Any) -> Generation:
-        watched, seen = threading.Event(), 0
-        self._engine._worker.call(lambda _: wait_for(watched.is_set))  # before the first token
-        generation = self._engine.submit(request, **given)
-        emit = generation.emit
-
-        def emit_watched(event: Event) -> None:
-            nonlocal seen
-            emit(event)
-            if isinstance(event, TextDelta) and event.token is not None:
-                seen += 1
-                self._at_token(generation, seen)
-
-        generation.emit = emit_watched  # type: ignore[method-assign]
-        watched.set()
-        return generation
-
-
 @pytest.mark.parametrize("stream", [True, False])
-def test_leaving_cancels_within_a_token(tiny_engine: Engine, stream: bool) -> None:
+def test_leaving_cancels_within_a_token(letters_engine: Engine, stream: bool) -> None:
     """The client leaves while the engine is at its fifth token, and there is no sixth."""
     connections: list[socket.socket] = []
 
-    def at_token(generation: Generation, count: int) -> None:
-        if count == 5:
+    def at_event(generation: Generation, event: Event, count: int) -> None:
+        if count == 5 and not generation.cancelled:
             wait_for(lambda: bool(connections))
             connections.pop().close()
             wait_for(lambda: generation.cancelled)
 
-    with running(Watched(tiny_engine, at_token)) as server:  # type: ignore[arg-type]
+    with running(Watched(letters_engine, at_event)) as server:  # type: ignore[arg-type]
         connections.append(start(server, stream=stream))
         name = 'sightline_answers_total{reason="cancelled"}'
         wait_for(lambda: server.figures().get(name, 0) == 1)
@@ -174,7 +162,7 @@ def test_leaving_cancels_within_a_token(tiny_engine: Engine, stream: bool) -> No
         assert not any('status="503"' in figure for figure in figures)
 
 
-def test_leaving_while_a_picture_is_fetched_ends_the_fetching(tiny_engine: Engine) -> None:
+def test_leaving_while_a_picture_is_fetched_ends_the_fetching(engine: Engine) -> None:
     asked, ended = threading.Event(), threading.Event()
 
     async def resolve(host: str, port: int) -> list[str]:
@@ -187,7 +175,7 @@ def test_leaving_while_a_picture_is_fetched_ends_the_fetching(tiny_engine: Engin
         return []
 
     fetcher = Fetcher(1000, 60, resolve)
-    with running(tiny_engine, fetcher, allow_image_urls=True) as server:
+    with running(engine, fetcher, allow_image_urls=True) as server:
         connection = start(server, [image_part("http://site.example/cat.png")])
         assert asked.wait(60)
         assert server.figures()["sightline_requests_in_flight"] == 1
@@ -197,7 +185,7 @@ def test_leaving_while_a_picture_is_fetched_ends_the_fetching(tiny_engine: Engin
         assert not any("answers_total" in figure for figure in server.figures())
 
 
-def test_leaving_while_it_is_queued_leaves_no_answer_behind(tiny_engine: Engine) -> None:
+def test_leaving_while_it_is_queued_leaves_no_answer_behind(letters_engine: Engine) -> None:
     """The request reaches the engine after its client has gone."""
     leave, generations = threading.Event(), []
 
@@ -208,7 +196,7 @@ def test_leaving_while_it_is_queued_leaves_no_answer_behind(tiny_engine: Engine)
             generations.append(super().submit(request, **given))
             return generations[-1]
 
-    with running(Slow(tiny_engine, lambda *_: None)) as server:  # type: ignore[arg-type]
+    with running(Slow(letters_engine, lambda *_: None)) as server:  # type: ignore[arg-type]
         connection = start(server)
         assert leave.wait(60)
         connection.close()
@@ -217,8 +205,9 @@ def test_leaving_while_it_is_queued_leaves_no_answer_behind(tiny_engine: Engine)
         wait_for(lambda: server.figures()["sightline_requests_in_flight"] == 0)
 
 
-def test_leaving_the_queue_needs_no_turn(tiny_engine: Engine) -> None:
-    with running(tiny_engine) as server:
+def test_leaving_the_queue_needs_no_turn(engine: Engine, flow: Flow) -> None:
+    flow.hold(2)
+    with running(engine) as server:
         at_work = start(server, **LONG)
         read_until(at_work, b'"content":"')
         waiting = start(server)
@@ -229,10 +218,12 @@ def test_leaving_the_queue_needs_no_turn(tiny_engine: Engine) -> None:
         assert server.figures()["sightline_requests_in_flight"] == 1
         assert server.figures()["sightline_prompt_tokens_total"] == 0  # nothing of it was read
         at_work.close()
+        flow.release()
 
 
-def test_a_stream_tells_of_prefill_and_that_it_is_alive(tiny_engine: Engine) -> None:
-    with running(tiny_engine, keep_alive_seconds=0.05) as server:
+def test_a_stream_tells_of_prefill_and_that_it_is_alive(engine: Engine, flow: Flow) -> None:
+    flow.hold(2)
+    with running(engine, keep_alive_seconds=0.05) as server:
         at_work = start(server, **LONG)
         read_until(at_work, b'"content":"')
         waiting = start(server, "words " * 150, max_tokens=2)
@@ -240,6 +231,7 @@ def test_a_stream_tells_of_prefill_and_that_it_is_alive(tiny_engine: Engine) -> 
         assert data.index(b": queued\n\n") < data.index(b": still here\n\n")
         assert b"data:" not in data
         at_work.close()
+        flow.release()
         data = read_until(waiting, b"[DONE]")
         assert b": prefill " in data
         steps = [line for line in data.split(b"\n") if line.startswith(b": prefill")]
@@ -250,8 +242,8 @@ def test_a_stream_tells_of_prefill_and_that_it_is_alive(tiny_engine: Engine) -> 
         waiting.close()
 
 
-def test_figures(tiny_engine: Engine) -> None:
-    with running(tiny_engine) as server:
+def test_figures(engine: Engine) -> None:
+    with running(engine) as server:
         for _ in range(2):
             reply = server.chat("The very same question, so that it is cached.", max_tokens=3)
         usage = reply.json["usage"]
@@ -277,12 +269,15 @@ def test_figures(tiny_engine: Engine) -> None:
 # --- the end ----------------------------------------------------------------------------------
 
 
-def test_stopping_lets_answers_finish(tiny_engine: Engine) -> None:
-    with running(tiny_engine, shutdown_seconds=20) as server:
-        connection, waiting = start(server), start(server, max_tokens=5)
+def test_stopping_lets_answers_finish(engine: Engine, flow: Flow) -> None:
+    flow.hold(2)
+    with running(engine, shutdown_seconds=20) as server:
+        connection = start(server, max_tokens=30)
         data = read_until(connection, b'"content":"')
+        waiting = start(server, max_tokens=5)
         read_until(waiting, b": queued")
         server.server.stop()
+        flow.release()
         data += read_all(connection)
         assert data.rstrip().endswith(b"0") or b"[DONE]" in data
         assert b"[DONE]" in data
@@ -292,11 +287,13 @@ def test_stopping_lets_answers_finish(tiny_engine: Engine) -> None:
             server.connect()
 
 
-def test_what_does_not_finish_is_cancelled_and_told_so(tiny_engine: Engine) -> None:
-    with running(tiny_engine, shutdown_seconds=0) as server:
+def test_what_does_not_finish_is_cancelled_and_told_so(engine: Engine, flow: Flow) -> None:
+    flow.hold(2)
+    with running(engine, shutdown_seconds=0) as server:
         at_work = start(server, **LONG)
-        whole = start(server, stream=False)
         data = read_until(at_work, b'"content":"')
+        whole = start(server, stream=False)
+        wait_for(lambda: server.figures()["sightline_requests_in_flight"] == 2)
         server.server.stop()
         data += read_all(at_work)
         assert b"[DONE]" not in data
@@ -305,10 +302,10 @@ def test_what_does_not_finish_is_cancelled_and_told_so(tiny_engine: Engine) -> N
         assert server.ended()
 
 
-def test_an_engine_that_is_closed_under_it(tiny_folder: Any) -> None:
+def test_an_engine_that_is_closed_under_it(letters_folder: Any) -> None:
     from engine import load
 
-    engine = load(tiny_folder)
+    engine = load(letters_folder)
     with running(engine) as server:
         connection = start(server, **LONG)
         data = read_until(connection, b'"content":"')

@@ -1,15 +1,12 @@
 """Commands in this process: a terminal, an engine for them, answers for them to show."""
 
 import io
-import sys
 from contextlib import nullcontext
 
 import pytest
 
 from engine import Engine, Finished, Generation, GenerationOptions, Progress, TextDelta
 from engine.prompts.prompt import Prompt
-
-COMMAND = [sys.executable, "-m", "engine"]
 
 
 class Terminal(io.StringIO):

@@ -238,9 +238,12 @@ def write_seeing(folder: Path, text: Path, seed: int, template: bool = True) -> 
     write(folder, parts.named(HF), fields)
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         shutil.copy(text / name, folder / name)
+    file = folder / "tokenizer_config.json"
+    tokenizer = json.loads(file.read_text())
+    beside = text / "chat_template.jinja"
     if not template:
-        file = folder / "tokenizer_config.json"
-        tokenizer = json.loads(file.read_text())
-        del tokenizer["chat_template"]
-        file.write_text(json.dumps(tokenizer))
+        tokenizer.pop("chat_template", None)
+    elif beside.exists():
+        tokenizer["chat_template"] = beside.read_text()
+    file.write_text(json.dumps(tokenizer))
     return folder

@@ -6,15 +6,17 @@ import json
 import re
 import socket
 import threading
-from collections.abc import Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
 
 from PIL import Image
 
-from engine import Engine
+from engine import Engine, Generation, Progress, TextDelta
+from engine.events import Event
 from engine.server import Settings
 from engine.server.fetch import Fetcher
 from engine.server.run import Server, listen
@@ -145,6 +147,58 @@ def running(engine: Engine, fetcher: Fetcher | None = None, **settings: Any) -> 
             yield server_at_work
         finally:
             server_at_work.stop()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+class Watched:
+    """An engine at whose events something can be done, on its own thread.
+
+    `at_event` is told the answer, an event that was just delivered, and how many tokens there are.
+    """
+
+    def __init__(self, engine: Engine, at_event: Callable[[Generation, Event, int], None]) -> None:
+        self._engine, self._at_event = engine, at_event
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def submit(self, request: Any, **given: Any) -> Generation:
+        made: Future[Generation] = Future()
+        tokens = 0
+
+        def on_event(event: Event) -> None:
+            nonlocal tokens
+            generation = made.result(60)
+            generation._deliver(event)
+            tokens += isinstance(event, TextDelta) and event.token is not None
+            self._at_event(generation, event, tokens)
+
+        made.set_result(self._engine.submit(request, on_event=on_event, **given))
+        return made.result()
+
+
+class Flow:
+    """How far the answers of a watched engine may go, so that a test can look at one midway."""
+
+    def __init__(self) -> None:
+        self._tokens: int | None = None
+
+    def hold(self, tokens: int) -> None:
+        """Have every answer wait after so many tokens; after none, once some of it was read."""
+        self._tokens = tokens
+
+    def release(self) -> None:
+        self._tokens = None
+
+    def at_event(self, generation: Generation, event: Event, tokens: int) -> None:
+        if isinstance(event, Progress | TextDelta):
+            wait_for(lambda: generation.cancelled or self._tokens is None or tokens < self._tokens)
 
 
 def encoded(size: tuple[int, int] = (40, 30), kind: str = "PNG", colour: str = "red") -> bytes:

@@ -100,6 +100,19 @@ def save_of_letters(seed: int, folder: Path, **changes: Any) -> Path:
     return folder
 
 
+def write_only_words(folder: Path) -> None:
+    """Have a model of letters answer in small letters alone: without an end, and no Markdown."""
+    small = [i for i, letter in enumerate(LETTERS) if len(letter) == 1 and letter.islower()]
+
+    def silence(tensors: dict[str, torch.Tensor]) -> None:
+        head = tensors["lm_head.weight"]
+        tensors["lm_head.weight"] = torch.zeros_like(head).index_copy(
+            0, torch.tensor(small), head[small]
+        )
+
+    edit_weights(folder, silence)
+
+
 def edit_config(folder: Path, remove: tuple[str, ...] = (), **changes: Any) -> None:
     config = json.loads((folder / "config.json").read_text())
     for name in remove:

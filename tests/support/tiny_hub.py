@@ -167,6 +167,9 @@ def tiny_hub(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyHub]:
     for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache / "hub"))
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    files = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
     try:
         yield hub
     finally:

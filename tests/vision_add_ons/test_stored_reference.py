@@ -33,7 +33,9 @@ sys.modules["torch"] = None  # as if it were not installed
 from model_kit.blas import preload_openblas
 preload_openblas()
 import pytest
-status = pytest.main(["-q", "-p", "no:cacheprovider", "-p", "no:xdist", {file!r}])
+plugins = ["cacheprovider", "xdist", "schemathesis", "hypothesispytest"]
+unused = [argument for name in plugins for argument in ("-p", f"no:{{name}}")]
+status = pytest.main(["-q", *unused, {file!r}])
 assert sys.modules["torch"] is None
 sys.exit(status)
 """
