@@ -7,8 +7,10 @@ shows what the template itself writes, and where each text belongs. The prompt m
 the texts in their places.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
+from operator import itemgetter
 from typing import NamedTuple
 
 from vision_add_ons.errors import PromptError
@@ -149,17 +151,22 @@ def _search(rendered: str, pieces: Sequence[Piece]) -> list[Span]:
     done = 0
     for piece in pieces:
         start = 0 if piece.role == "system" else done
-        for kept in _variants(piece.text):
-            place = rendered.find(kept, start)
-            if place >= 0:
-                break
-        else:
+        span = _sought(rendered, piece.text, start)
+        if span is None:
             raise PromptError(
                 f"the model's chat template leaves out what message {piece.message + 1} "
                 f"({piece.role}) says: {piece.text.strip()[:40]!r}; put it into a user message, "
                 "or give the whole prompt as one text"
             )
-        spans.append((place, place + len(kept)))
+        spans.append(span)
         if piece.role != "system":
-            done = place + len(kept)
+            done = span[1]
     return spans
+
+
+def _sought(rendered: str, text: str, start: int) -> Span | None:
+    """Where a text next ends, whatever became of the blanks around it and between its words."""
+    places = [(rendered.find(kept, start), len(kept)) for kept in _variants(text)]
+    spans = [(place, place + length) for place, length in places if place >= 0]
+    words = re.compile(r"\s+".join(map(re.escape, text.split()))).search(rendered, start)
+    return min([*spans, *([words.span()] if words else [])], key=itemgetter(1), default=None)
