@@ -80,6 +80,8 @@ class CheckpointConfig:
     """Positions the model was made for; None if the config does not say."""
     assumed: list[str] = field(default_factory=list)
     """One line for each value the config left out and a default was taken for."""
+    chat_template: str = ""
+    """Where the chat template stands; known once the tokenizer is loaded."""
 
 
 def read_config(

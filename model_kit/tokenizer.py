@@ -99,10 +99,10 @@ def _with_template(
     tokenizer: "TokenizerWrapper", folder: Path, config: CheckpointConfig
 ) -> "TokenizerWrapper":
     own = tokenizer.chat_template if tokenizer.has_chat_template else None
-    template, source = find_template(folder, config, own)
+    template, config.chat_template = find_template(folder, config, own)
     if template is not None and template is not own:
         tokenizer.chat_template = template
         tokenizer.has_chat_template = True
-        if source.endswith("'s own"):
-            config.assumed.append(f"chat template: {source}")
+        if config.chat_template.endswith("'s own"):
+            config.assumed.append(f"chat template: {config.chat_template}")
     return tokenizer

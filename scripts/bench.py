@@ -30,6 +30,7 @@ preload_openblas()
 
 import bench_apc  # noqa: E402
 import bench_cache  # noqa: E402
+import bench_prompts  # noqa: E402
 import bench_quantize  # noqa: E402
 import bench_server  # noqa: E402
 import bench_vision  # noqa: E402
@@ -158,6 +159,14 @@ class Bench:
             a, b = statistics.median(ours), statistics.median(theirs)
             detail = f"{a * 1000:.1f} ms against {b * 1000:.1f} ms"
             yield self._row(name, ratios, "ratio", at_most=1.0, detail=detail)
+
+    def prompts(self) -> Iterator[Row]:
+        """What a follow-up's prompt takes: its template, its tokens and their bookkeeping."""
+        for tokens, turns, times, first in bench_prompts.follow_ups(self.folder, 3 * self.rounds):
+            bar = next(bar for size, bar in reversed(bench_prompts.BARS.items()) if tokens >= size)
+            detail = f"{turns} messages, {first:.0f} ms for the first prompt"
+            name = f"prompt after {tokens:,} tokens"
+            yield self._row(name, times, "ms", at_most=bar, detail=detail)
 
     def pictures(self) -> Iterator[Row]:
         """A follow-up with a picture in its history, and the search for a conversation."""
@@ -310,6 +319,7 @@ PARTS = {
     "import": Bench.imports,
     "load": Bench.loads,
     "embeddings": Bench.embeddings,
+    "prompts": Bench.prompts,
     "pictures": Bench.pictures,
     "saved": Bench.saved,
     "peak": Bench.peak,

@@ -34,7 +34,7 @@ class PromptBuilder:
         self._model = kit.config.model_type
         self._sees = kit.config.add_on is not None
         self._encoder = TextEncoder(kit.tokenizer)
-        template = ChatTemplate(kit.tokenizer, kit.add_on, self._sees)
+        template = ChatTemplate(kit.tokenizer, kit.add_on, self._sees, kit.config.chat_template)
         self._messages = MessageEncoder(
             template, self._encoder, self.decode, kit.vocab_size, special=self._sees
         )

@@ -32,8 +32,15 @@ class Rendered:
 class ChatTemplate:
     """Renders messages in the form that the template reads; any thread may call it."""
 
-    def __init__(self, tokenizer: Any, add_on: VisionAddOn | None, sees: bool) -> None:
-        """`sees` tells whether the checkpoint has eyes, also where `add_on` was not loaded."""
+    def __init__(
+        self, tokenizer: Any, add_on: VisionAddOn | None, sees: bool, source: str = ""
+    ) -> None:
+        """`sees` tells whether the checkpoint has eyes, also where `add_on` was not loaded.
+
+        `source` is where the template stands, for errors.
+        """
+        self.told = f"the model's chat template ({source})" if source else "the chat template"
+        """What errors call it."""
         self._sees = sees
         self._tokenizer = tokenizer
         self._add_on = add_on
@@ -84,7 +91,7 @@ class ChatTemplate:
         except Exception as error:
             # Templates are programs of the checkpoint's; they raise what they like.
             message = " ".join(str(error).split())
-            raise PromptError(f"the model's chat template refuses this: {message}") from error
+            raise PromptError(f"{self.told} refuses this: {message}") from error
 
     def _apply(self, messages: list[dict[str, Any]]) -> str:
         rendered: str = self._tokenizer.apply_chat_template(
@@ -98,7 +105,11 @@ class ChatTemplate:
         """A message as the template reads it."""
         way = self.form.texts[message.role]
         made: dict[str, Any] = {"role": message.role}
-        made |= _extras(message)
+        if message.reasoning or message.tool_calls or message.tool_call_id or message.name:
+            made |= _extras(message)
+        if way is Content.TEXT and not message.images and words is None:
+            made["content"] = self._hidden(message.text)  # most messages, and soon done
+            return made
         parts = []
         own = []
         for part in message.parts:
@@ -124,12 +135,11 @@ class ChatTemplate:
             return way or Content.PARTS
         if self.form.images:
             raise PromptError(
-                f"this model's chat template takes no pictures in {role} messages; give them with "
-                "a user message"
+                f"{self.told} takes no pictures in {role} messages; give them with a user message"
             )
         instead = f", with {self.marks[0]} for each picture" if self.marks else ""
         raise PromptError(
-            "this model's chat template has no place for pictures; load the checkpoint with the "
+            f"{self.told} has no place for pictures; load the checkpoint with the "
             "one of the original model (chat_template.jinja), or give the whole prompt as one "
             f"text instead{instead}"
         )
@@ -144,7 +154,7 @@ class ChatTemplate:
         elif not self.marks or sum(map(text.count, self.marks)) == len(markers):
             return
         raise PromptError(
-            "the model's chat template leaves out, repeats or moves pictures of these messages; "
+            f"{self.told} leaves out, repeats or moves pictures of these messages; "
             "give them with user messages, or the whole prompt as one text"
         )
 

@@ -80,7 +80,7 @@ class MessageEncoder:
         self._decode = decode
         self._vocab_size = vocab_size
         self._special = special
-        self._finder = TextFinder()
+        self._finder = TextFinder(template.told)
         self._known: deque[_Known] = deque()
         self._lock = threading.Lock()
 
@@ -192,8 +192,10 @@ class MessageEncoder:
         starts = array("q", [done + start for start in begins] if done else begins)
         replaced: list[Span] = []
         if index and known is not None:
-            tokens = known.tokens[:index] + tokens
-            starts = known.starts[:index] + starts
+            known_tokens, known_starts = known.tokens[:index], known.starts[:index]
+            known_tokens += tokens
+            known_starts += starts
+            tokens, starts = known_tokens, known_starts
             replaced = [span for span in known.replaced if span[1] <= done]
         own = [answer for answer in answers if answer[0] >= done]
         replaced += self._replace(tokens, starts, own, len(text))

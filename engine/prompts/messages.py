@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from engine.checks import reading
@@ -61,12 +62,12 @@ class Message:
             if text is not None:
                 check_text(text)
 
-    @property
+    @cached_property
     def text(self) -> str:
         """All its texts, one after the other."""
         return "".join(part for part in self.parts if isinstance(part, str))
 
-    @property
+    @cached_property
     def images(self) -> tuple[LoadedPicture, ...]:
         """All its images, in order."""
         return tuple(part for part in self.parts if isinstance(part, LoadedPicture))

@@ -18,6 +18,9 @@ from vision_add_ons.errors import PromptError
 Span = tuple[int, int]
 """Where a text begins and ends in a prompt, as far as the template left it."""
 
+MOST_SOUGHT = 2**16
+"""Characters of a text whose words are sought one by one."""
+
 THINKING = ("</think>", "</thought>", "[/THINK]", "</seed:think>", "<channel|>", "</reasoning>")
 """Texts that end an answer's reasoning, which templates leave out of earlier turns."""
 
@@ -34,9 +37,13 @@ class Piece(NamedTuple):
 
 
 class TextFinder:
-    """Finds messages' texts in prompts that one chat template rendered; any thread may call it."""
+    """Finds messages' texts in prompts that one chat template rendered; any thread may call it.
 
-    def __init__(self) -> None:
+    `told` is what errors call it.
+    """
+
+    def __init__(self, told: str) -> None:
+        self._told = told
         self._between: dict[tuple[str, str], str] = {}
         """What the template last wrote between a message of one role and the next of another."""
 
@@ -71,7 +78,7 @@ class TextFinder:
                 self._learn([pieces[i] for i in order], literals)
                 placed = dict(zip(order, spans, strict=True))
                 return [placed[i] for i in range(len(pieces))]
-        return _search(rendered, pieces)
+        return self._search(rendered, pieces)
 
     def _continued(self, rendered: str, at: int, pieces: Sequence[Piece]) -> list[Span] | None:
         """Those behind the first piece, which ends `at`, if all is as the template wrote before."""
@@ -90,6 +97,24 @@ class TextFinder:
             if piece.alone and (following is None or following.alone):
                 role = "" if following is None else following.role
                 self._between[piece.role, role] = literals[i + 1]
+
+    def _search(self, rendered: str, pieces: Sequence[Piece]) -> list[Span]:
+        """Each text behind the one before it, wherever: for templates that judge texts."""
+        spans = []
+        done = 0
+        for piece in pieces:
+            span = _sought(rendered, piece.text, 0 if piece.role == "system" else done)
+            if span is None:
+                said = piece.text.strip()[:40]
+                raise PromptError(
+                    f"{self._told} leaves out what message {piece.message + 1} ({piece.role}) "
+                    f"says: {said!r}; put it into a user message, or give the whole prompt as one "
+                    "text"
+                )
+            spans.append(span)
+            if piece.role != "system":
+                done = span[1]
+        return spans
 
 
 def _between(skeleton: str, words: Sequence[str]) -> list[str]:
@@ -145,28 +170,11 @@ def _ordered(pieces: Sequence[Piece], places: Sequence[int]) -> bool:
     return kept == sorted(kept)
 
 
-def _search(rendered: str, pieces: Sequence[Piece]) -> list[Span]:
-    """Each text behind the one before it, wherever: for templates that look at texts to decide."""
-    spans = []
-    done = 0
-    for piece in pieces:
-        start = 0 if piece.role == "system" else done
-        span = _sought(rendered, piece.text, start)
-        if span is None:
-            raise PromptError(
-                f"the model's chat template leaves out what message {piece.message + 1} "
-                f"({piece.role}) says: {piece.text.strip()[:40]!r}; put it into a user message, "
-                "or give the whole prompt as one text"
-            )
-        spans.append(span)
-        if piece.role != "system":
-            done = span[1]
-    return spans
-
-
 def _sought(rendered: str, text: str, start: int) -> Span | None:
     """Where a text next ends, whatever became of the blanks around it and between its words."""
     places = [(rendered.find(kept, start), len(kept)) for kept in _variants(text)]
     spans = [(place, place + length) for place, length in places if place >= 0]
-    words = re.compile(r"\s+".join(map(re.escape, text.split()))).search(rendered, start)
+    words = None
+    if len(text) <= MOST_SOUGHT:
+        words = re.compile(r"\s+".join(map(re.escape, text.split()))).search(rendered, start)
     return min([*spans, *([words.span()] if words else [])], key=itemgetter(1), default=None)

@@ -1,0 +1,55 @@
+"""What a follow-up's prompt costs before anything is computed: template, tokenizer, bookkeeping."""
+
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import engine.fidelity
+from engine.prompts.builder import PromptBuilder
+from engine.prompts.messages import Message
+from model_kit.kit import load_model_kit
+
+BARS = {8_000: 2.0, 32_000: 4.0, 127_000: 10.0}
+"""Tokens of history, and the milliseconds that a follow-up's prompt may take."""
+QUESTION, ANSWER = 60, 400
+"""Words of a turn's messages."""
+
+
+def follow_ups(folder: Path, rounds: int) -> Iterator[tuple[int, int, list[float], float]]:
+    """Tokens of history, its messages, milliseconds of each follow-up's prompt, and those of the
+    first."""
+    kit = load_model_kit(folder)
+    words = (
+        Path(engine.fidelity.__file__).with_name("fidelity_texts.txt").read_text("utf-8").split()
+    )
+    rng = random.Random(1)
+
+    def said(role: str, count: int) -> Message:
+        text = " ".join(rng.choices(words, k=count))
+        ids = tuple(kit.tokenizer.encode(text, add_special_tokens=False))
+        return Message(role, text, ids if role == "assistant" else ())
+
+    for size in BARS:
+        builder = PromptBuilder(kit)
+        messages = [Message("system", "Be brief.")]
+        tokens = 0
+        while tokens < size:
+            messages += [said("user", QUESTION), said("assistant", ANSWER)]
+            tokens += len(kit.tokenizer.encode(messages[-2].text)) + len(messages[-1].tokens)
+        first, _ = _built(builder, [*messages, said("user", QUESTION)])
+        times = []
+        for _ in range(rounds + 1):
+            messages += [said("user", QUESTION), said("assistant", ANSWER)]
+            took, _ = _built(builder, [*messages, said("user", QUESTION)])
+            times.append(took)
+        last = [*messages, said("user", QUESTION)]
+        assert _built(builder, last)[1] == _built(PromptBuilder(kit), last)[1]
+        yield tokens, len(messages), times[1:], first  # the first round learns the template's turns
+
+
+def _built(builder: PromptBuilder, messages: list[Message]) -> tuple[float, list[int]]:
+    started = time.perf_counter()
+    prompt = builder.build(messages)
+    _ = prompt.key, prompt.greatest_id
+    return (time.perf_counter() - started) * 1000, prompt.tokens
