@@ -166,4 +166,12 @@ def _tool_call(call: Any) -> Mapping[str, Any]:
             f"or its JSON, not {call!r:.80}"
         )
     others = {k: v for k, v in call.items() if k not in ("name", "arguments", "function")}
-    return {"type": "function", **others, "function": {"name": name, "arguments": dict(arguments)}}
+    whole = {
+        "type": "function",
+        **others,
+        "function": {"name": name, "arguments": dict(arguments)},
+    }
+    written = json.dumps(whole, ensure_ascii=False)  # it is to be saved, and nobody else's
+    check_text(written)
+    made: dict[str, Any] = json.loads(written)
+    return made
