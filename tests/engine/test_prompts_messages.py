@@ -198,7 +198,9 @@ def test_a_dictionary_s_fields() -> None:
 
 def test_images_apart_go_before_the_first_text() -> None:
     def parts(content: Any, images: Any = (), more: Any = ()) -> Any:
-        return read_messages([{"role": "user", "content": content, "images": images}], more)[0].parts
+        return read_messages([{"role": "user", "content": content, "images": images}], more)[
+            0
+        ].parts
 
     assert parts("a", [RED, BLUE]) == (RED, BLUE, "a")
     assert parts(["a", BLUE, "b"], [RED]) == (RED, "a", BLUE, "b")
