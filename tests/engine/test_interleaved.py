@@ -12,7 +12,16 @@ pytest.importorskip("torch")
 
 from support.qwen2_vl_reference import Qwen2VLReference
 
-from engine import Engine, GenerationOptions, Message, conversation_file, load, load_picture
+from engine import (
+    Engine,
+    GenerationOptions,
+    ImageError,
+    Message,
+    PromptError,
+    conversation_file,
+    load,
+    load_picture,
+)
 from engine.prompts.builder import PromptBuilder
 from engine.prompts.prompt import Prompt
 from model_kit.kit import load_model_kit
@@ -155,6 +164,22 @@ def test_one_image_is_a_question(seeing: Engine) -> None:
     asked = chat.send([as_dictionary(load_picture(PHOTOS[0]))])
     assert told(asked.prompt, seeing.detokenize) == joined([load_picture(PHOTOS[0])])
     asked.result()
+
+
+def test_what_is_no_question_leaves_the_chat_as_it_was(seeing: Engine) -> None:
+    chat = seeing.chat(options=ONE)
+    image = load_picture(PHOTOS[0])
+    half = ["whole", image, "half \ud800"]
+    for wrong in (None, 5, b"bytes", {"type": "text", "text": "a"}, [5], [None], [["a"]], half):
+        with pytest.raises(PromptError):
+            chat.send(wrong)  # type: ignore[arg-type]
+    for wrong in ([PHOTOS[0]], [{"type": "image"}], ["a", {"type": "video", "video": "a"}]):
+        with pytest.raises(PromptError, match="a part of a message is a text or an image"):
+            chat.send(wrong)
+    with pytest.raises(ImageError):
+        chat.send(["a", {"type": "image", "image": "absent.png"}])
+    assert chat.messages == ()
+    assert chat.send(["a", image]).result().error is None
 
 
 def test_a_transcript_keeps_the_order(
