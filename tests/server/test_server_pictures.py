@@ -299,4 +299,5 @@ def test_an_answer_sent_back_in_parts_is_as_it_is(seeing_server: Running) -> Non
         reply = seeing_server.ask("POST", "/v1/chat/completions", {**body, "messages": told})
         assert reply.status == 200
     bad = [{"type": "text", "text": "half \ud800"}, PART]
-    assert seeing_server.chat(bad).error["code"] is not None
+    reply = seeing_server.chat(bad)
+    assert (reply.status, reply.error["code"]) == (400, "invalid_prompt")
