@@ -2,13 +2,14 @@
 
 import base64
 import json
+import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from engine.images import ImageLimits, load_picture
-from engine.prompts.messages import Message, read_messages
+from engine.prompts.messages import Message
 from model_kit.files import replacing
 from vision_add_ons.errors import ConversationFileError, ImageError, PromptError
 
@@ -66,8 +67,8 @@ def read(path: Path) -> list[Message]:
             digest: load_picture(base64.b64decode(encoded, validate=True), limits)
             for digest, encoded in content["pictures"].items()
         }
-        messages = [read_message(m, pictures) for m in content["messages"]]
-        return whole(read_messages(messages)) if messages else []
+        messages = [read_message(m, pictures) for m in _list(content["messages"])]
+        return whole(messages)
     except _DAMAGE as error:
         why = " ".join(str(error).split())[:200]
         raise ConversationFileError(
@@ -90,8 +91,21 @@ def _saved(message: Message) -> dict[str, Any]:
 
 def _message(saved: Any, pictures: dict[str, Any]) -> Message:
     others = {k: v for k, v in saved.items() if k not in ("role", "parts")}
-    parts = (pictures[p["image"]] if "image" in p else p["text"] for p in saved["parts"])
-    return Message(saved["role"], tuple(parts), **others)
+    parts = [_part(part, pictures) for part in _list(saved["parts"])]
+    for name in ("tokens", "tool_calls"):
+        _list(others.get(name, []))
+    return Message(saved["role"], parts, **others)
+
+
+def _part(saved: Any, pictures: dict[str, Any]) -> Any:
+    ((kind, value),) = saved.items()
+    return pictures[value] if kind == "image" else {"text": value}[kind]
+
+
+def _list(saved: Any) -> list[Any]:
+    if not isinstance(saved, list):
+        raise ValueError(f"it has {type(saved).__name__} in place of a list")
+    return saved
 
 
 def _message_1(saved: Any, pictures: dict[str, Any]) -> Message:
@@ -106,9 +120,7 @@ def whole(messages: list[Message]) -> list[Message]:
 
     Raises `PromptError`.
     """
-    turns = messages[1:] if messages and messages[0].role == "system" else messages
-    if [m.role for m in turns] != ["user", "assistant"] * (len(turns) // 2):
+    # Perhaps a system message; then questions, each with calls of tools, if any, and an answer.
+    if re.fullmatch("s?(u(at+)*a)*", "".join(m.role[0] for m in messages)) is None:
         raise PromptError("the messages are no questions with their answers")
-    if any(m.images for m in messages if m.role != "user"):
-        raise PromptError("a message that is no question has pictures")
     return messages

@@ -108,9 +108,10 @@ class VisionAddOn(ABC):
     """The token id by which a prompt marks a picture's place; None for families without one."""
 
     image_marks: tuple[str, ...] = ()
-    """Texts that become such tokens, first the one to write for a picture.
+    """Texts that become such tokens, first the one that stands for a picture in a raw prompt.
 
-    An answer that holds one marks nothing: it is read without."""
+    In a conversation, what somebody wrote marks nothing: the tokens of such a text in a message
+    are tokens like any others. With none listed, the text of `image_token_id` is taken."""
 
     @abstractmethod
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
@@ -147,12 +148,16 @@ class VisionAddOn(ABC):
     def place_images(self, message: dict[str, Any], markers: Sequence[str]) -> dict[str, Any]:
         """A message with images, as the chat template reads it.
 
-        `message` has a `role` and a `content`: a list of `{"type": "text", "text": ...}` and
-        `{"type": "image"}` in the order of the conversation. `markers` are texts, one per image,
-        unique to the conversation. A family whose template knows nothing of images returns the
-        message with markers where the rows go (`with_markers` puts one in each image's place);
-        they come back to `expand_prompt` as `positions`. The default leaves it to the template to
-        write the family's own image token.
+        `message` has a `role`, a `content`, and whatever else the conversation gives it. The
+        content is a list of `{"type": "text", "text": ...}` and `{"type": "image"}` in their order.
+        `markers` are texts, one per image, that stand nowhere else in the conversation.
+
+        The default returns the message as it is: the template writes the family's image token for
+        each image. A family whose template knows nothing of images puts the markers where the
+        rows go: `with_markers` puts one in each image's place. They are taken out of the prompt,
+        and where they stood comes to `expand_prompt` as `positions`. All markers are to be in the
+        prompt, in order, or none. A list of texts and images is then given to the template in
+        whatever form it reads; another content, and other keys, are given to it as they are.
         """
         return message
 

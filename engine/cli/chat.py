@@ -207,7 +207,7 @@ class Conversation:
             self._say(f"Saved to {path}.")
 
     def _transcript(self) -> str:
-        titles = {"system": "System", "user": "You", "assistant": self._model}
+        titles = {"system": "System", "user": "You", "assistant": self._model, "tool": "Tool"}
         parts = [f"# Conversation with {self._model}"]
         for message in self._chat.messages:
             parts.append(f"## {titles[message.role]}")

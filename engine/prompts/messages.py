@@ -27,13 +27,13 @@ class Message:
     role: str
     """`system`, `user`, `assistant` or `tool`."""
     parts: Sequence[Part] = ()
-    """A tuple of texts, and of images as `load_picture` returns them; one may be given alone."""
+    """Texts, and images as `load_picture` returns them; kept as a tuple. One may be given alone."""
     tokens: tuple[int, ...] = ()
     """The ids an answer was generated as, if it was generated here."""
     reasoning: str | None = None
     """What an answer's model thought before it: templates read it as `reasoning_content`."""
     tool_calls: tuple[Mapping[str, Any], ...] = ()
-    """An answer's calls, in OpenAI's form; the arguments of each are a mapping."""
+    """An answer's calls in OpenAI's form, but for the arguments of each, which are a dictionary."""
     tool_call_id: str | None = None
     """Which call a tool's message answers."""
     name: str | None = None
@@ -76,11 +76,13 @@ class Message:
 def read_messages(messages: Sequence[Any], images: Sequence[Any] = ()) -> list[Message]:
     """Read `Message`s, or dictionaries of `role` and `content`; `images` go to the last user turn.
 
-    `content` is a text, or a list of parts: `{"type": "text", "text": ...}`, `{"type": "image",
-    "image": SOURCE}` or OpenAI's `{"type": "image_url", "image_url": {"url": SOURCE}}`. A
+    `content` is a text, or a list of parts in their order: texts, images as `load_picture` returns
+    them, `{"type": "text", "text": ...}`, `{"type": "image", "image": SOURCE}` or OpenAI's
+    `{"type": "image_url", "image_url": {"url": SOURCE}}`; with `tool_calls`, it may be None. A
     dictionary may also carry `images`, a list of sources, and a message's other fields by their
-    names (`reasoning_content` means `reasoning`). Images that are given apart from the parts go
-    before a message's first text. Raises `PromptError` or `ImageError`.
+    names (`reasoning_content` means `reasoning`); what else it carries is not looked at. Images
+    that are given apart from the parts go before a message's first text. Raises `PromptError` or
+    `ImageError`.
     """
     with reading("the messages", PromptError):
         read = [m if isinstance(m, Message) else _read(m) for m in messages]
@@ -167,4 +169,12 @@ def _tool_call(call: Any) -> Mapping[str, Any]:
             f"or its JSON, not {call!r:.80}"
         )
     others = {k: v for k, v in call.items() if k not in ("name", "arguments", "function")}
-    return {"type": "function", **others, "function": {"name": name, "arguments": dict(arguments)}}
+    whole = {
+        "type": "function",
+        **others,
+        "function": {"name": name, "arguments": dict(arguments)},
+    }
+    written = json.dumps(whole, ensure_ascii=False)  # it is to be saved, and nobody else's
+    check_text(written)
+    made: dict[str, Any] = json.loads(written)
+    return made

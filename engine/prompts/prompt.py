@@ -13,14 +13,16 @@ class Prompt(ExpandedPrompt):
     """An expanded prompt and what the prompt cache knows it by."""
 
     bounds: tuple[int, int] | None = None
-    """The least id and the greatest, if they are known."""
+    """Its least id and its greatest, where they are known without looking through it."""
 
     @property
     def least_id(self) -> int:
+        """The least of its token ids."""
         return min(self.tokens) if self.bounds is None else self.bounds[0]
 
     @property
     def greatest_id(self) -> int:
+        """The greatest of its token ids."""
         return max(self.tokens) if self.bounds is None else self.bounds[1]
 
     @cached_property

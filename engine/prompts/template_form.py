@@ -26,9 +26,10 @@ class Content(Enum):
     ONE_PART = "a single part"
 
     def of(self, parts: Sequence[Mapping[str, Any]]) -> Any:
-        """`parts` are `{"type": "text", "text": ...}`, or of other types, which stay as they are.
+        """The content of a message that has these parts, as a template is given it.
 
-        Where this takes one text, or a part, all of them are texts.
+        `parts` are `{"type": "text", "text": ...}`, or of other types, which stay as they are.
+        `TEXT` and `ONE_PART` have room for texts alone, which become one.
         """
         if self is Content.PARTS:
             return [dict(part) for part in parts]

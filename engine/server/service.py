@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 from weakref import WeakSet
 
@@ -23,6 +24,7 @@ from engine.server.pictures import PictureReader
 from engine.server.schemas import ChatMessage, ImagePart, TextPart
 from engine.server.settings import Settings
 from engine.server.tokens import TokenTexts
+from vision_add_ons.errors import PromptError
 
 REMEMBERED_ANSWERS = 256
 """Recent answers whose token ids are known when a client sends their text back."""
@@ -69,9 +71,12 @@ class Service:
             content = message.content
             own = [TextPart(type="text", text=content)] if isinstance(content, str) else content
             parts = [p.text if isinstance(p, TextPart) else next(pictures) for p in own]
-            read.append(Message(role, parts))
-            if role == "assistant" and (tokens := self._answers.get(read[-1].text)):
-                read[-1] = Message(role, parts, tokens)
+            try:
+                made = Message(role, parts)
+            except PromptError as error:
+                raise as_api_error(error) from error
+            tokens = self._answers.get(made.text) if role == "assistant" else None
+            read.append(replace(made, tokens=tokens) if tokens else made)
         return read
 
     async def submit(

@@ -51,7 +51,9 @@ def conversations(names: dict[str, Any], printed: str) -> None:
 
 def pictures(names: dict[str, Any], printed: str) -> None:
     assert printed == "badger and owl\n"
-    assert len(names["chat"].messages) == 4
+    messages = names["chat"].messages
+    assert len(messages) == 6
+    assert [type(part) is str for part in messages[4].parts] == [True, False, True, False, True]
 
 
 def errors(names: dict[str, Any], printed: str) -> None:

@@ -91,8 +91,9 @@ def test_snippet(
 
 def test_each_section_has_a_snippet() -> None:
     sections = re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", PAGE.read_text(), re.M | re.S)
-    last = dict(sections[-4:])
-    assert list(last) == ["Masks", "Positions", "Several images", "Quantized towers"]
+    last = dict(sections[-5:])
+    several = ["Several images", "Templates without images"]
+    assert list(last) == ["Masks", "Positions", *several, "Quantized towers"]
     assert all(text.count("```python\n") == 1 for text in last.values())
 
 

@@ -107,7 +107,7 @@ def test_pictures_by_file_paste_and_drop(page: "Page", pictures: list[Path]) -> 
     expect(page.get_by_text("Drop pictures here")).to_be_visible()
     hand_over(page, "drop", "blue.png", "image/png", pictures[2].read_bytes())
     expect(page.get_by_text("Drop pictures here")).to_be_hidden()
-    waiting = page.get_by_role("list", name="Pictures to send")
+    waiting = page.get_by_role("list", name="Before the text")
     for name in ("red", "green", "blue"):
         expect(waiting.get_by_role("img", name=f"{name}.png")).to_be_visible()
     page.get_by_role("button", name="Remove green.png").click()
@@ -134,7 +134,7 @@ def test_what_is_no_picture_or_too_large_is_refused(page: "Page") -> None:
         }"""
     )
     expect(page.get_by_text("big.png is too large: 20.5 MB of at most 20 MB.")).to_be_visible()
-    expect(page.get_by_role("list", name="Pictures to send")).to_be_hidden()
+    expect(page.get_by_role("list", name="Before the text")).to_be_hidden()
 
 
 def test_pasted_text_stays_text(page: "Page") -> None:
@@ -149,7 +149,7 @@ def test_pasted_text_stays_text(page: "Page") -> None:
         }"""
     )
     assert page.evaluate("left")
-    expect(page.get_by_role("list", name="Pictures to send")).to_be_hidden()
+    expect(page.get_by_role("list", name="Before the text")).to_be_hidden()
 
 
 def test_a_reload_restores_the_conversation(page: "Page", pictures: list[Path]) -> None:

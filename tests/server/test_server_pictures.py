@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.serving import Running, data_uri, encoded, image_part, run_async, running
+from support.serving import Running, Watched, data_uri, encoded, image_part, run_async, running
 
-from engine import Engine
+from engine import Engine, load_picture
+from engine.prompts.prompt import Prompt
 from engine.server import Settings
 from engine.server.fetch import Fetcher
 from engine.server.pictures import PictureReader
@@ -247,3 +248,56 @@ def test_a_link_that_is_swapped_in_gains_nothing(media_server: Running, media: P
     finally:
         done.set()
         thread.join()
+
+
+PART = image_part(data_uri(GOOD))
+TALK = ("system", "user", "assistant", "user")
+
+
+@pytest.mark.parametrize("order", ["tit", "iti", "titit", "iitt"])
+def test_parts_stay_in_their_order(seeing_engine: Engine, order: str) -> None:
+    """In messages of every role, as the model is given them."""
+    prompts: list[Prompt] = []
+    watched: Any = Watched(seeing_engine, lambda answer, *_: prompts.append(answer.prompt))
+    messages = []
+    expected = [""]
+    for i, role in enumerate(TALK):
+        parts: list[Any] = []
+        expected[-1] += f"{role}: "
+        for j, kind in enumerate(order):
+            if kind == "t":
+                parts.append({"type": "text", "text": f"part {i}{j} "})
+                expected[-1] += f"part {i}{j} "
+            else:
+                data = encoded((20 + 4 * i, 20 + 4 * j))
+                parts.append(image_part(data_uri(data)))
+                expected += [load_picture(data).digest, ""]
+        expected[-1] += "\n"
+        messages.append({"role": role, "content": parts})
+    expected[-1] += "assistant: "
+    with running(watched) as server:
+        body = {"model": server.model, "max_tokens": 1, "messages": messages}
+        assert server.ask("POST", "/v1/chat/completions", body).status == 200
+    found = []
+    done = 0
+    for span in prompts[0].spans:
+        found += [seeing_engine.detokenize(prompts[0].tokens[done : span.start])]
+        found += [span.picture.digest]
+        done = span.end
+    assert [*found, seeing_engine.detokenize(prompts[0].tokens[done:])] == expected
+
+
+def test_an_answer_sent_back_in_parts_is_as_it_is(seeing_server: Running) -> None:
+    """Also where its texts together are those of an answer whose ids are known."""
+    asked = {"role": "user", "content": "Hm?"}
+    body: dict[str, Any] = {"model": seeing_server.model, "max_tokens": 4, "messages": [asked]}
+    answer = seeing_server.ask("POST", "/v1/chat/completions", body).json
+    text = answer["choices"][0]["message"]["content"]
+    halves = [{"type": "text", "text": half} for half in (text[:2], text[2:])]
+    for content in (text, [{"type": "text", "text": text}], halves, [*halves, PART]):
+        told = [asked, {"role": "assistant", "content": content}, asked]
+        reply = seeing_server.ask("POST", "/v1/chat/completions", {**body, "messages": told})
+        assert reply.status == 200
+    bad = [{"type": "text", "text": "half \ud800"}, PART]
+    reply = seeing_server.chat(bad)
+    assert (reply.status, reply.error["code"]) == (400, "invalid_prompt")

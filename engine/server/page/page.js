@@ -4,29 +4,28 @@ import { listModels, requestAnswer } from "./api.js";
 import { copyButton, el, setIcon } from "./dom.js";
 import { keyAsker } from "./key.js";
 import { renderMarkdown } from "./markdown.js";
-import { dataUri, pictureTray, showPicture } from "./pictures.js";
+import { contentOf, isText, picturesOf, showParts } from "./parts.js";
+import { partsTray } from "./tray.js";
 import * as store from "./store.js";
 
 const ui = Object.fromEntries([...document.querySelectorAll("[id]")].map((node) => [node.id, node]));
 const options = store.loadOptions();
-const tray = pictureTray(ui, notice); // the pictures of the next message
+const tray = partsTray(ui, notice, fitText); // what the next message holds before the text box
 const withKey = keyAsker(ui);
 
-// A turn is {text, pictures, answer}, a picture {id, name, size, blob}, and an answer
+// A turn is {parts, answer}, its parts those of the question, and an answer
 // {state, text, status, stats, note, error}, its state one of running, done, stopped, failed.
 let turns = [];
 let running = null; // the AbortController of the answer that is being written
 let atEnd = true; // whether to stay with the end of the conversation as it grows
 const views = new WeakMap(); // the nodes of each turn
 
-const allPictures = () => turns.flatMap((turn) => turn.pictures);
+const allPictures = () => turns.flatMap(picturesOf);
 
 // --- The conversation on the page ---------------------------------------------------------
 
 function showTurn(turn) {
-  const question = el("article", { class: "question" }, el("h2", { class: "hidden" }, "You"));
-  if (turn.pictures.length) question.append(el("div", { class: "pictures" }, ...turn.pictures.map(showPicture)));
-  if (turn.text) question.append(el("p", { class: "words", dir: "auto" }, turn.text));
+  const question = el("article", { class: "question" }, el("h2", { class: "hidden" }, "You"), ...showParts(turn.parts));
   const body = el("div", { class: "body", dir: "auto" });
   const foot = el("div", { class: "foot" });
   // The conversation is a live region; of an answer, only the whole is read out, by `announce`.
@@ -107,11 +106,9 @@ const isPart = ({ answer }) => Boolean(answer?.text);
 const isLeftOut = (turn) => !isPart(turn) && turn !== turns.at(-1);
 
 async function send() {
-  const text = ui.text.value.trim();
-  if (running || (!text && tray.isEmpty())) return;
-  const turn = { text, pictures: tray.take(), answer: null };
-  ui.text.value = "";
-  fitText();
+  const parts = running ? [] : tray.take();
+  if (!parts.length) return;
+  const turn = { parts, answer: null };
   notice();
   announce("");
   const earlier = turns.at(-1);
@@ -130,9 +127,7 @@ function tryAgain(turn) {
 
 function edit(turn) {
   turns.pop();
-  ui.text.value = [turn.text, ui.text.value].filter(Boolean).join("\n");
-  fitText();
-  tray.put(turn.pictures.filter(({ blob }) => blob));
+  tray.put(turn.parts.filter((part) => isText(part) || part.blob));
   showAll();
   save();
   ui.text.focus();
@@ -201,17 +196,10 @@ async function writeMessages(last) {
   const messages = options.system ? [{ role: "system", content: options.system }] : [];
   for (const turn of turns) {
     if (turn !== last && !isPart(turn)) continue;
-    messages.push({ role: "user", content: await content(turn) });
+    messages.push({ role: "user", content: await contentOf(turn.parts) });
     if (turn !== last) messages.push({ role: "assistant", content: turn.answer.text });
   }
   return messages;
-}
-
-async function content({ text, pictures }) {
-  const urls = await Promise.all(pictures.filter(({ blob }) => blob).map(dataUri));
-  if (!urls.length) return text;
-  const parts = urls.map((url) => ({ type: "image_url", image_url: { url } }));
-  return text ? [...parts, { type: "text", text }] : parts;
 }
 
 function numbers() {

@@ -1,5 +1,7 @@
 // What this browser keeps: texts and options in localStorage, pictures in IndexedDB.
 
+import { isText } from "./parts.js";
+
 const CHAT = "sightline.chat";
 const OPTIONS = "sightline.options";
 const PICTURES = "pictures";
@@ -24,16 +26,22 @@ const write = (name, value) => {
 
 export const loadOptions = () => read(OPTIONS) ?? {};
 export const saveOptions = (options) => write(OPTIONS, options);
-export const loadTurns = () => [read(CHAT) ?? []].flat().filter((turn) => Array.isArray(turn?.pictures));
+export const loadTurns = () => [read(CHAT) ?? []].flat().map(inParts).filter((turn) => Array.isArray(turn?.parts));
 export const isChat = (storageEvent) => storageEvent.key === CHAT;
 
 /** False if there was no room. */
 export function saveTurns(turns) {
-  return write(CHAT, turns.map(({ text, pictures, answer }) => ({
-    text,
-    pictures: pictures.map(({ id, name, size }) => ({ id, name, size })),
+  return write(CHAT, turns.map(({ parts, answer }) => ({
+    parts: parts.map((part) => isText(part) ? part : { id: part.id, name: part.name, size: part.size }),
     answer,
   })));
+}
+
+/** A turn as it is; one that was kept before questions had parts has its pictures first. */
+function inParts(turn) {
+  if (!Array.isArray(turn?.pictures)) return turn;
+  const { text, pictures, answer } = turn;
+  return { parts: text ? [...pictures, { text }] : pictures, answer };
 }
 
 /** Makes these the pictures that are kept, the newest first if not all can be. True if all are. */

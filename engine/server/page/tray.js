@@ -1,25 +1,13 @@
-// The pictures of the next message: chosen, pasted or dropped, and shown with a way to remove each.
+// What the next message holds before the text box: pictures that were chosen, pasted or dropped, and
+// texts that were put among them. Shown in order, with a way to take each out again.
 
 import { el, icon } from "./dom.js";
+import { isText, showPicture } from "./parts.js";
 
 const LIMIT = 20 * 2 ** 20;
 
-/** A picture is {id, name, size, blob}, its blob missing if the browser did not keep it. */
-export function showPicture(picture) {
-  if (!picture.blob) return el("p", { class: "lost" }, picture.lost ? `${picture.name} was not kept` : picture.name);
-  picture.url ??= URL.createObjectURL(picture.blob);
-  return el("img", { src: picture.url, alt: picture.name });
-}
-
-export const dataUri = ({ name, blob }) => new Promise((resolve, reject) => {
-  const reader = new FileReader();
-  reader.onload = () => resolve(reader.result);
-  reader.onerror = () => reject(new Error(`${name} can no longer be read. Was its file moved?`));
-  reader.readAsDataURL(blob);
-});
-
-export function pictureTray(ui, notice) {
-  let pictures = [];
+export function partsTray(ui, notice, fitText) {
+  let parts = [];
 
   function add(files) {
     const problems = [];
@@ -29,7 +17,7 @@ export function pictureTray(ui, notice) {
       else {
         // randomUUID exists only over HTTPS and on localhost.
         const id = `${Date.now()}-${Math.random().toString(36).slice(2)}`;
-        pictures.push({ id, name: file.name || "picture", size: file.size, blob: file });
+        parts.push({ id, name: file.name || "picture", size: file.size, blob: file });
       }
     }
     show();
@@ -38,23 +26,39 @@ export function pictureTray(ui, notice) {
   }
 
   function show() {
-    ui.pending.hidden = !pictures.length;
-    ui.pending.replaceChildren(...pictures.map((picture, i) => {
-      const label = `Remove ${picture.name}`;
+    ui.pending.hidden = !parts.length;
+    ui.pending.replaceChildren(...parts.map((part, i) => {
+      const label = isText(part) ? "Put this text back into the message box" : `Remove ${part.name}`;
       const button = el("button", { type: "button", "aria-label": label, title: label, onclick: () => remove(i) }, icon("close"));
-      return el("li", {}, showPicture(picture), button);
+      return el("li", {}, isText(part) ? el("p", { dir: "auto" }, part.text) : showPicture(part), button);
     }));
   }
 
   function remove(i) {
-    const [{ url }] = pictures.splice(i, 1);
-    URL.revokeObjectURL(url);
+    const [part] = parts.splice(i, 1);
+    if (isText(part)) write([part.text, ui.text.value].filter(Boolean).join("\n"));
+    else URL.revokeObjectURL(part.url);
     show();
-    const next = ui.pending.querySelectorAll("button")[Math.min(i, pictures.length - 1)];
-    (next ?? ui.text).focus();
+    const next = ui.pending.querySelectorAll("button")[Math.min(i, parts.length - 1)];
+    (isText(part) ? ui.text : next ?? ui.text).focus();
+  }
+
+  function write(text) {
+    ui.text.value = text;
+    fitText();
+  }
+
+  /** Puts what the box holds behind the parts that are there, so that others may follow it. */
+  function addText() {
+    const text = ui.text.value.trim();
+    if (text) parts.push({ text });
+    write("");
+    show();
+    ui.text.focus();
   }
 
   ui.choose.addEventListener("click", () => ui.files.click());
+  ui.addText.addEventListener("click", addText);
   ui.files.addEventListener("change", () => {
     add(ui.files.files);
     ui.files.value = "";
@@ -84,15 +88,20 @@ export function pictureTray(ui, notice) {
   });
 
   return {
-    isEmpty: () => !pictures.length,
+    /** The parts of the message with what the box holds as the last of them; both are empty then. */
     take: () => {
-      const taken = pictures;
-      pictures = [];
+      const text = ui.text.value.trim();
+      const taken = text ? [...parts, { text }] : parts;
+      parts = [];
+      write("");
       show();
       return taken;
     },
+    /** Puts the parts of an earlier message before what is there; its last text into the box. */
     put: (earlier) => {
-      pictures = [...earlier, ...pictures];
+      const last = parts.length === 0 && earlier.length && isText(earlier.at(-1)) ? earlier.at(-1).text : "";
+      parts = [...(last ? earlier.slice(0, -1) : earlier), ...parts];
+      write([last, ui.text.value].filter(Boolean).join("\n"));
       show();
     },
   };
