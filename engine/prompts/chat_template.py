@@ -108,7 +108,8 @@ class ChatTemplate:
         if message.reasoning or message.tool_calls or message.tool_call_id or message.name:
             made |= _extras(message)
         if way is Content.TEXT and not message.images and words is None:
-            made["content"] = self._hidden(message.text)  # most messages, and soon done
+            # Most messages, and soon done.
+            made["content"] = "".join(map(self._hidden, map(str, message.parts)))
             return made
         parts = []
         own = []
