@@ -6,11 +6,13 @@ from itertools import islice
 
 from PIL import Image
 
+from vision_add_ons.base import ExpandedPrompt
 from vision_add_ons.errors import RequestError
 from vision_add_ons.testing.drawn_conversations import Message, draw, images_of, texts_of
 from vision_add_ons.testing.kit import Kit, NothingToCheck
 from vision_add_ons.testing.processor_checks import Prompts
 from vision_add_ons.testing.prompt_checks import check_spans
+from vision_add_ons.testing.stored import NotRecorded
 
 COMPARED = 40
 """Conversations of each template whose ids must be the processor's."""
@@ -73,9 +75,8 @@ class Compared:
         told = f"with {self.template}, {_told(messages)}"
         theirs, complaint = self.asked(messages)
         decode = self.prompts.tokenizer.decode
-        try:
-            ours = self.prompts.of(messages)
-        except RequestError as error:
+        ours, error = self.engine_asked(messages)
+        if ours is None:
             assert theirs is None or not self.keeps_all(theirs, messages), (
                 f"{told} is refused ({error}), and the processor makes of it {decode(theirs)!r}, "
                 "where all of it stands"
@@ -100,6 +101,13 @@ class Compared:
         check_spans(self.kit, ours)
         return True
 
+    def engine_asked(self, messages: Sequence[Message]) -> tuple[ExpandedPrompt | None, str]:
+        """The engine's prompt of a conversation; None, and what it says, where it refuses it."""
+        try:
+            return self.prompts.of(messages), ""
+        except RequestError as error:
+            return None, str(error)
+
     def asked(self, messages: Sequence[Message]) -> tuple[list[int] | None, str]:
         """The processor's ids of a conversation; None, and what it says, where it refuses it."""
         read = [dict(self.kit.reference.as_read(self.template, message)) for message in messages]
@@ -107,6 +115,8 @@ class Compared:
             made = self.processor.apply_chat_template(
                 read, tokenize=True, add_generation_prompt=True
             )
+        except NotRecorded:
+            raise
         except Exception as error:  # templates and processors raise what they like
             return None, repr(error)
         return [int(token) for token in made[0]], ""
