@@ -21,7 +21,7 @@ from vision_add_ons.testing.kit import Kit, NothingToCheck
 from vision_add_ons.testing.reference import Reference
 from vision_add_ons.testing.stored import Recorder
 
-ASKING: tuple[tuple[Callable[..., None], tuple[Any, ...]], ...] = (
+ASKING: tuple[tuple[Callable[..., object], tuple[Any, ...]], ...] = (
     (row_checks.check_rows, ()),
     (row_checks.check_row_counts, ()),
     (prompt_checks.check_places, ()),
