@@ -1,10 +1,18 @@
 """Texts that stand side by side in a prompt: where one ends is where the next begins."""
 
+from collections.abc import Callable, Sequence
+
 import pytest
 
-from engine.prompts.presence import Piece, TextFinder
+from engine.prompts.presence import Piece, Span, TextFinder
 
 MARK = "\n\n<mark>"
+
+
+def located(
+    whole: str, pieces: Sequence[Piece], with_words: Callable[[list[str]], str]
+) -> list[Span]:
+    return TextFinder().locate(whole, pieces, [], with_words)
 
 
 def rendered(texts: list[str]) -> str:
@@ -24,7 +32,7 @@ def rendered(texts: list[str]) -> str:
 def test_what_follows_looks_like_the_end_of_a_text(texts: list[str], kept: list[str]) -> None:
     pieces = [Piece(0, "user", text, False) for text in texts]
     whole = rendered(texts)
-    spans = TextFinder().locate(whole, pieces, [], rendered)
+    spans = located(whole, pieces, rendered)
     assert [whole[begin:end] for begin, end in spans] == kept
 
 
@@ -36,7 +44,7 @@ def test_many_ways_are_no_long_search() -> None:
         return "user:" + "".join(words) + MARK
 
     pieces = [Piece(0, "user", text, False) for text in texts]
-    spans = TextFinder().locate("user:" + "\n" * 81 + MARK, pieces, [], other)
+    spans = located("user:" + "\n" * 81 + MARK, pieces, other)
     assert len(spans) == 40
 
 
@@ -48,5 +56,5 @@ def test_a_space_may_stand_for_what_is_empty() -> None:
 
     pieces = [Piece(i, "user", text, True) for i, text in enumerate(("a", "", "\n", "a"))]
     whole = spaced([piece.text for piece in pieces])
-    spans = TextFinder().locate(whole, pieces, [], spaced)
+    spans = located(whole, pieces, spaced)
     assert spans == [(1, 2), (4, 5), (7, 8), (10, 11)]
