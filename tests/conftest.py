@@ -145,5 +145,5 @@ def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter") -> None
         terminalreporter.section("conversations: ids equal to the family's own processor's")
     for (family, template), (equal, refused) in compared.items():
         terminalreporter.write_line(
-            f"{equal:4} equal, {refused:3} refused by both  {family}: {template}"
+            f"{equal:4} equal, {refused:3} not compared  {family}: {template}"
         )

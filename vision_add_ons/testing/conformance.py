@@ -46,7 +46,7 @@ class Conformance:
     run; the environment variable SIGHTLINE_SEED, a number from 0, asks for other weights, words and
     pictures. Measured errors are recorded as the property "parity" of the test, a tuple of family,
     case and relative error; conversations whose prompts were compared as the property "prompts", a
-    tuple of family, template, and how many were compared and refused.
+    tuple of family, template, and how many were compared and how many refused.
     """
 
     add_on: ClassVar[type[VisionAddOn]]

@@ -23,8 +23,9 @@ MOST_DRAWN = 4 * COMPARED
 def check_conversations(kit: Kit) -> dict[str, tuple[int, int]]:
     """Drawn conversations become the ids that the family's processor makes of them.
 
-    What the template has no place for is refused by both, and lost by neither. Returns, for each of
-    the reference's templates, how many were compared, and how many were refused.
+    What the engine refuses, for want of a place in the template, the processor refuses or loses.
+    Returns, for each of the reference's templates, how many were compared, and how many more were
+    drawn that one of the two refused.
     """
     reference = kit.reference
     if not reference.templates:

@@ -67,13 +67,13 @@ class _Drawing:
         source = self.source
         messages: list[Message] = []
         if source.random() < 0.5:
-            messages.append(self.message("system", self.plain(0.05)))
+            messages.append(self.message("system", self.plain(0.12)))
         for _ in range(source.choice((0, 0, 1, 1, 2))):
             messages.append(self.message("user", source.choice(CONTENTS)))
             if source.random() < 0.2:
                 messages += self.called()
             if source.random() < 0.9:
-                messages.append(self.message("assistant", self.plain(0.05)))
+                messages.append(self.message("assistant", self.plain(0.1)))
         messages.append(self.message("user", form))
         if source.random() < 0.1:
             messages += self.called()
