@@ -63,6 +63,7 @@ class Compared:
         self.marks = kit.look(prompts.folder).image_marks
 
     def drawn(self, source: random.Random) -> Iterator[list[Message]]:
+        """Conversations without end, with the family's own tokens in some texts."""
         reference = self.kit.reference
         texts = [text for _, text in reference.special_tokens.values()]
         special = [t for t in (*texts, *reference.control_tokens) if t not in self.marks]

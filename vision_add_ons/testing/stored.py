@@ -262,6 +262,7 @@ class Recording:
         self.folder, self.own = folder, template_of(folder)
 
     def apply_chat_template(self, messages: Sequence[Any], **options: Any) -> list[list[int]]:
+        """The processor's ids of messages that `Reference.as_read` has not seen yet."""
         [name] = [n for n, text in self.reference.templates.items() if text == self.own]
         read = [dict(self.reference.as_read(name, message)) for message in messages]
         key = conversation_key(self.folder, messages)
@@ -278,6 +279,7 @@ class Replaying:
         self.reference, self.folder = reference, folder
 
     def apply_chat_template(self, messages: Sequence[Any], **_: Any) -> list[list[int]]:
+        """The ids that were recorded. Raises ValueError for what was refused then."""
         made = self.reference._known("prompts", conversation_key(self.folder, messages))
         if made is None:
             raise ValueError("the processor refused this when it was recorded")
@@ -291,6 +293,7 @@ def template_of(folder: Path) -> str | None:
 
 
 def conversation_key(folder: Path, messages: Sequence[Mapping[str, Any]]) -> str:
+    """What tells a conversation, the chat template and the tokenizer of a folder from others."""
     tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     adds_bos = tokenizer["post_processor"] is not None
     whole = json.dumps([template_of(folder), adds_bos, list(messages)], default=digest)
