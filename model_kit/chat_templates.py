@@ -30,6 +30,9 @@ def find_template(folder: Path, config: CheckpointConfig, own: Any) -> tuple[Any
             template = _default(_read(folder, name), name)
             if template is not None:
                 return template, name
+        if (folder / FILE).is_file():
+            # A tokenizer would let a default in additional_chat_templates go before it.
+            return (folder / FILE).read_text(encoding="utf-8"), FILE
     name = FILE if (folder / FILE).is_file() else TOKENIZER
     if _default(own, name) is not None:
         return own, name

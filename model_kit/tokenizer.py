@@ -72,9 +72,10 @@ def _from_sentencepiece(folder: Path, config: CheckpointConfig) -> "TokenizerWra
 def _from_transformers(folder: Path, config: CheckpointConfig) -> "TokenizerWrapper":
     from mlx_lm.tokenizer_utils import load
 
-    extra = {}
+    extra: dict[str, Any] = {}
     if config.add_on is not None or "vision_config" in config.raw:
-        extra["config"] = _config(folder, config.raw)
+        # As processors do, which read tokenizer.json where there is a tekken.json, too.
+        extra = {"config": _config(folder, config.raw), "mistral_format": False}
     return load(folder, extra, eos_token_ids=sorted(config.eos_token_ids))
 
 

@@ -134,15 +134,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter") -> None:
-    """The table of errors that the parity tests measured."""
+    """The tables of errors that the parity tests measured, and of prompts that they compared."""
     worst: dict[tuple[str, str], float] = {}
+    compared: dict[tuple[str, str], tuple[int, int]] = {}
     for reports in terminalreporter.stats.values():
         for report in reports:
             for name, value in getattr(report, "user_properties", ()):
                 if name == "parity":
                     family, case, error = value
                     worst[family, case] = max(error, worst.get((family, case), 0.0))
+                elif name == "prompts":
+                    family, template, *counts = value
+                    compared[family, template] = tuple(counts)
     if worst:
         terminalreporter.section("relative errors against the references")
     for (family, case), error in worst.items():
         terminalreporter.write_line(f"{error:8.1e}  {family}: {case}")
+    if compared:
+        terminalreporter.section("conversations: ids equal to the family's own processor's")
+    for (family, template), (equal, refused) in compared.items():
+        terminalreporter.write_line(
+            f"{equal:4} equal, {refused:3} not compared  {family}: {template}"
+        )

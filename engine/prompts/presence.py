@@ -133,16 +133,27 @@ def _walk(
     if not rendered.startswith(literals[0], at):
         return None
     at += len(literals[0])
-    spans = []
-    for text, literal in zip(texts, literals[1:], strict=True):
-        for kept in _variants(text):
-            if rendered.startswith(kept, at) and rendered.startswith(literal, at + len(kept)):
+    spans: list[Span] = []
+    tried: list[Iterator[str]] = []
+    hopeless: set[tuple[int, int]] = set()
+    while len(spans) < len(texts) or at < len(rendered):
+        i = len(spans)
+        if len(tried) == i < len(texts) and (i, at) not in hopeless:
+            tried.append(_variants(texts[i]))
+        for kept in tried[i] if i < len(tried) else ():
+            end = at + len(kept)
+            if rendered.startswith(kept, at) and rendered.startswith(literals[i + 1], end):
+                spans.append((at, end))
+                at = end + len(literals[i + 1])
                 break
         else:
-            return None
-        spans.append((at, at + len(kept)))
-        at += len(kept) + len(literal)
-    return spans if at == len(rendered) else None
+            # What one text keeps of its end may be how the next begins: back to that one.
+            hopeless.add((i, at))
+            del tried[i:]
+            if not spans:
+                return None
+            at = spans.pop()[0]
+    return spans
 
 
 def _variants(text: str) -> Iterator[str]:
@@ -154,6 +165,8 @@ def _variants(text: str) -> Iterator[str]:
         if found:
             yield answer
             yield from _trimmed(answer)
+    if not text.strip():
+        yield " "
 
 
 def _trimmed(text: str) -> Iterator[str]:

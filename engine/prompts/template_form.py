@@ -90,7 +90,8 @@ def find_form(
 
 
 def _texts(render: Render, preferred: Sequence[Content]) -> dict[str, Content] | None:
-    for roles in (ROLES, ROLES[1:]):  # some know no system message, and say so
+    # Some know no system message, and say so; some know a single question.
+    for roles in (ROLES, ROLES[1:], ("user",)):
         ways = product(range(len(preferred)), repeat=len(roles))
         for ranks in sorted(ways, key=sum):
             form = dict(zip(roles, (preferred[rank] for rank in ranks), strict=True))
@@ -114,12 +115,15 @@ def _tool_texts(
 
 
 def _keeps_words(render: Render, form: Mapping[str, Content]) -> bool:
-    """Whether two questions, an answer and perhaps a system message are rendered whole."""
+    """Whether two questions, an answer and perhaps a system message are rendered whole.
+
+    Where `form` is for questions alone, whether one is.
+    """
     words = _words()
     messages: list[Json] = []
     system: list[str] = []
     others: list[str] = []
-    for role in ("system", "user", "assistant", "user"):
+    for role in ("system", "user", "assistant", "user") if len(form) > 1 else form:
         if role in form:
             own = [next(words), next(words)]
             (system if role == "system" else others).extend(own)

@@ -12,7 +12,9 @@ from safetensors.torch import load_file, save_file
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3Processor
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
+from support import published_templates as published
 from support.pictures import photographs
+from support.processors import Built
 from support.sizes import SIGLIP, TEXT
 from vision_add_ons.errors import BrokenConfig, MissingWeight, UnsupportedCheckpoint
 from vision_add_ons.testing import Conversation, Reference, random_weights
@@ -51,6 +53,8 @@ class Gemma3Reference(Reference):
         "image_token": (ROW, "<image_soft_token>"),
         "eoi_token": (END, "<end_of_image>"),
     }
+    control_tokens = ("<start_of_turn>", "<end_of_turn>")
+    templates: ClassVar[dict[str, str]] = {"as published": published.GEMMA3}
     texts = (
         ("Look:\n<start_of_image>\nNow say what it is, and this <start_of_image>!", 2),
         ("Nothing to see\n\n\nhere", 0),
@@ -155,6 +159,12 @@ class Gemma3Reference(Reference):
         whole = Gemma3Processor(Gemma3ImageProcessorPil(), tokenizer, image_seq_length=ROWS)
         made = whole(images=images or None, text=text, add_special_tokens=False)
         return list(made["input_ids"][0])
+
+    def own_processor(self, folder: Path) -> Any:
+        return Built(Gemma3Processor, self.processor, folder, image_seq_length=ROWS)
+
+    def as_read(self, template: str, message: Mapping[str, Any]) -> Mapping[str, Any]:
+        return published.with_first_part(message, "system")
 
     def _pixels(self, images: list[Image.Image]) -> torch.Tensor:
         return self.processor(images, return_tensors="pt")["pixel_values"]

@@ -1,10 +1,12 @@
 """Tiny random Mistral 3 models of transformers, with both decoders."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from transformers import Mistral3Config, Mistral3ForConditionalGeneration
 from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
 
+from support import published_templates as published
 from support.pixtral_reference import IMG, NONE, PROCESSOR, TEXT, VISION, Fields, PixtralReference
 from vision_add_ons.errors import BrokenConfig, UnsupportedCheckpoint
 from vision_add_ons.testing import random_weights
@@ -22,6 +24,8 @@ class Mistral3Reference(PixtralReference):
         *PROCESSOR,
     )
     processors = ({"size": {"longest_edge": 700}}, {"size": {"longest_edge": 100}})
+    control_tokens = ("[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[INST]", "[/INST]")
+    templates: ClassVar[dict[str, str]] = {"as published": published.MISTRAL3}
     asked = (
         "<s>[SYSTEM_PROMPT]Be  brief.\n[/SYSTEM_PROMPT][INST][IMG]What  is\n\nthis?[/INST]"
         "A square.</s>[INST]{marks}\nAnd these?[/INST]"
@@ -41,6 +45,9 @@ class Mistral3Reference(PixtralReference):
         self.model = random_weights(Mistral3ForConditionalGeneration(config), seed)
         self.processor = PixtralImageProcessorPil(size={"longest_edge": self.longest})
 
+    def as_read(self, template: str, message: Mapping[str, Any]) -> Mapping[str, Any]:
+        return published.with_first_part(message, "system", "assistant", "tool")
+
     def convert(self, config: dict[str, Any]) -> None:
         """mlx-vlm keeps the name."""
 
@@ -49,6 +56,16 @@ class Ministral3Reference(Mistral3Reference):
     """The decoder with YaRN, and queries that grow with the position."""
 
     name = "mistral3 (ministral3)"
+    control_tokens = (
+        *Mistral3Reference.control_tokens,
+        "[TOOL_CALLS]",
+        "[CALL_ID]",
+        "[ARGS]",
+        "[TOOL_RESULTS]",
+        "[TOOL_CONTENT]",
+        "[/TOOL_RESULTS]",
+    )
+    templates: ClassVar[dict[str, str]] = {"with tools": published.MISTRAL3_TOOLS}
     text: ClassVar[dict[str, Any]] = {
         **TEXT,
         "model_type": "ministral3",

@@ -7,12 +7,14 @@ import numpy as np
 import torch
 import transformers
 from PIL import Image
+from transformers import AutoTokenizer
 from transformers.initialization import no_init_weights
 
 from support import moxin_checkpoint as checkpoint
 from support.moxin_checkpoint import FORMS, HF, IMAGE_SIZE, PATCH, PATCHES, TEXT, TowerShape
 from vision_add_ons.errors import BrokenConfig, UnsupportedCheckpoint
-from vision_add_ons.testing import WORDS, Reference
+from vision_add_ons.testing import BOS, WORDS, Reference
+from vision_add_ons.testing.drawn_conversations import images_of, texts_of
 from vision_add_ons.testing.quantization import GROUP, Kept, QuantizedReference, round_array
 
 MEANS = ([0.485, 0.456, 0.406], [0.5, 0.5, 0.5])
@@ -151,6 +153,7 @@ class MoxinReference(Reference):
         rf"{HF.dino}(blocks\.4\.|norm\.)",
         rf"{HF.siglip}(blocks\.3\.|norm\.|attn_pool\.)",
     )
+    templates: ClassVar[dict[str, None]] = {"no template, the original's builder": None}
     means: ClassVar[dict[str, Any]] = {
         "means": [[0.1, 0.2, 0.3], [0.5, 0.5, 0.5]],
         "stds": [[0.229, 0.224, 0.225], [0.1, 0.2, 0.3]],
@@ -208,6 +211,9 @@ class MoxinReference(Reference):
                     tensors[name] = round_array(tensor, kept)
         return QuantizedReference(MoxinReference(seed, parts=parts), kept)
 
+    def own_processor(self, folder: Path) -> "PurePrompts":
+        return PurePrompts(self, AutoTokenizer.from_pretrained(folder))
+
     def _rows(self, image: Image.Image) -> Any:
         towers = zip(self.towers, self.shapes, reference_pixels(image), strict=True)
         x = torch.cat([features(*tower) for tower in towers], dim=-1)
@@ -215,3 +221,37 @@ class MoxinReference(Reference):
             x = x @ self.projector[f"{layer}.weight"].T + self.projector[f"{layer}.bias"]
             x = torch.nn.functional.gelu(x) if layer != "fc3" else x
         return x[0]
+
+
+class PurePrompts:
+    """The original's own way to build prompts, turn by turn, which transformers does not have.
+
+    A turn's pictures stand at its very start: behind BOS, or behind what ended the answer before.
+    """
+
+    def __init__(self, reference: MoxinReference, tokenizer: Any) -> None:
+        self.reference, self.tokenizer = reference, tokenizer
+
+    def apply_chat_template(self, messages: list[dict[str, Any]], **_: Any) -> list[list[int]]:
+        tokens = [BOS]
+        system, written = "", ""
+        for i, message in enumerate(messages):
+            text = "".join(texts_of(message)).strip()
+            images = images_of([message])
+            if message["role"] == "user":
+                tokens += self._encode(written)
+                tokens += [token for image in images for token in self.reference.block(image)]
+                written = f"In: {(system + text).strip()}\nOut:"
+                system = ""
+            elif images:
+                raise ValueError("pictures belong to questions")
+            elif message["role"] == "assistant":
+                written += f" {text or ' '}</s>"
+            elif message["role"] == "system" and not i:
+                system = f"{text}\n\n" if text else ""
+            else:
+                raise ValueError(f"a {message['role']} message has no place here")
+        return [tokens + self._encode(written)]
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False))

@@ -9,13 +9,19 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, PaliGemmaProcessor
+from transformers import (
+    AutoTokenizer,
+    PaliGemmaConfig,
+    PaliGemmaForConditionalGeneration,
+    PaliGemmaProcessor,
+)
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from support.pictures import photographs
 from support.sizes import SIGLIP, TEXT
 from vision_add_ons.errors import BrokenConfig, UnsupportedCheckpoint
 from vision_add_ons.testing import BOS, Conversation, Reference, random_weights
+from vision_add_ons.testing.drawn_conversations import images_of, texts_of
 
 IMAGE = 80
 SIDE, ROWS = 64, 16
@@ -55,6 +61,7 @@ class PaliGemmaReference(Reference):
         "bos_token": (BOS, "<bos>"),
     }
     adds_bos = (False, True)
+    templates: ClassVar[dict[str, None]] = {"no template, the processor's text": None}
     texts = (
         ("<image>caption en", 1),
         ("<image><bos>caption en", 1),
@@ -166,8 +173,27 @@ class PaliGemmaReference(Reference):
         ids = whole(images=[images], text=[own], truncation=False)["input_ids"][0]
         return [int(token) for token in (ids if text.endswith("\n") else ids[:-1])]
 
+    def own_processor(self, folder: Path) -> "Joining":
+        return Joining(AutoTokenizer.from_pretrained(folder))
+
     def _pixels(self, images: list[Image.Image]) -> torch.Tensor:
         return self.processor(images, return_tensors="pt")["pixel_values"]
+
+
+class Joining:
+    """The family's processor, which knows no turns: it is given all pictures, and each message's
+    text on a line of its own. It refuses texts without pictures, which are plain Gemma's."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        images = SiglipImageProcessorPil(image_seq_length=ROWS)
+        self.whole = PaliGemmaProcessor(images, tokenizer)
+
+    def apply_chat_template(self, messages: list[dict[str, Any]], **_: Any) -> Any:
+        text = "\n".join("".join(texts_of(message)) for message in messages)
+        if images := images_of(messages):
+            marked = "<image>" * len(images) + text
+            return self.whole(images=[images], text=[marked], truncation=False)["input_ids"]
+        return [self.whole.tokenizer.encode(f"<bos>{text}\n", add_special_tokens=False)]
 
 
 class PaliGemma2Reference(PaliGemmaReference):

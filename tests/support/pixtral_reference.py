@@ -16,13 +16,16 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration
 from transformers.models.pixtral import image_processing_pil_pixtral
 from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
 
+from support import published_templates as published
 from support import sizes
 from support.pictures import photographs
+from support.processors import Built
 from vision_add_ons.errors import BrokenConfig, BrokenTokenizer, UnsupportedCheckpoint
 from vision_add_ons.testing import (
     REMOVED,
     Conversation,
     Reference,
+    as_text,
     random_weights,
 )
 
@@ -119,6 +122,11 @@ class PixtralReference(Reference):
         "image_token": (IMG, "[IMG]"),
         "image_break_token": (BREAK, "[IMG_BREAK]"),
         "image_end_token": (END, "[IMG_END]"),
+    }
+    control_tokens: ClassVar[tuple[str, ...]] = ("[INST]", "[/INST]")
+    templates: ClassVar[dict[str, str]] = {
+        "as published": published.PIXTRAL,
+        "as first published": published.PIXTRAL_FIRST,
     }
     with_words: ClassVar[dict[str, Any]] = {
         f"processor_config.json/{name}": REMOVED for name in special_tokens
@@ -234,14 +242,23 @@ class PixtralReference(Reference):
         ]
 
     def processed(self, tokenizer: Any, text: str, images: list[Image.Image]) -> list[int]:
-        whole = _processor_class()(
-            PixtralImageProcessorPil(size={"longest_edge": self.longest}),
-            tokenizer,
-            patch_size=self.cell // self.merged,
-            spatial_merge_size=self.merged,
-        )
+        whole = _processor_class()(self.processor, tokenizer, **self._sizes())
         made = whole(images=images or None, text=text, add_special_tokens=False)
         return [int(token) for token in made["input_ids"][0]]
+
+    def own_processor(self, folder: Path) -> Any:
+        return Built(_processor_class(), self.processor, folder, **self._sizes())
+
+    def as_read(self, template: str, message: Mapping[str, Any]) -> Mapping[str, Any]:
+        if message["role"] != "user":
+            return as_text(message)
+        if template == "as published" or isinstance(message["content"], str):
+            return message
+        parts = [{**part, "content": part.get("text")} for part in message["content"]]
+        return {**message, "content": parts}
+
+    def _sizes(self) -> dict[str, int]:
+        return {"patch_size": self.cell // self.merged, "spatial_merge_size": self.merged}
 
     def _processed(self, images: list[Image.Image]) -> dict[str, torch.Tensor]:
         patch = {"height": self.cell, "width": self.cell}  # as the whole processor has it

@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+from support import published_templates as published
 from support.qwen2_vl_reference import REFUSED, TEXT, Qwen2VLReference
 from vision_add_ons.errors import BrokenConfig
 
@@ -17,6 +18,7 @@ class Qwen25VLReference(Qwen2VLReference):
         ("vision_config.window_size", 10**12, BrokenConfig),
         ("vision_config.intermediate_size", 0, BrokenConfig),
     )
+    templates: ClassVar = {"with tools": published.QWEN_TOOLS}
     config_class = Qwen2_5_VLConfig
     model_class = Qwen2_5_VLForConditionalGeneration
     vision: ClassVar = {

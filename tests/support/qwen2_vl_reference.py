@@ -12,7 +12,9 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from support import published_templates as published
 from support.pictures import photographs
+from support.processors import Built
 from support.sizes import DECODER
 from vision_add_ons.errors import BrokenConfig, UnsupportedCheckpoint
 from vision_add_ons.testing import BOS, EOS, PAD, VOCAB, Conversation, Reference, random_weights
@@ -93,6 +95,8 @@ class Qwen2VLReference(Reference):
         "vision_start_token": (START, "<|vision_start|>"),
         "vision_end_token": (END, "<|vision_end|>"),
     }
+    control_tokens: ClassVar[tuple[str, ...]] = ("<|im_start|>", "<|im_end|>")
+    templates: ClassVar[dict[str, str]] = {"as published": published.QWEN}
     texts = (
         ("Say what <|image_pad|> is, and <|vision_start|><|image_pad|><|vision_end|>!", 2),
         ("Nothing to see\n\n\nhere", 0),
@@ -196,6 +200,9 @@ class Qwen2VLReference(Reference):
     def processed(self, tokenizer: Any, text: str, images: list[Image.Image]) -> list[int]:
         whole = WithoutVideos(self.processor, tokenizer)
         return list(whole(images=images or None, text=text)["input_ids"][0])
+
+    def own_processor(self, folder: Path) -> Any:
+        return Built(WithoutVideos, self.processor, folder)
 
     def _pixels(self, images: list[Image.Image]) -> Any:
         return self.processor(images, return_tensors="pt")

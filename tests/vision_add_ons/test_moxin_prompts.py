@@ -113,11 +113,14 @@ def test_templates_refuse(render, messages, complaint):
         ("tokenizer_config.json", '{"chat_template": "{{ messages }}"}', False),
         ("chat_template.jinja", "{{ messages }}", False),
         ("chat_template.json", '{"chat_template": "{{ messages }}"}', False),
+        ("processor_config.json", '{"chat_template": "{{ messages }}"}', False),
+        ("additional_chat_templates/default.jinja", "{{ messages }}", False),
     ],
 )
 def test_messages_suit_the_template(parts, tmp_path, file, text, own):
     folder = checkpoint.write(tmp_path, parts.named(HF), checkpoint.config())
     if file:
+        (folder / file).parent.mkdir(exist_ok=True)
         (folder / file).write_text(text, encoding="utf-8")
     texts = [{"type": "text", "text": text} for text in ("hi", "and", "<A>", "<B>")]
     image = {"type": "image"}

@@ -42,7 +42,8 @@ def chat_template(config: dict[str, Any], folder: Path) -> str:
 
 def has_own_template(folder: Path) -> bool:
     """Whether the checkpoint brings a chat template, in any of the places where one may be."""
-    return (folder / "chat_template.jinja").exists() or any(
-        read_json_if_there(folder / name).get("chat_template")
-        for name in ("chat_template.json", "tokenizer_config.json")
+    files = ("chat_template.jinja", "additional_chat_templates/default.jinja")
+    fields = ("processor_config.json", "chat_template.json", "tokenizer_config.json")
+    return any((folder / name).exists() for name in files) or any(
+        read_json_if_there(folder / name).get("chat_template") for name in fields
     )

@@ -21,6 +21,7 @@ torch: a reference may be computed with it, or come from a file that `record` wr
 
 from vision_add_ons.testing.comparison import TOLERANCE, centred, relative_error
 from vision_add_ons.testing.conformance import Conformance
+from vision_add_ons.testing.drawn_conversations import as_parts, as_text
 from vision_add_ons.testing.kit import Kit
 from vision_add_ons.testing.photo import Photo
 from vision_add_ons.testing.recording import record
@@ -53,6 +54,8 @@ __all__ = [
     "Reference",
     "Refused",
     "StoredReference",
+    "as_parts",
+    "as_text",
     "centred",
     "random_weights",
     "record",

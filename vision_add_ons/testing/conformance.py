@@ -12,6 +12,7 @@ from vision_add_ons.base import VisionAddOn
 from vision_add_ons.testing import (
     answer_checks,
     config_checks,
+    conversation_checks,
     dtype_checks,
     form_checks,
     processor_checks,
@@ -44,7 +45,8 @@ class Conformance:
     `load` is the engine's: `load = staticmethod(engine.load)`. What is random is the same in each
     run; the environment variable SIGHTLINE_SEED, a number from 0, asks for other weights, words and
     pictures. Measured errors are recorded as the property "parity" of the test, a tuple of family,
-    case and relative error.
+    case and relative error; conversations whose prompts were compared as the property "prompts", a
+    tuple of family, template, and how many were compared and how many refused.
     """
 
     add_on: ClassVar[type[VisionAddOn]]
@@ -198,6 +200,11 @@ class Conformance:
     def test_prompts(self, kit: Kit) -> None:
         with skipping():
             processor_checks.check_prompts(kit)
+
+    def test_prompts_of_conversations(self, kit: Kit, record_property: Any) -> None:
+        with skipping():
+            for template, counts in conversation_checks.check_conversations(kit).items():
+                record_property("prompts", (kit.reference.name, template, *counts))
 
     def test_texts_mark_nothing(self, kit: Kit) -> None:
         with skipping():

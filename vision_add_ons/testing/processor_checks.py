@@ -43,12 +43,17 @@ def check_pixels(kit: Kit) -> None:
 class Prompts:
     """The prompts that an engine makes of texts and messages, by a tokenizer that knows words."""
 
-    def __init__(self, kit: Kit, adds_bos: bool = False) -> None:
-        folder = kit.changed(kit.reference.with_words)
-        special = kit.reference.special_tokens
-        self.tokenizer = write_text_tokenizer(folder, special, adds_bos)
+    def __init__(self, kit: Kit, adds_bos: bool = False, template: str | None = None) -> None:
+        """`template` is the checkpoint's own chat template, if it is to have one."""
+        reference = kit.reference
+        self.folder = kit.changed(reference.with_words)
+        self.tokenizer = write_text_tokenizer(
+            self.folder, reference.special_tokens, adds_bos, reference.control_tokens
+        )
+        if template is not None:
+            (self.folder / "chat_template.jinja").write_text(template, encoding="utf-8")
         self.watch = Watch(only_prompts=True)
-        self.engine = kit.open(folder, watched(kit.add_on, self.watch))
+        self.engine = kit.open(self.folder, watched(kit.add_on, self.watch))
 
     def of(self, prompt: Any, images: Any = ()) -> Any:
         """The expanded prompt."""

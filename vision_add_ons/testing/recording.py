@@ -9,6 +9,7 @@ from typing import Any
 from vision_add_ons.base import VisionAddOn
 from vision_add_ons.testing import (
     answer_checks,
+    conversation_checks,
     form_checks,
     processor_checks,
     prompt_checks,
@@ -20,7 +21,7 @@ from vision_add_ons.testing.kit import Kit, NothingToCheck
 from vision_add_ons.testing.reference import Reference
 from vision_add_ons.testing.stored import Recorder
 
-ASKING: tuple[tuple[Callable[..., None], tuple[Any, ...]], ...] = (
+ASKING: tuple[tuple[Callable[..., object], tuple[Any, ...]], ...] = (
     (row_checks.check_rows, ()),
     (row_checks.check_row_counts, ()),
     (prompt_checks.check_places, ()),
@@ -42,6 +43,7 @@ ASKING: tuple[tuple[Callable[..., None], tuple[Any, ...]], ...] = (
     (form_checks.check_quantized, (False,)),
     (form_checks.check_quantized, (True,)),
     (processor_checks.check_prompts, ()),
+    (conversation_checks.check_conversations, ()),
 )
 """The checks that ask the reference for what it computes."""
 

@@ -194,8 +194,30 @@ class Reference(ABC):
     texts: ClassVar[Sequence[tuple[str, int]]] = ()
     """Whole prompts as texts, and how many pictures each has."""
 
+    control_tokens: ClassVar[Sequence[str]] = ()
+    """Texts of further special tokens, such as those that begin and end a turn."""
+    templates: ClassVar[Mapping[str, str | None]] = {}
+    """By a name for tables, the chat templates that the family's checkpoints bring, each of a form
+    of its own; None for checkpoints that bring none. With each, prompts of drawn conversations are
+    compared with those of `own_processor`."""
+
+    def own_processor(self, folder: Path) -> Any:
+        """The family's own processor of this checkpoint folder, with the folder's tokenizer and
+        its chat template, which is one of `templates` (chat_template.jinja).
+
+        Its `apply_chat_template(messages, tokenize=True, add_generation_prompt=True)` gives a list
+        of one list of token ids, as transformers' processors do, or raises for what it refuses.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has `templates` and no `own_processor`")
+
+    def as_read(self, template: str, message: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A drawn message as one of the `templates` reads it, by its name: `as_text` and `as_parts`
+        are for those that do not read both."""
+        return message
+
     def conversations(self) -> Sequence[Conversation]:
-        """Messages whose prompts are compared with those of the family's processor."""
+        """Messages whose prompts, by the add-on's own chat template, are compared with those of
+        the family's processor."""
         return ()
 
     def processed(self, tokenizer: Any, text: str, images: list[Image.Image]) -> list[int]:

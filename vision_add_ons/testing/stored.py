@@ -36,6 +36,8 @@ FIELDS = (
     "pixel_sizes",
     "processors",
     "special_tokens",
+    "control_tokens",
+    "templates",
     "adds_bos",
     "texts",
 )
@@ -120,6 +122,9 @@ class StoredReference(Reference):
         other._take(index)
         return other
 
+    def own_processor(self, folder: Path) -> "Replaying":
+        return Replaying(self, folder)
+
     def conversations(self) -> Sequence[Conversation]:
         def message(stored: dict[str, Any]) -> dict[str, Any]:
             images = [Image.fromarray(self.arrays[name]) for name in stored["images"]]
@@ -146,7 +151,7 @@ class Recorder(Reference):
         for field in (*FIELDS, "refused", "with_words"):
             setattr(self, field, getattr(reference, field))
         kinds = ("checkpoint", "blocks", "rows", "logits", "named", "misshapen", "processed")
-        self.index: dict[str, Any] = {kind: {} for kind in (*kinds, "quantized")}
+        self.index: dict[str, Any] = {kind: {} for kind in (*kinds, "quantized", "prompts")}
         self.index["conversations"] = []
         self.others: dict[str, Recorder | None] = {}
 
@@ -186,6 +191,9 @@ class Recorder(Reference):
         made = None if other is None else Recorder(other, seed, self.arrays)
         self.others[str(towers)] = made
         return made
+
+    def own_processor(self, folder: Path) -> "Recording":
+        return Recording(self, folder)
 
     def conversations(self) -> Sequence[Conversation]:
         found = self.reference.conversations()
@@ -243,6 +251,53 @@ class Recorder(Reference):
         name = "a" + hashlib.sha256(content).hexdigest()[:24]
         self.arrays[name] = array
         return name
+
+
+class Recording:
+    """Does as the reference's processor of a folder does, and keeps what it makes."""
+
+    def __init__(self, recorder: Recorder, folder: Path) -> None:
+        self.reference, self.prompts = recorder.reference, recorder.index["prompts"]
+        self.processor = self.reference.own_processor(folder)
+        self.folder, self.own = folder, template_of(folder)
+
+    def apply_chat_template(self, messages: Sequence[Any], **options: Any) -> list[list[int]]:
+        """The processor's ids of messages that `Reference.as_read` has not seen yet."""
+        [name] = [n for n, text in self.reference.templates.items() if text == self.own]
+        read = [dict(self.reference.as_read(name, message)) for message in messages]
+        key = conversation_key(self.folder, messages)
+        self.prompts[key] = None  # if it is refused
+        [made] = self.processor.apply_chat_template(read, **options)
+        self.prompts[key] = list(map(int, made))
+        return [self.prompts[key]]
+
+
+class Replaying:
+    """What a processor of a folder made of the conversations that were recorded."""
+
+    def __init__(self, reference: StoredReference, folder: Path) -> None:
+        self.reference, self.folder = reference, folder
+
+    def apply_chat_template(self, messages: Sequence[Any], **_: Any) -> list[list[int]]:
+        """The ids that were recorded. Raises ValueError for what was refused then."""
+        made = self.reference._known("prompts", conversation_key(self.folder, messages))
+        if made is None:
+            raise ValueError("the processor refused this when it was recorded")
+        return [made]
+
+
+def template_of(folder: Path) -> str | None:
+    """The chat template that the kit wrote into a folder, if it did."""
+    file = folder / "chat_template.jinja"
+    return file.read_text(encoding="utf-8") if file.exists() else None
+
+
+def conversation_key(folder: Path, messages: Sequence[Mapping[str, Any]]) -> str:
+    """What tells a conversation, the chat template and the tokenizer of a folder from others."""
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    adds_bos = tokenizer["post_processor"] is not None
+    whole = json.dumps([template_of(folder), adds_bos, list(messages)], default=digest)
+    return hashlib.sha256(whole.encode()).hexdigest()
 
 
 def digest(image: Image.Image) -> str:

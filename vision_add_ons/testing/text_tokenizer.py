@@ -1,7 +1,7 @@
 """A tokenizer that knows any text, with a family's special tokens where the tiny vocabulary has
 them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,16 @@ MERGES = (("Ċ", "Ċ"), ("ĊĊ", "ĊĊ"), ("Ġ", "Ġ"))
 
 
 def write_text_tokenizer(
-    folder: Path, special: Mapping[str, tuple[int, str]], adds_bos: bool = False
+    folder: Path,
+    special: Mapping[str, tuple[int, str]],
+    adds_bos: bool = False,
+    control: Sequence[str] = (),
 ) -> Any:
     """Write it into a checkpoint folder, in place of the one there; with `adds_bos`, one that puts
     BOS before a text.
 
-    A token a byte, from `VOCAB` on: such prompts are there to be looked at, not to be answered.
+    A token a byte, from `VOCAB` on, and then the special tokens `control`: such prompts are there
+    to be looked at, not to be answered.
     Returns the same tokenizer, of transformers, without BOS.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
@@ -27,7 +31,8 @@ def write_text_tokenizer(
     named |= special
     vocabulary = {text: token for token, text in named.values()}
     letters = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(pair) for pair in MERGES)]
-    vocabulary |= {letter: VOCAB + i for i, letter in enumerate(letters)}
+    vocabulary |= {letter: VOCAB + i for i, letter in enumerate([*letters, *control])}
+    named |= {f"control_{i}": (vocabulary[text], text) for i, text in enumerate(control)}
     usual = ("pad_token", "bos_token", "eos_token")
 
     def made(bos: tuple[int, str] | None) -> Any:

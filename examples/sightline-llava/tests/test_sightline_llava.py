@@ -11,7 +11,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from sightline_llava import LlavaAddOn
-from transformers import LlavaConfig, LlavaForConditionalGeneration
+from transformers import (
+    AutoTokenizer,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+)
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from engine import load
@@ -24,6 +29,7 @@ from vision_add_ons.testing import (
     Conversation,
     Kit,
     Reference,
+    as_parts,
     random_weights,
 )
 from vision_add_ons.testing.answer_checks import check_two_pictures
@@ -56,6 +62,18 @@ VISION: dict[str, Any] = {
     "image_size": SIDE,
     "patch_size": PATCH,
 }
+PARTS = """\
+{%- for turn in messages -%}
+  {%- if turn['role'] != 'system' -%}{{- turn['role'].upper() + ': ' -}}{%- endif -%}
+  {%- for part in turn['content'] | selectattr('type', 'equalto', 'image') -%}
+    {{- '<image>\n' -}}
+  {%- endfor -%}
+  {%- for part in turn['content'] | selectattr('type', 'equalto', 'text') -%}
+    {{- part['text'] | trim + ' ' -}}
+  {%- endfor -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- 'ASSISTANT:' -}}{%- endif -%}
+"""
 
 
 class LlavaReference(Reference):
@@ -63,6 +81,8 @@ class LlavaReference(Reference):
     image_token = IMAGE
     dialects = ("transformers 5", "transformers 4", "mlx-vlm", "in memory")
     special_tokens: ClassVar = {"image_token": (IMAGE, "<image>")}
+    templates: ClassVar = {"parts, trimmed": PARTS}
+    processor_class: ClassVar[Any] = LlavaProcessor
     texts = (("<s>USER: <image>\n<image>\nCompare. ASSISTANT:", 2),)
     turn = "USER: <image>\nWhat is this? ASSISTANT:"
     pixel_sizes = ((1, 50), (60, 1), (31, 33), (33, 32), (32, 35), (1300, 900))
@@ -133,6 +153,19 @@ class LlavaReference(Reference):
 
     def our_pixels(self, add_on: LlavaAddOn, image: Image.Image) -> np.ndarray:
         return np.array(add_on.squares(image)).transpose(0, 3, 1, 2)
+
+    def own_processor(self, folder: Path) -> Any:
+        return self.processor_class(
+            self.processor,
+            AutoTokenizer.from_pretrained(folder),
+            PATCH,
+            "default",
+            (folder / "chat_template.jinja").read_text(),
+            num_additional_image_tokens=1,  # the class token's
+        )
+
+    def as_read(self, template: str, message: Mapping[str, Any]) -> Mapping[str, Any]:
+        return as_parts(message)
 
     def conversations(self) -> list[Conversation]:
         image = Image.new("RGB", self.sizes[0], "teal")
