@@ -12,7 +12,7 @@ MARK = "\n\n<mark>"
 def located(
     whole: str, pieces: Sequence[Piece], with_words: Callable[[list[str]], str]
 ) -> list[Span]:
-    return TextFinder().locate(whole, pieces, [], with_words)
+    return TextFinder("the chat template").locate(whole, pieces, [], with_words)
 
 
 def rendered(texts: list[str]) -> str:
