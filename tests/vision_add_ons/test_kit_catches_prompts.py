@@ -86,7 +86,7 @@ class BreaksLeftOut(Gemma3AddOn):
         (QuestionsAlone, REFUSED),
         (SecondBos, OTHER),
         (NoBos, OTHER),
-        (SpacesMerged, REFUSED),
+        (SpacesMerged, OTHER),
         (BreaksLeftOut, OTHER),
     ],
 )
