@@ -12,8 +12,8 @@ from model_kit.kit import load_model_kit
 
 BARS = {8_000: 2.0, 32_000: 4.0, 127_000: 10.0}
 """Tokens of history, and the milliseconds that a follow-up's prompt may take."""
-QUESTION, ANSWER = 60, 400
-"""Words of a turn's messages."""
+QUESTION, ANSWER, LATEST = 100, 700, 60
+"""Words of the history's questions and answers, and of the latest answer and question."""
 
 
 def follow_ups(folder: Path, rounds: int) -> Iterator[tuple[int, int, list[float], float]]:
@@ -37,14 +37,14 @@ def follow_ups(folder: Path, rounds: int) -> Iterator[tuple[int, int, list[float
         while tokens < size:
             messages += [said("user", QUESTION), said("assistant", ANSWER)]
             tokens += len(kit.tokenizer.encode(messages[-2].text)) + len(messages[-1].tokens)
-        first, _ = _built(builder, [*messages, said("user", QUESTION)])
+        messages.append(said("user", LATEST))
+        first, _ = _built(builder, messages)
         times = []
         for _ in range(rounds + 1):
-            messages += [said("user", QUESTION), said("assistant", ANSWER)]
-            took, _ = _built(builder, [*messages, said("user", QUESTION)])
+            messages += [said("assistant", LATEST), said("user", LATEST)]
+            took, ours = _built(builder, messages)
             times.append(took)
-        last = [*messages, said("user", QUESTION)]
-        assert _built(builder, last)[1] == _built(PromptBuilder(kit), last)[1]
+        assert ours == _built(PromptBuilder(kit), messages)[1]
         yield tokens, len(messages), times[1:], first  # the first round learns the template's turns
 
 
