@@ -1,11 +1,14 @@
 """The thread that writes files, so that nobody waits for a disk."""
 
+import logging
 import queue
 import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
+
+log = logging.getLogger("sightline")
 
 Write = Callable[[], int]
 """Writes something and returns how many bytes."""
@@ -50,7 +53,10 @@ class DiskWriter:
 
     def _main(self) -> None:
         while (job := self._jobs.get()) is not None:
-            self._do(*job)
+            try:
+                self._do(*job)
+            except BaseException:  # an app's own: what it hung on the future may raise anything
+                log.exception("what was to be called after a write raised")
             del job  # it holds KV caches
             with self._counting:
                 self.waiting -= 1

@@ -71,7 +71,7 @@ def main() -> int:
                 cached = usage["prompt_tokens_details"]["cached_tokens"]
                 assert cached >= before, f"{cached} of {before} tokens were warm"
                 before = usage["prompt_tokens"]
-            if i % 25 == 24:
+            if i % 25 == 24 or i == args.requests - 1:
                 memory.append(resident(server.pid))
                 told = kept(url)
                 print(f"{i + 1} asked: {memory[-1]:.0f} MB; {told}", flush=True)

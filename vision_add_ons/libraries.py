@@ -2,9 +2,9 @@
 
 Importing mlx-lm sets the process's limit of open files, for good, and where it may not, it fails;
 it and mlx-vlm set environment variables, and so does OpenCV, which transformers imports for
-mistral-common where it is installed: its variables turn Qt to plugins of its own. transformers
-prints what it has to say. An app that embeds us finds none of that: the limit and the variables are
-as they were, and what would be printed is logged.
+mistral-common where it is installed: its variables turn Qt to plugins of its own, and where it
+fails it leaves a place in `sys.path`. transformers prints what it has to say. An app that embeds us
+finds none of that: all is as it was, and what would be printed is logged.
 
 What a library sets up for itself when it is first imported stays: handlers on its own logger,
 filters of `warnings`.
@@ -41,7 +41,7 @@ def import_library(name: str) -> ModuleType:
 
     Whoever may be the first to need one of them goes through here.
     """
-    with _importing, undisturbed(), _file_limit_kept():
+    with _importing, undisturbed(), _places_kept(), _file_limit_kept():
         return importlib.import_module(name)
 
 
@@ -96,6 +96,21 @@ def _variables_kept() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def _places_kept() -> Iterator[None]:
+    """The inside of a package becomes no place to import from.
+
+    OpenCV leaves its own there where it fails for want of a system's library, and a module named
+    like one of Python's in it.
+    """
+    before = set(sys.path)
+    try:
+        yield
+    finally:
+        inside = {p for p in sys.path if os.path.exists(os.path.join(p, "__init__.py"))} - before
+        sys.path[:] = [place for place in sys.path if place not in inside]
 
 
 @contextmanager

@@ -4,11 +4,13 @@ import asyncio
 import logging
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
 from engine import Engine, Event, Finished, Generation, GenerationOptions, Request, TextDelta, load
+from engine.disk_writer import DiskWriter
 
 OPTIONS = GenerationOptions(max_tokens=4)
 
@@ -79,6 +81,21 @@ def test_on_event_raises(
         return await generation
 
     assert asyncio.run(awaited()) is generation.result()
+
+
+def test_what_follows_a_write_raises(error: type[BaseException]) -> None:
+    """The thread that writes goes on."""
+
+    def fail(_: object) -> None:
+        raise error("the callback's own fault")
+
+    writer = DiskWriter()
+    future: Future[int] = Future()
+    future.add_done_callback(fail)
+    assert writer.submit(lambda: 3, future).result(10) == 3
+    assert writer.submit(lambda: 4).result(10) == 4
+    writer.close()
+    assert writer.waiting == 0
 
 
 def test_a_cancelled_request_ends_too(letters: Engine) -> None:

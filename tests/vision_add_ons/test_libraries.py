@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support.processes import environment_with_torch
 
-from vision_add_ons.libraries import VARIABLES
+from vision_add_ons.libraries import VARIABLES, import_library
 
 WATCHED = """
 import logging, os, resource, sys
@@ -186,3 +186,18 @@ assert sys.modules["resource"] is resource
 def test_other_threads_set_limits_meanwhile_and_everybody_does_later() -> None:
     done = process("-c", LIMITS)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_inside_of_a_package_is_no_place_for_modules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenCV leaves its own in `sys.path` where its import fails."""
+    package = tmp_path / "odd_package"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "import sys, os\nsys.path.insert(0, os.path.dirname(__file__))\nsys.path.append('kept')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    before = list(sys.path)
+    import_library("odd_package")
+    assert sys.path == [*before, "kept"]
