@@ -17,6 +17,7 @@ from vision_add_ons.gemma3 import Gemma3AddOn
 from vision_add_ons.pixtral import PixtralAddOn
 from vision_add_ons.qwen2_vl import Qwen2VLAddOn
 from vision_add_ons.testing import (
+    BOS,
     answer_checks,
     dtype_checks,
     prompt_checks,
@@ -175,6 +176,23 @@ class TextChanged(Qwen2VLAddOn):
         return PromptEmbeddings(made)
 
 
+class NothingOfSpecialTokens(Gemma3AddOn):
+    """Whose decoder's head is its embeddings."""
+
+    def compute_embeddings(
+        self, text_model: Any, tokens: mx.array, images: Sequence[ImageSpan], encode: Encode = None
+    ) -> PromptEmbeddings:
+        made = super().compute_embeddings(text_model, tokens, images, encode).input_embeddings
+        return PromptEmbeddings(mx.where((tokens == BOS)[:, None], 0, made))
+
+
+class ScaledOnceMore(Gemma3AddOn):
+    """By what the decoder multiplies all embeddings by, those that it is given, too."""
+
+    def embed_tokens(self, text_model: Any, tokens: mx.array) -> mx.array:
+        return super().embed_tokens(text_model, tokens) * self.scale
+
+
 @pytest.mark.parametrize(
     ("faulty", "check", "saying"),
     [
@@ -186,6 +204,13 @@ class TextChanged(Qwen2VLAddOn):
             "changes the rows that `encode` gave it",
         ),
         (TextChanged, seam_checks.check_embeddings, "only placeholders may be replaced"),
+        (NothingOfSpecialTokens, seam_checks.check_embeddings, "only placeholders may be replaced"),
+        (NothingOfSpecialTokens, answer_checks.check_one_picture, "logits are off"),
+        (
+            ScaledOnceMore,
+            seam_checks.check_text_embeddings,
+            "embed_tokens must give what the decoder takes",
+        ),
     ],
 )
 def test_the_seam(planting: Planting, faulty: Any, check: Any, saying: str) -> None:

@@ -133,6 +133,9 @@ class Conformance:
 
     # --- the seam, state and dtypes ---------------------------------------------------------------
 
+    def test_text_embeddings(self, kit: Kit) -> None:
+        seam_checks.check_text_embeddings(kit)
+
     def test_embeddings(self, kit: Kit) -> None:
         seam_checks.check_embeddings(kit)
 

@@ -54,6 +54,8 @@ class Watch:
     merges: list[Merge] = field(default_factory=list)
     only_prompts: bool = False
     """Raise `Seen` instead of letting the engine answer."""
+    at_decoder: Callable[[VisionAddOn, nn.Module], None] | None = None
+    """Called with the add-on and its decoder, on their thread, before a prompt is embedded."""
 
 
 def watched(add_on: type[VisionAddOn], watch: Watch) -> type[VisionAddOn]:
@@ -74,6 +76,8 @@ def watched(add_on: type[VisionAddOn], watch: Watch) -> type[VisionAddOn]:
             images: Sequence[ImageSpan],
             encode: Callable[[Picture], mx.array] | None = None,
         ) -> PromptEmbeddings:
+            if watch.at_decoder is not None:
+                watch.at_decoder(self, text_model)
             seen: list[Seeing] = []
 
             def told(picture: Picture) -> mx.array:
