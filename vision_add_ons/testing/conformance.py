@@ -20,6 +20,7 @@ from vision_add_ons.testing import (
     seam_checks,
     state_checks,
     text_checks,
+    token_checks,
     weight_checks,
 )
 from vision_add_ons.testing.engines import Load
@@ -181,6 +182,10 @@ class Conformance:
     def test_the_config_is_left_alone(self, kit: Kit) -> None:
         config_checks.check_the_config_is_left_alone(kit)
 
+    def test_missing_tokens(self, kit: Kit) -> None:
+        with skipping():
+            token_checks.check_missing_tokens(kit)
+
     def test_dialects(self, kit: Kit) -> None:
         form_checks.check_dialects(kit)
 
@@ -194,6 +199,10 @@ class Conformance:
     def test_pixels(self, kit: Kit) -> None:
         with skipping():
             processor_checks.check_pixels(kit)
+
+    def test_absent_settings(self, kit: Kit) -> None:
+        with skipping():
+            processor_checks.check_absent_settings(kit)
 
     def test_saved_means(self, kit: Kit) -> None:
         processor_checks.check_saved_means(kit)

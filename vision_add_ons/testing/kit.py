@@ -192,8 +192,8 @@ class Answered(NamedTuple):
 def _apart(name: str, errors: list[float]) -> str:
     if errors[0] > TOLERANCE:
         where = (
-            "look at embed_tokens (check_text_embeddings), the rows (check_rows), their places, and "
-            "the mask and positions of tokens"
+            "look at embed_tokens (check_text_embeddings), the rows (check_rows), their places, "
+            "and the mask and positions of tokens"
         )
     else:
         where = "the prompt is right, so look at the positions of what follows it (cache_views)"

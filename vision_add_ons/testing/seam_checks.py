@@ -44,8 +44,8 @@ def check_text_embeddings(kit: Kit) -> None:
     error = relative_error(handed_over, looked_up)
     case.note("logits", error)
     assert error <= TOLERANCE, (
-        f"a text as the embeddings of embed_tokens has logits that are {error:.1e} off those of the "
-        "same text as token ids: embed_tokens must give what the decoder takes as "
+        f"a text as the embeddings of embed_tokens has logits that are {error:.1e} off those of "
+        "the same text as token ids: embed_tokens must give what the decoder takes as "
         "input_embeddings. Look at what its model does to embeddings that it looks up itself (a "
         "factor, a norm, parts that it finds by the token ids), and whether it does so again to "
         "those that it is given"

@@ -51,6 +51,8 @@ class Watch:
     """What was seen, in order."""
 
     prompts: list[ExpandedPrompt] = field(default_factory=list)
+    eyes: Any = None
+    """The add-on that expanded the last of them."""
     merges: list[Merge] = field(default_factory=list)
     only_prompts: bool = False
     """Raise `Seen` instead of letting the engine answer."""
@@ -65,6 +67,7 @@ def watched(add_on: type[VisionAddOn], watch: Watch) -> type[VisionAddOn]:
         def expand_prompt(self, *arguments: Any) -> ExpandedPrompt:
             prompt: ExpandedPrompt = super().expand_prompt(*arguments)
             watch.prompts.append(prompt)
+            watch.eyes = self
             if watch.only_prompts:
                 raise Seen
             return prompt
