@@ -14,8 +14,7 @@ from support.pixtral_reference import END, IMG, PixtralReference
 from vision_add_ons.base import Picture
 from vision_add_ons.errors import BrokenTokenizer
 from vision_add_ons.pixtral.add_on import PixtralAddOn
-from vision_add_ons.testing import Conversation
-from vision_add_ons.testing.vocabulary import LINE_BREAKS
+from vision_add_ons.testing import LINE_BREAKS, Conversation
 
 MOST_LINES = 6
 LINES = {i: 83 + i for i in range(1, MOST_LINES + 1)}

@@ -111,7 +111,8 @@ class Reference(ABC):
     def write(self, folder: Path, dialect: str) -> None:
         """Write config.json, model.safetensors in float32, and the image processor's files.
 
-        `folder` exists. The tokenizer is the kit's to write.
+        `folder` exists. The tokenizer is the kit's to write. Each of the image processor's settings
+        that are written is tried absent, too.
         """
 
     @abstractmethod
