@@ -79,7 +79,7 @@ class Prompts:
     """The prompts that an engine makes of texts and messages, by a tokenizer that knows words."""
 
     def __init__(self, kit: Kit, adds_bos: bool = False) -> None:
-        folder = kit.changed(kit.reference.with_words)
+        folder = kit.changed({})
         special = kit.reference.special_tokens
         self.tokenizer = write_text_tokenizer(folder, special, adds_bos)
         self.watch = Watch(only_prompts=True)

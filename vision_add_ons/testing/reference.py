@@ -190,9 +190,6 @@ class Reference(ABC):
     special_tokens: ClassVar[Mapping[str, tuple[int, str]]] = {}
     """The family's special tokens by the names that processors know them by ("image_token"), or
     any others: ids in the tiny vocabulary, and texts, which all tokenizers of the kit have."""
-    with_words: ClassVar[Mapping[str, Any]] = {}
-    """What else changes in the checkpoint's JSON files (see `Refused.path`) where its tokenizer
-    knows these texts."""
     adds_bos: ClassVar[Sequence[bool]] = (False,)
     """Whether the tokenizer itself puts BOS before a text: both, where checkpoints differ."""
     texts: ClassVar[Sequence[tuple[str, int]]] = ()
