@@ -2,6 +2,9 @@
 
 from typing import Any, ClassVar
 
+import numpy as np
+import torch
+from PIL import Image
 from transformers import Mistral3Config, Mistral3ForConditionalGeneration
 from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
 
@@ -40,6 +43,14 @@ class Mistral3Reference(PixtralReference):
         self.cell = 4 * self.merged
         self.model = random_weights(Mistral3ForConditionalGeneration(config), seed)
         self.processor = PixtralImageProcessorPil(size={"longest_edge": self.longest})
+
+    def rows(self, image: Image.Image) -> np.ndarray:
+        # transformers fails on a picture of one row that is alone.
+        alone = self.block(image).count(IMG) > 1
+        with torch.no_grad():
+            inputs = self._processed([image] if alone else [image, image])
+            features = self.model.model.get_image_features(**inputs)
+        return features.pooler_output[0].numpy()
 
     def convert(self, config: dict[str, Any]) -> None:
         """mlx-vlm keeps the name."""
