@@ -15,6 +15,8 @@ from vision_add_ons.json_files import read_json_if_there
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 HALF_MEAN = HALF_STD = (0.5, 0.5, 0.5)
+USUAL_SIDE = 224
+"""Of the square that the processors of CLIP, SigLIP and Gemma 3 make if their file tells none."""
 
 
 def read_processor_config(folder: Path) -> dict[str, Any]:
@@ -99,8 +101,11 @@ def _resampling(value: Any) -> Image.Resampling:
 
 
 def check_square(saved: dict[str, Any], side: int) -> None:
-    """Raise `UnsupportedCheckpoint` if the saved `size` is not the tower's square."""
-    size = _given(saved, "size", side)
+    """Raise `UnsupportedCheckpoint` if the size of the processor is not the tower's square.
+
+    Settings that say nothing of it mean `USUAL_SIDE`; where none are saved, it is the tower's.
+    """
+    size = _given(saved, "size", USUAL_SIDE if saved else side)
     if size not in (side, {"height": side, "width": side}):
         raise UnsupportedCheckpoint(
             f"the image processor's size is {size!r}, but the tower takes {side} x {side} pixels"

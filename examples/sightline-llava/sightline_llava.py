@@ -15,7 +15,7 @@ from vision_add_ons import weights as checkpoint
 from vision_add_ons.base import Picture, VisionAddOn
 from vision_add_ons.configs import check_fields, feature_states, positive, resolve_config
 from vision_add_ons.errors import ImageError
-from vision_add_ons.pixels import CLIP_MEAN, CLIP_STD, Pixels, read_processor_config
+from vision_add_ons.pixels import CLIP_MEAN, CLIP_STD, USUAL_SIDE, Pixels, read_processor_config
 
 ACTIVATIONS = {"gelu": nn.gelu, "quick_gelu": nn.gelu_fast_approx}
 
@@ -157,7 +157,7 @@ class LlavaAddOn(VisionAddOn):
         positive(whole, "config", "image_token_index")
         side = vision["image_size"]
         check_fields(
-            {"size": side, "crop_size": side, "do_center_crop": True, **processor},
+            {"size": USUAL_SIDE, "crop_size": USUAL_SIDE, "do_center_crop": True, **processor},
             "preprocessor_config",
             size=(side, {"shortest_edge": side}),
             crop_size=(side, {"height": side, "width": side}),

@@ -18,6 +18,8 @@ from vision_add_ons.configs import check_fields, resolve_config
 from vision_add_ons.errors import BrokenConfig
 
 NEWLINE = ("image_newline", "model.image_newline")
+# The processor's, height before width, where its file does not say.
+USUAL_PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 
 
 class Newline(nn.Module):
@@ -46,7 +48,8 @@ class LlavaNextAddOn(LlavaAddOn):
         # The class token's row has no place on the grid; the reference fails on it.
         check_fields(whole, "config", vision_feature_select_strategy=("default",))
         pairs, side = whole["image_grid_pinpoints"], whole["vision_config"]["image_size"]
-        check_fields(processor, "preprocessor_config", image_grid_pinpoints=(None, pairs))
+        cut = {"image_grid_pinpoints": USUAL_PINPOINTS, **processor}
+        check_fields(cut, "preprocessor_config", image_grid_pinpoints=(pairs,))
         pixels = [n for pair in pairs for n in pair if len(pair) == 2 and type(n) is int]
         if not pairs or len(pixels) != 2 * len(pairs) or any(n < 1 or n % side for n in pixels):
             raise BrokenConfig(f"image_grid_pinpoints {pairs} must be pairs of multiples of {side}")

@@ -26,7 +26,6 @@ from engine.prompts.builder import PromptBuilder
 from engine.prompts.prompt import Prompt
 from model_kit.kit import load_model_kit
 from vision_add_ons.testing import Photo, written
-from vision_add_ons.testing.folders import changed_folder
 from vision_add_ons.testing.text_tokenizer import write_text_tokenizer
 
 PHOTOS = (Photo(60, 60, 1).image, Photo(90, 60, 2).image)
@@ -54,7 +53,7 @@ def builder(tmp_path_factory: pytest.TempPathFactory) -> PromptBuilder:
     """One of a family whose template writes a token for each image."""
     place = tmp_path_factory.mktemp("qwen2_vl")
     reference = Qwen2VLReference(1)
-    folder = changed_folder(written(reference, place / "plain"), place / "m", reference.with_words)
+    folder = written(reference, place / "m")
     write_text_tokenizer(folder, reference.special_tokens)
     for file in folder.glob("chat_template.*"):
         file.unlink()

@@ -67,9 +67,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     place, made = tmp_path_factory.mktemp("families"), {}
     for reference in FAMILIES:
         plain = written(reference(1), place / f"{reference.name} plain")
-        made[reference.name] = changed_folder(
-            plain, place / reference.name, reference(1).with_words
-        )
+        made[reference.name] = changed_folder(plain, place / reference.name, {})
         write_text_tokenizer(made[reference.name], reference.special_tokens)
     return made
 

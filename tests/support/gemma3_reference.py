@@ -128,9 +128,7 @@ class Gemma3Reference(Reference):
         return photographs()
 
     def pixels(self, image: Image.Image, settings: Mapping[str, Any]) -> np.ndarray:
-        half = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
-        size = {"height": 64, "width": 64}
-        theirs = Gemma3ImageProcessorPil(size=size, **{**half, **settings})
+        theirs = Gemma3ImageProcessorPil(**settings)
         return theirs([image], return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
 
     def our_pixels(self, add_on: Any, image: Image.Image) -> np.ndarray:

@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import numpy as np
+import torch
+from PIL import Image
 from transformers import Mistral3Config, Mistral3ForConditionalGeneration
 from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
 
@@ -47,6 +50,14 @@ class Mistral3Reference(PixtralReference):
 
     def as_read(self, template: str, message: Mapping[str, Any]) -> Mapping[str, Any]:
         return published.with_first_part(message, "system", "assistant", "tool")
+
+    def rows(self, image: Image.Image) -> np.ndarray:
+        # transformers fails on a picture of one row that is alone.
+        alone = self.block(image).count(IMG) > 1
+        with torch.no_grad():
+            inputs = self._processed([image] if alone else [image, image])
+            features = self.model.model.get_image_features(**inputs)
+        return features.pooler_output[0].numpy()
 
     def convert(self, config: dict[str, Any]) -> None:
         """mlx-vlm keeps the name."""

@@ -137,7 +137,7 @@ class PaliGemmaReference(Reference):
         return photographs()
 
     def pixels(self, image: Image.Image, settings: Mapping[str, Any]) -> np.ndarray:
-        theirs = SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE}, **settings)
+        theirs = SiglipImageProcessorPil(**settings)
         return theirs([image], return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
 
     def our_pixels(self, add_on: Any, image: Image.Image) -> np.ndarray:

@@ -22,7 +22,6 @@ from support.pictures import photographs
 from support.processors import Built
 from vision_add_ons.errors import BrokenConfig, BrokenTokenizer, UnsupportedCheckpoint
 from vision_add_ons.testing import (
-    REMOVED,
     Conversation,
     Reference,
     as_text,
@@ -128,10 +127,6 @@ class PixtralReference(Reference):
         "as published": published.PIXTRAL,
         "as first published": published.PIXTRAL_FIRST,
     }
-    with_words: ClassVar[dict[str, Any]] = {
-        f"processor_config.json/{name}": REMOVED for name in special_tokens
-    }
-    """They go by their usual names then."""
     texts = (("Look: [IMG]\nNow say what it is,[IMG][INST]!", 2), ("Nothing\n\n\nhere", 0))
     asked: ClassVar[str] = (
         "<s>[INST][IMG]What  is\n\nthis?[/INST]A square.</s>[INST]Be  brief.\n\n\n{marks}\n"
@@ -161,9 +156,6 @@ class PixtralReference(Reference):
         self.model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
         settings = {
-            "image_token": f"w{IMG}",
-            "image_break_token": f"w{BREAK}",
-            "image_end_token": f"w{END}",
             "patch_size": self.cell // self.merged,
             "spatial_merge_size": self.merged,
         }

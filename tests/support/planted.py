@@ -14,6 +14,7 @@ from vision_add_ons.base import VisionAddOn
 from vision_add_ons.testing import Kit
 
 FAMILIES = {
+    "tiled": ("support.tiled_reference:TiledAddOn", "TiledReference"),
     "gemma3": ("vision_add_ons.gemma3:Gemma3AddOn", "Gemma3Reference"),
     "paligemma": ("vision_add_ons.paligemma:PaliGemmaAddOn", "PaliGemma2Reference"),
     "pixtral": ("vision_add_ons.pixtral.add_on:PixtralAddOn", "PixtralReference"),

@@ -161,8 +161,7 @@ class Qwen2VLReference(Reference):
         return photographs()
 
     def pixels(self, image: Image.Image, settings: Mapping[str, Any]) -> np.ndarray:
-        limits = {"min_pixels": 512, "max_pixels": 4096, **settings}
-        theirs = Qwen2VLImageProcessorPil(patch_size=PATCH, merge_size=MERGE, **limits)
+        theirs = Qwen2VLImageProcessorPil(**settings)
         made = theirs([image], input_data_format="channels_last", return_tensors="np")
         return made["pixel_values"]
 

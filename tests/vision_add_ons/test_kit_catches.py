@@ -13,10 +13,13 @@ pytest.importorskip("torch")
 from support.planted import Planting
 
 from vision_add_ons.base import ExpandedPrompt, ImageSpan, Picture, PromptEmbeddings
+from vision_add_ons.errors import ImageError
 from vision_add_ons.gemma3 import Gemma3AddOn
 from vision_add_ons.pixtral import PixtralAddOn
 from vision_add_ons.qwen2_vl import Qwen2VLAddOn
+from vision_add_ons.qwen2_vl.preprocessing import Patches
 from vision_add_ons.testing import (
+    BOS,
     answer_checks,
     dtype_checks,
     prompt_checks,
@@ -66,6 +69,32 @@ class RowsRounded(PixtralAddOn):
         return super().encode_image(picture).astype(mx.float16).astype(mx.float32)
 
 
+class EvenGrid(Patches):
+    """As if the edges of pictures were even, which those that the references name do not tell."""
+
+    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        width, height = size
+        return super().grid((width + width % 2, height + height % 2))
+
+
+class OddEdgesRounded(Qwen2VLAddOn):
+    def row_count(self, picture: Picture) -> int:
+        lines, columns = EvenGrid(**vars(self.patches)).grid(picture.size)
+        return lines * columns
+
+    def encode_image(self, picture: Picture) -> mx.array:
+        rows = super().encode_image(picture)
+        more = max(0, self.row_count(picture) - len(rows))
+        return mx.concatenate([rows, rows[:1]] + [rows[:1]] * more)[: self.row_count(picture)]
+
+
+class LongPicturesRefused(Qwen2VLAddOn):
+    def row_count(self, picture: Picture) -> int:
+        if max(picture.size) > 3 * min(picture.size):
+            raise ImageError("too long")
+        return super().row_count(picture)
+
+
 class AnotherPlaceholder(PixtralAddOn):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -82,6 +111,9 @@ class AnotherPlaceholder(PixtralAddOn):
         (EarlierFeatures, row_checks.check_rows, "the tower's layers"),
         (RowsWithoutNormalisation, row_checks.check_rows, "compare the pixels first"),
         (RowsRounded, row_checks.check_rows, "are off by"),
+        (OddEdgesRounded, row_checks.check_row_counts, "stands in the prompt as"),
+        (OddEdgesRounded, row_checks.check_rows, "look at the size that preprocessing brings"),
+        (LongPicturesRefused, row_checks.check_row_counts, "only those that are over 10 times"),
         (AnotherPlaceholder, row_checks.check_row_counts, "picture_tokens has"),
     ],
 )
@@ -175,6 +207,23 @@ class TextChanged(Qwen2VLAddOn):
         return PromptEmbeddings(made)
 
 
+class NothingOfSpecialTokens(Gemma3AddOn):
+    """Whose decoder's head is its embeddings."""
+
+    def compute_embeddings(
+        self, text_model: Any, tokens: mx.array, images: Sequence[ImageSpan], encode: Encode = None
+    ) -> PromptEmbeddings:
+        made = super().compute_embeddings(text_model, tokens, images, encode).input_embeddings
+        return PromptEmbeddings(mx.where((tokens == BOS)[:, None], 0, made))
+
+
+class ScaledOnceMore(Gemma3AddOn):
+    """By what the decoder multiplies all embeddings by, those that it is given, too."""
+
+    def embed_tokens(self, text_model: Any, tokens: mx.array) -> mx.array:
+        return super().embed_tokens(text_model, tokens) * self.scale
+
+
 @pytest.mark.parametrize(
     ("faulty", "check", "saying"),
     [
@@ -186,6 +235,13 @@ class TextChanged(Qwen2VLAddOn):
             "changes the rows that `encode` gave it",
         ),
         (TextChanged, seam_checks.check_embeddings, "only placeholders may be replaced"),
+        (NothingOfSpecialTokens, seam_checks.check_embeddings, "only placeholders may be replaced"),
+        (NothingOfSpecialTokens, answer_checks.check_one_picture, "logits are off"),
+        (
+            ScaledOnceMore,
+            seam_checks.check_text_embeddings,
+            "embed_tokens must give what the decoder takes",
+        ),
     ],
 )
 def test_the_seam(planting: Planting, faulty: Any, check: Any, saying: str) -> None:

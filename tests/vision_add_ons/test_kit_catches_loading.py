@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from PIL import Image
 from support.planted import Planting
 
 from vision_add_ons.gemma3 import Gemma3AddOn
-from vision_add_ons.pixels import HALF_MEAN, HALF_STD, Pixels
+from vision_add_ons.pixels import HALF_MEAN, HALF_STD, Pixels, read_processor_config
 from vision_add_ons.pixtral import PixtralAddOn
 from vision_add_ons.qwen2_vl import Qwen2VLAddOn
 from vision_add_ons.testing import config_checks, form_checks, processor_checks, weight_checks
@@ -187,6 +188,24 @@ class AnotherResampling(Gemma3AddOn):
         self.pixels = Pixels(**values)
 
 
+class AnotherDefault(Gemma3AddOn):
+    """Right wherever the settings say how to resample, as all saved ones do."""
+
+    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
+        super().__init__(folder, config)
+        if "resample" not in read_processor_config(folder):
+            self.pixels = replace(self.pixels, resample=Image.Resampling.BICUBIC)
+
+
+class SizeNeedNotBeSaved(PixtralAddOn):
+    """The tower's own, though the processor's is larger."""
+
+    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
+        super().__init__(folder, config)
+        if "size" not in read_processor_config(folder):
+            self.limit = (config["vision_config"]["image_size"],) * 2
+
+
 class TextsMarkPictures(Gemma3AddOn):
     image_marks = ()
 
@@ -203,6 +222,8 @@ class TextAsItStands(Gemma3AddOn):
     [
         (WrongMean, processor_checks.check_pixels, "are not the processor's"),
         (AnotherResampling, processor_checks.check_pixels, "look at the resampling"),
+        (AnotherDefault, processor_checks.check_absent_settings, "config.json has no resample"),
+        (SizeNeedNotBeSaved, processor_checks.check_absent_settings, "config.json has no size"),
         (OwnMeans, processor_checks.check_saved_means, "does not count"),
         (TextsMarkPictures, processor_checks.check_texts_mark_nothing, "image_marks"),
         (TextAsItStands, processor_checks.check_prompts, "look at the chat template"),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from support.pixtral_reference import IMG, PixtralReference
+from support.pixtral_reference import BREAK, END, IMG, PixtralReference
 from support.tiny import edit_config
 from transformers import LlavaConfig
 from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
@@ -88,6 +88,20 @@ def test_rows_of_a_large_picture(copy: Path, seed: int) -> None:
     rows = np.array(add_on_of(copy).encode_image(photo))
     assert rows.shape == (80 * 16, 64)
     assert relative_error(rows, reference.rows(photo.image)) <= TOLERANCE
+
+
+def test_tokens_of_other_names(copy: Path, folder: Path) -> None:
+    """processor_config.json says which the tokenizer's are."""
+    file = copy / "tokenizer.json"
+    file.write_text(
+        file.read_text().replace("[IMG_BREAK]", "[LINE]").replace("[IMG_END]", "[DONE]")
+    )
+    names = {"image_break_token": "[LINE]", "image_end_token": "[DONE]"}
+    edit_json(copy / "processor_config.json", **names)
+    photo = Photo(28, 52, 1)
+    tokens = add_on_of(copy).picture_tokens(photo)
+    assert {BREAK, END} < set(tokens)
+    assert tokens == add_on_of(folder).picture_tokens(photo)
 
 
 # --- limits and refusals ------------------------------------------------------------------------

@@ -35,11 +35,20 @@ from vision_add_ons.testing.reference import (
 )
 from vision_add_ons.testing.stored import NotRecorded, StoredReference
 from vision_add_ons.testing.torch_weights import random_weights
-from vision_add_ons.testing.vocabulary import BOS, EOS, PAD, VOCAB, WORDS, write_tokenizer
+from vision_add_ons.testing.vocabulary import (
+    BOS,
+    EOS,
+    LINE_BREAKS,
+    PAD,
+    VOCAB,
+    WORDS,
+    write_tokenizer,
+)
 
 __all__ = [
     "BOS",
     "EOS",
+    "LINE_BREAKS",
     "PAD",
     "REMOVED",
     "TOLERANCE",

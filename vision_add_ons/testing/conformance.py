@@ -21,6 +21,7 @@ from vision_add_ons.testing import (
     seam_checks,
     state_checks,
     text_checks,
+    token_checks,
     weight_checks,
 )
 from vision_add_ons.testing.engines import Load
@@ -135,6 +136,9 @@ class Conformance:
 
     # --- the seam, state and dtypes ---------------------------------------------------------------
 
+    def test_text_embeddings(self, kit: Kit) -> None:
+        seam_checks.check_text_embeddings(kit)
+
     def test_embeddings(self, kit: Kit) -> None:
         seam_checks.check_embeddings(kit)
 
@@ -180,6 +184,10 @@ class Conformance:
     def test_the_config_is_left_alone(self, kit: Kit) -> None:
         config_checks.check_the_config_is_left_alone(kit)
 
+    def test_missing_tokens(self, kit: Kit) -> None:
+        with skipping():
+            token_checks.check_missing_tokens(kit)
+
     def test_dialects(self, kit: Kit) -> None:
         form_checks.check_dialects(kit)
 
@@ -193,6 +201,10 @@ class Conformance:
     def test_pixels(self, kit: Kit) -> None:
         with skipping():
             processor_checks.check_pixels(kit)
+
+    def test_absent_settings(self, kit: Kit) -> None:
+        with skipping():
+            processor_checks.check_absent_settings(kit)
 
     def test_saved_means(self, kit: Kit) -> None:
         processor_checks.check_saved_means(kit)

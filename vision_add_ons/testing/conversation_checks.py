@@ -102,7 +102,7 @@ class Compared:
         assert seen == [image.size for image in images_of(messages)], (
             f"{told}: the pictures do not stand in the prompt in the order of the messages"
         )
-        check_spans(self.kit, ours)
+        check_spans(self.prompts.watch.eyes, ours)
         return True
 
     def engine_asked(self, messages: Sequence[Message]) -> tuple[ExpandedPrompt | None, str]:

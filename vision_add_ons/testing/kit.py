@@ -191,7 +191,10 @@ class Answered(NamedTuple):
 
 def _apart(name: str, errors: list[float]) -> str:
     if errors[0] > TOLERANCE:
-        where = "look at the rows (check_rows), their places, and the mask and positions of tokens"
+        where = (
+            "look at embed_tokens (check_text_embeddings), the rows (check_rows), their places, "
+            "and the mask and positions of tokens"
+        )
     else:
         where = "the prompt is right, so look at the positions of what follows it (cache_views)"
     return (
@@ -225,7 +228,7 @@ def ask(
             row[token] = logprob
     assert len(deltas) == ANSWER, (
         f"the answer ended after {len(deltas)} tokens; the head's rows outside of WORDS must be "
-        "zero (see random_weights)"
+        "zero or small (see random_weights)"
     )
     return Answered([delta.token for delta in deltas], centred(logprobs), end)
 

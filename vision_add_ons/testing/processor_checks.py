@@ -1,17 +1,24 @@
 """Pixels and prompts against the family's own processor, where a reference brings one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from vision_add_ons.errors import RequestError
-from vision_add_ons.testing.kit import Kit, NothingToCheck
+from vision_add_ons.json_files import read_json_if_there
+from vision_add_ons.pixels import read_processor_config
+from vision_add_ons.testing.drawn_pictures import drawn_pictures
+from vision_add_ons.testing.kit import Kit, NothingToCheck, opened
 from vision_add_ons.testing.photo import Photo
 from vision_add_ons.testing.prompt_checks import check_spans
-from vision_add_ons.testing.reference import Conversation
+from vision_add_ons.testing.reference import REMOVED, Conversation
 from vision_add_ons.testing.text_tokenizer import write_text_tokenizer
 from vision_add_ons.testing.watching import Seen, Watch, watched
+
+DRAWN = 8
+"""Pictures of drawn sizes whose pixels are compared with each of the `processors`."""
 
 
 def check_pixels(kit: Kit) -> None:
@@ -20,24 +27,52 @@ def check_pixels(kit: Kit) -> None:
     case = kit.case("pixels")
     for settings in reference.processors:
         changes = {f"preprocessor_config.json/{name}": v for name, v in settings.items()}
-        eyes = kit.look(kit.changed(changes))
+        folder = kit.changed(changes)
+        whole = read_processor_config(folder)
+        eyes = kit.look(folder)
         noise = [case.photo(*size).image for size in reference.pixel_sizes]
-        for image in [*reference.pictures(), *noise]:
-            expected = reference.pixels(image, settings)
-            if expected is None:
-                raise NothingToCheck("the reference has no `pixels`")
-            ours = reference.our_pixels(eyes, image)
-            what = f"a picture of {image.size[0]}x{image.size[1]} pixels"
-            if settings:
-                what += f" with {dict(settings)}"
-            assert ours.shape == expected.shape, (
-                f"{what} becomes an array of {ours.shape}, and by the processor of {expected.shape}"
+        drawn = drawn_pictures(case, eyes, DRAWN)
+        which = f" with {dict(settings)}" if settings else ""
+        for image in [*reference.pictures(), *noise, *drawn]:
+            _compare_pixels(kit, eyes, image, whole, which)
+
+
+def check_absent_settings(kit: Kit) -> None:
+    """What the image processor's file leaves out is as the processor has it, or is refused."""
+    case = kit.case("absent settings")
+    images = [case.image(), case.photo(301, 203).image]
+    for file, nested in (("preprocessor_config", ""), ("processor_config", "image_processor")):
+        saved = read_json_if_there(kit.folder / f"{file}.json")
+        for name in saved.get(nested, {}) if nested else saved:
+            path = f"{file}.json/{nested}.{name}" if nested else f"{file}.json/{name}"
+            folder = kit.changed({path: REMOVED})
+            whole = read_processor_config(folder)
+            eyes, told = opened(kit, folder, f"{name} is not in {file}.json")
+            assert eyes is not None or name in told, (
+                f"{file}.json without {name}: the error must name it, but says: {told}"
             )
-            assert np.array_equal(ours, expected), (
-                f"the pixels of {what} are not the processor's: up to "
-                f"{np.abs(ours - expected).max():.2g} off; look at the resampling, the order of "
-                "rescaling and normalising, mean and std, and the precision of each step"
-            )
+            for image in images if eyes is not None else ():
+                _compare_pixels(kit, eyes, image, whole, f" where {file}.json has no {name}")
+
+
+def _compare_pixels(
+    kit: Kit, eyes: Any, image: Image.Image, settings: Mapping[str, Any], which: str
+) -> None:
+    expected = kit.reference.pixels(image, settings)
+    if expected is None:
+        raise NothingToCheck("the reference has no `pixels`")
+    ours = kit.reference.our_pixels(eyes, image)
+    what = f"a picture of {image.size[0]}x{image.size[1]} pixels{which}"
+    assert ours.shape == expected.shape, (
+        f"{what} becomes an array of {ours.shape}, and by the processor of {expected.shape}; "
+        "where a setting is absent, the processor's own default counts, or the checkpoint is "
+        "refused"
+    )
+    assert np.array_equal(ours, expected), (
+        f"the pixels of {what} are not the processor's: up to "
+        f"{np.abs(ours - expected).max():.2g} off; look at the resampling, the order of "
+        "rescaling and normalising, mean and std, and the precision of each step"
+    )
 
 
 class Prompts:
@@ -46,7 +81,7 @@ class Prompts:
     def __init__(self, kit: Kit, adds_bos: bool = False, template: str | None = None) -> None:
         """`template` is the checkpoint's own chat template, if it is to have one."""
         reference = kit.reference
-        self.folder = kit.changed(reference.with_words)
+        self.folder = kit.changed({})
         self.tokenizer = write_text_tokenizer(
             self.folder, reference.special_tokens, adds_bos, reference.control_tokens
         )
@@ -84,7 +119,7 @@ def _check_prompts(kit: Kit, prompts: Prompts, conversations: Sequence[Conversat
         assert seen == [image.size for image in one.images], (
             "the pictures do not stand in the prompt in the order of the messages"
         )
-        check_spans(kit, ours)
+        check_spans(prompts.watch.eyes, ours)
     for text, count in reference.texts:
         images = [case.image(i) for i in range(count)]
         ours = prompts.of(text, images)

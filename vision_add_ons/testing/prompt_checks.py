@@ -2,7 +2,7 @@
 
 import re
 
-from vision_add_ons.base import ExpandedPrompt
+from vision_add_ons.base import ExpandedPrompt, VisionAddOn
 from vision_add_ons.errors import ImageCountError
 from vision_add_ons.testing.kit import Kit
 from vision_add_ons.testing.photo import Photo
@@ -52,15 +52,18 @@ def check_places(kit: Kit) -> None:
         assert seen == [Photo.of(image).digest for image in images], (
             "the spans' pictures are not the prompt's, in the order of their places"
         )
-        check_spans(kit, ours)
+        check_spans(kit.eyes, ours)
         _check_ranges(ours)
 
 
-def check_spans(kit: Kit, prompt: ExpandedPrompt) -> None:
-    """Each span holds its picture's tokens, one after the other."""
+def check_spans(eyes: VisionAddOn, prompt: ExpandedPrompt) -> None:
+    """Each span holds its picture's tokens, one after the other.
+
+    `eyes` are of the checkpoint that the prompt is for: a block may hold what its tokenizer makes.
+    """
     done = 0
     for span in prompt.spans:
-        block = kit.eyes.picture_tokens(span.picture)
+        block = eyes.picture_tokens(span.picture)
         inside = prompt.tokens[span.start : span.end]
         assert span.start >= done, f"the span at {span.start} begins within the one before it"
         assert inside == block, (

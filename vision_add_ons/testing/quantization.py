@@ -25,7 +25,8 @@ class QuantizedReference(Reference):
     def __init__(self, of: Reference, kept: Kept) -> None:
         self.of, self.kept = of, kept
         self.dialects = of.dialects[-1:]  # type: ignore[misc]
-        for field in ("name", "image_token", "sizes", "decoder_scale", "continues"):
+        fields = ("name", "image_token", "sizes", "decoder_scale", "continues", "special_tokens")
+        for field in fields:
             setattr(self, field, getattr(of, field))
 
     def write(self, folder: Path, dialect: str) -> None:

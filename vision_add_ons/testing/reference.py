@@ -74,7 +74,7 @@ class Reference(ABC):
     """Width and height of two pictures that are shown; they should give different numbers of rows
     where the family allows it."""
     more_sizes: ClassVar[Sequence[tuple[int, int]]] = ((64, 64), (9, 47), (61, 8))
-    """Further ones, of which only rows and places are checked."""
+    """Further ones, of which only rows and places are checked; the kit draws some, too."""
     dialects: ClassVar[Sequence[str]] = ("published",)
     """In how many ways `write` can write the same model: as published, as transformers 5 saves it,
     as a converter to MLX leaves it. The first serves all checks, the last those of quantization."""
@@ -111,7 +111,8 @@ class Reference(ABC):
     def write(self, folder: Path, dialect: str) -> None:
         """Write config.json, model.safetensors in float32, and the image processor's files.
 
-        `folder` exists. The tokenizer is the kit's to write.
+        `folder` exists. The tokenizer is the kit's to write. Each of the image processor's settings
+        that are written is tried absent, too.
         """
 
     @abstractmethod
@@ -166,7 +167,7 @@ class Reference(ABC):
         (31, 33),
         (1300, 900),
     )
-    """Of pictures whose preprocessing is compared with `pixels`."""
+    """Of pictures whose preprocessing is compared with `pixels`, beside those of drawn sizes."""
     processors: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
     """Settings of preprocessor_config.json, each laid over what `write` wrote, with which pixels
     are compared."""
@@ -176,7 +177,10 @@ class Reference(ABC):
         return []
 
     def pixels(self, image: Image.Image, settings: Mapping[str, Any]) -> np.ndarray | None:
-        """What the family's own image processor makes of a picture with these `settings`."""
+        """What the family's own image processor makes of a picture with these `settings`.
+
+        They are all that its file says: what is not there is as the processor's class has it.
+        """
         return None
 
     def our_pixels(self, add_on: VisionAddOn, image: Image.Image) -> np.ndarray:
@@ -184,11 +188,8 @@ class Reference(ABC):
         raise NotImplementedError(f"{type(self).__name__} has `pixels` and must have `our_pixels`")
 
     special_tokens: ClassVar[Mapping[str, tuple[int, str]]] = {}
-    """The family's special tokens by the names that processors know them by ("image_token"): ids
-    in the tiny vocabulary, and texts. For `conversations` and `texts`."""
-    with_words: ClassVar[Mapping[str, Any]] = {}
-    """What else changes in the checkpoint's JSON files (see `Refused.path`) where its tokenizer
-    knows these texts."""
+    """The family's special tokens by the names that processors know them by ("image_token"), or
+    any others: ids in the tiny vocabulary, and texts, which all tokenizers of the kit have."""
     adds_bos: ClassVar[Sequence[bool]] = (False,)
     """Whether the tokenizer itself puts BOS before a text: both, where checkpoints differ."""
     texts: ClassVar[Sequence[tuple[str, int]]] = ()
@@ -244,5 +245,6 @@ def written(reference: Reference, folder: Path, dialect: str | None = None) -> P
     """The whole checkpoint, with a tokenizer; in the reference's first dialect if none is told."""
     folder.mkdir(parents=True, exist_ok=True)
     reference.write(folder, dialect or reference.dialects[0])
-    write_tokenizer(folder, JOINED if reference.image_token is None else None)
+    template = JOINED if reference.image_token is None else None
+    write_tokenizer(folder, template, reference.special_tokens)
     return folder

@@ -2,18 +2,29 @@
 
 import mlx.core as mx
 import numpy as np
+from PIL import Image
 
 from vision_add_ons.testing.comparison import TOLERANCE, numbers, relative_error
-from vision_add_ons.testing.kit import Kit
+from vision_add_ons.testing.drawn_pictures import drawn_pictures
+from vision_add_ons.testing.kit import Case, Kit
 from vision_add_ons.testing.photo import Photo
+
+DRAWN = 12
+"""Pictures of drawn sizes whose tokens are compared; the rows of a third of them."""
+
+
+def pictures_of(case: Case, drawn: int) -> list[Image.Image]:
+    """One of each of the reference's sizes, and so many of drawn ones."""
+    reference = case.kit.reference
+    named = [case.image(i) for i in range(len(reference.sizes) + len(reference.more_sizes))]
+    return [*named, *drawn_pictures(case, case.kit.eyes, drawn)]
 
 
 def check_rows(kit: Kit) -> None:
-    """The rows of pictures of all the reference's sizes are the reference's."""
+    """The rows of pictures are the reference's, whatever their sizes."""
     case = kit.case("rows")
     reference = kit.reference
-    for which in range(len(reference.sizes) + len(reference.more_sizes)):
-        image = case.image(which)
+    for image in pictures_of(case, DRAWN // 3):
         rows = numbers(kit.eyes.encode_image(Photo.of(image))) * reference.decoder_scale
         expected = reference.rows(image)
         what = f"{image.size[0]}x{image.size[1]}"
@@ -50,8 +61,8 @@ def check_row_counts(kit: Kit) -> None:
     """`row_count`, the placeholders of `picture_tokens` and the rows agree, and the reference."""
     case = kit.case("row counts")
     reference, eyes = kit.reference, kit.eyes
-    for which in range(len(reference.sizes) + len(reference.more_sizes)):
-        photo = Photo.of(case.image(which))
+    for image in pictures_of(case, DRAWN):
+        photo = Photo.of(image)
         what = f"a picture of {photo.size[0]}x{photo.size[1]} pixels"
         tokens = eyes.picture_tokens(photo)
         rows = eyes.encode_image(photo)
@@ -69,7 +80,7 @@ def check_row_counts(kit: Kit) -> None:
         expected = reference.block(photo.image)
         if reference.image_token is not None:
             assert tokens == expected, (
-                f"{what} stands in the prompt as {_brief(tokens)}, and as {_brief(expected)} by "
+                f"{what} stands in the prompt as {brief(tokens)}, and as {brief(expected)} by "
                 "the reference"
             )
         assert len(tokens) == len(expected), (
@@ -77,6 +88,7 @@ def check_row_counts(kit: Kit) -> None:
         )
 
 
-def _brief(tokens: list[int]) -> str:
+def brief(tokens: list[int]) -> str:
+    """How many tokens, and the first of them."""
     shown = ", ".join(map(str, tokens[:12]))
     return f"{len(tokens)} tokens [{shown}{', ...' if len(tokens) > 12 else ''}]"

@@ -1,7 +1,12 @@
 """The seam: the decoder is handed the text's own embeddings, with the rows in their places."""
 
+import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
+from mlx_lm.models.cache import make_prompt_cache
 
+from vision_add_ons.base import VisionAddOn
+from vision_add_ons.testing.comparison import TOLERANCE, centred, numbers, relative_error
 from vision_add_ons.testing.kit import Kit, ask
 from vision_add_ons.testing.vocabulary import BOS
 from vision_add_ons.testing.watching import Merge
@@ -16,6 +21,37 @@ def merge_of(kit: Kit, name: str) -> Merge:
     return watch.merges[-1]
 
 
+def check_text_embeddings(kit: Kit) -> None:
+    """`embed_tokens` gives what the decoder itself makes of token ids: handed over in their place,
+    they lead to the same logits."""
+    case = kit.case("text embeddings")
+    tokens = mx.array([BOS, *case.words(20)])
+    found: list[np.ndarray] = []
+
+    def both(add_on: VisionAddOn, text_model: nn.Module) -> None:
+        rows = add_on.embed_tokens(text_model, tokens)[None]
+        for given in ({}, {"input_embeddings": rows}):
+            cache = make_prompt_cache(text_model)
+            found.append(numbers(text_model(tokens[None], cache=cache, **given)[0]))
+
+    engine, watch = kit.watched
+    watch.at_decoder = both
+    try:
+        ask(engine, [BOS, *case.words(3), case.image(), *case.words(3)], kit.reference)
+    finally:
+        watch.at_decoder = None
+    looked_up, handed_over = map(centred, found)
+    error = relative_error(handed_over, looked_up)
+    case.note("logits", error)
+    assert error <= TOLERANCE, (
+        f"a text as the embeddings of embed_tokens has logits that are {error:.1e} off those of "
+        "the same text as token ids: embed_tokens must give what the decoder takes as "
+        "input_embeddings. Look at what its model does to embeddings that it looks up itself (a "
+        "factor, a norm, parts that it finds by the token ids), and whether it does so again to "
+        "those that it is given"
+    )
+
+
 def check_embeddings(kit: Kit) -> None:
     """Text has the decoder's own embeddings, placeholders have the rows, in their order."""
     merge = merge_of(kit, "embeddings")
@@ -28,6 +64,11 @@ def check_embeddings(kit: Kit) -> None:
         f"input_embeddings have shape {merge.embeddings.shape}, and the tokens' own "
         f"{merge.looked_up.shape}"
     )
+    for token, row in zip(np.array(merge.tokens)[~places], merge.looked_up[~places], strict=True):
+        assert row.any(), (
+            f"the embedding of token {token} is zero, so that nothing shows whether it is in its "
+            "place: the reference's weights must be random there, too (see random_weights)"
+        )
     assert [one.picture for one in merge.rows] == [span.picture for span in merge.spans], (
         "compute_embeddings must ask `encode` once for each span, in their order: rows that it "
         "makes otherwise are not kept for later requests"

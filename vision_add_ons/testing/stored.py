@@ -69,7 +69,6 @@ class StoredReference(Reference):
         self.seed = index["seed"]
         for field, value in index["fields"].items():
             setattr(self, field, value)
-        self.with_words = {path: _value(v) for path, v in index["with_words"].items()}  # type: ignore[misc]
         self.refused = [  # type: ignore[misc]
             Refused(path, _value(value), getattr(errors, error), told)
             for path, value, error, told in index["refused"]
@@ -148,7 +147,7 @@ class Recorder(Reference):
     ) -> None:
         self.reference, self.seed = reference, seed
         self.arrays = {} if arrays is None else arrays
-        for field in (*FIELDS, "refused", "with_words"):
+        for field in (*FIELDS, "refused"):
             setattr(self, field, getattr(reference, field))
         kinds = ("checkpoint", "blocks", "rows", "logits", "named", "misshapen", "processed")
         self.index: dict[str, Any] = {kind: {} for kind in (*kinds, "quantized", "prompts")}
@@ -235,7 +234,6 @@ class Recorder(Reference):
             **self.index,
             "seed": self.seed,
             "fields": {field: _listed(getattr(self, field)) for field in FIELDS},
-            "with_words": {path: _json(value) for path, value in self.with_words.items()},
             "refused": refused,
             "quantized": {key: o and o.stored() for key, o in self.others.items()},
         }

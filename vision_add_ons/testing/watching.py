@@ -51,9 +51,13 @@ class Watch:
     """What was seen, in order."""
 
     prompts: list[ExpandedPrompt] = field(default_factory=list)
+    eyes: Any = None
+    """The add-on that expanded the last of them."""
     merges: list[Merge] = field(default_factory=list)
     only_prompts: bool = False
     """Raise `Seen` instead of letting the engine answer."""
+    at_decoder: Callable[[VisionAddOn, nn.Module], None] | None = None
+    """Called with the add-on and its decoder, on their thread, before a prompt is embedded."""
 
 
 def watched(add_on: type[VisionAddOn], watch: Watch) -> type[VisionAddOn]:
@@ -63,6 +67,7 @@ def watched(add_on: type[VisionAddOn], watch: Watch) -> type[VisionAddOn]:
         def expand_prompt(self, *arguments: Any) -> ExpandedPrompt:
             prompt: ExpandedPrompt = super().expand_prompt(*arguments)
             watch.prompts.append(prompt)
+            watch.eyes = self
             if watch.only_prompts:
                 raise Seen
             return prompt
@@ -74,6 +79,8 @@ def watched(add_on: type[VisionAddOn], watch: Watch) -> type[VisionAddOn]:
             images: Sequence[ImageSpan],
             encode: Callable[[Picture], mx.array] | None = None,
         ) -> PromptEmbeddings:
+            if watch.at_decoder is not None:
+                watch.at_decoder(self, text_model)
             seen: list[Seeing] = []
 
             def told(picture: Picture) -> mx.array:

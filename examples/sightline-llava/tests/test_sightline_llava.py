@@ -148,7 +148,7 @@ class LlavaReference(Reference):
             return self.model(torch.tensor([tokens + answer]), **extra).logits[0].numpy()
 
     def pixels(self, image: Image.Image, settings: Mapping[str, Any]) -> np.ndarray:
-        processor = type(self.processor)(**{**self.processor.to_dict(), **settings})
+        processor = type(self.processor)(**settings)
         return processor(image, return_tensors="np")["pixel_values"]
 
     def our_pixels(self, add_on: LlavaAddOn, image: Image.Image) -> np.ndarray:
