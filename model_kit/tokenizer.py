@@ -75,11 +75,11 @@ def _from_transformers(folder: Path, config: CheckpointConfig) -> "TokenizerWrap
     extra: dict[str, Any] = {}
     if config.add_on is not None or "vision_config" in config.raw:
         # As processors do, which read tokenizer.json where there is a tekken.json, too.
-        extra = {"config": _config(folder, config.raw), "mistral_format": False}
+        extra = {"config": _config(folder, config), "mistral_format": False}
     return load(folder, extra, eos_token_ids=sorted(config.eos_token_ids))
 
 
-def _config(folder: Path, raw: dict[str, Any]) -> "PretrainedConfig":
+def _config(folder: Path, checkpoint: CheckpointConfig) -> "PretrainedConfig":
     """What AutoTokenizer chooses the tokenizer's class by, and nothing else of config.json.
 
     It would read the whole, and warn of what it does not know in it, or judge the vision half.
@@ -87,11 +87,11 @@ def _config(folder: Path, raw: dict[str, Any]) -> "PretrainedConfig":
     from transformers import AutoConfig, PretrainedConfig
 
     try:
-        config = AutoConfig.for_model(raw["model_type"])
+        config = AutoConfig.for_model(checkpoint.model_type)
     except ValueError:  # a type that transformers does not know
         config = PretrainedConfig()
-        config.model_type = raw["model_type"]
-    config.tokenizer_class = raw.get("tokenizer_class")
+        config.model_type = checkpoint.model_type
+    config.tokenizer_class = checkpoint.raw.get("tokenizer_class")
     config.name_or_path = str(folder)
     return config
 
