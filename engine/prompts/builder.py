@@ -66,7 +66,7 @@ class PromptBuilder:
             make = partial(self._from_tokens, tokens, images, max_image_size)
         else:
             messages = read_messages(prompt, images)
-            length = sum(len(m.text) for m in messages)
+            length = sum(m.length for m in messages)
             make = partial(self._from_messages, messages, max_image_size)
         check_length(length)
         if cancel is not None and length > LONG_TEXT:
@@ -150,8 +150,9 @@ class PromptBuilder:
         mark = self._add_on.image_token_id
         kept: list[int] = []
         positions = []
+        text = set(typed)
         for i, token in enumerate(tokens):
-            if token == mark and i not in typed:
+            if token == mark and i not in text:
                 positions.append(len(kept))
             else:
                 kept.append(token)

@@ -1,5 +1,6 @@
 """A loaded model's chat template: messages become the text of a prompt, and nothing is lost."""
 
+import re
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -59,14 +60,17 @@ class ChatTemplate:
         preferred = PARTS_FIRST if self._sees else TEXT_FIRST
         return find_form(self._apply, preferred, self.marks)
 
-    def pieces(self, messages: Sequence[Message], first: int = 0) -> list[Piece]:
-        """The texts of messages, in order; `first` is the place of the first message."""
-        return [
-            Piece(first + i, m.role, self._hidden(part), len(m.parts) == 1 and not m.tool_calls)
-            for i, m in enumerate(messages)
-            for part in m.parts
-            if isinstance(part, str)
-        ]
+    def pieces(self, messages: Sequence[Message]) -> list[Piece]:
+        """The texts of messages, in order, and the names of the tools that they call."""
+        pieces = []
+        for i, message in enumerate(messages):
+            alone = len(message.parts) == 1 and not message.tool_calls
+            for part in message.parts:
+                if isinstance(part, str):
+                    pieces.append(Piece(i, message.role, self._hidden(part), alone))
+            for call in message.tool_calls:
+                pieces.append(Piece(i, message.role, call["function"]["name"], False, called=True))
+        return pieces
 
     def render(self, messages: Sequence[Message], words: Sequence[str] | None = None) -> Rendered:
         """The prompt's text; `words` stand in it in place of the messages' texts.
@@ -107,7 +111,9 @@ class ChatTemplate:
         made: dict[str, Any] = {"role": message.role}
         if message.reasoning or message.tool_calls or message.tool_call_id or message.name:
             made |= _extras(message)
-        if way is Content.TEXT and not message.images and words is None:
+        if message.tool_calls:
+            made["tool_calls"] = self.form.calls.of(message.tool_calls)
+        if way is Content.TEXT and not message.images and not message.tool_calls and words is None:
             # Most messages, and soon done.
             made["content"] = "".join(map(self._hidden, map(str, message.parts)))
             return made
@@ -120,6 +126,9 @@ class ChatTemplate:
             else:
                 own.append(next(markers))
                 parts.append({"type": "image"})
+        if words is not None:
+            for call in made.get("tool_calls", ()):
+                call["function"]["name"] = next(words)
         if own and self._add_on is not None:
             made = self._add_on.place_images({**made, "content": parts}, own)
             if not isinstance(made["content"], list):  # in the form of the family's own template
@@ -127,7 +136,8 @@ class ChatTemplate:
             parts = made["content"]
             if any(part.get("type") == "image" for part in parts):
                 way = self._way_of_images(message.role)
-        made["content"] = way.of(parts)
+        silent = not parts and message.tool_calls
+        made["content"] = self.form.calls.content if silent else way.of(parts)
         return made
 
     def _way_of_images(self, role: str) -> Content:
@@ -147,10 +157,9 @@ class ChatTemplate:
 
     def _check_images(self, text: str, markers: Sequence[str]) -> None:
         """Raises `PromptError` for a rendered text that has not one place for each image."""
-        marked = [text.find(marker) for marker in markers]
-        if any(place >= 0 for place in marked):
-            whole = all(text.count(marker) == 1 for marker in markers)
-            if whole and marked == sorted(marked):
+        found = re.findall(self.private + "-i[0-9]+\ue001", text)
+        if found:
+            if found == list(markers):
                 return
         elif not self.marks or sum(map(text.count, self.marks)) == len(markers):
             return
@@ -174,7 +183,6 @@ def _extras(message: Message) -> dict[str, Any]:
     """What a message has beside its parts, by the names that templates know."""
     extras = {
         "reasoning_content": message.reasoning,
-        "tool_calls": list(map(dict, message.tool_calls)),
         "tool_call_id": message.tool_call_id,
         "name": message.name,
     }

@@ -103,7 +103,7 @@ class MessageEncoder:
         check_text(plain.text)
         sure = () if known is None else known.answers
         answers = self._answers(messages, pieces, spans, plain, {id(ids) for _, _, ids in sure})
-        if known is not None and plain.text is not rendered.text:
+        if known is not None and not (plain.text is rendered.text and known.text is known.rendered):
             shared = common_prefix(known.text, plain.text)
         before, behind = self._around(plain.text)
         if self._encoder.cuts is None:
@@ -167,7 +167,7 @@ class MessageEncoder:
         answers = []
         for piece, (begin, end) in zip(pieces, spans, strict=True):
             tokens = messages[piece.message].tokens
-            if not tokens or not piece.alone:
+            if not tokens or not piece.alone or begin == end:
                 continue
             if id(tokens) in sure or max(tokens) < self._vocab_size:
                 answers.append((plain.moved(begin), plain.moved(end), tokens))
@@ -202,6 +202,8 @@ class MessageEncoder:
         greatest = max(tokens[index:], default=0)
         if index and known is not None:
             greatest = max(greatest, known.greatest)
+            if greatest >= self._vocab_size:  # what had it may be gone
+                greatest = max(tokens)
         return _Known(rendered, pieces, spans, text, answers, tokens, starts, replaced, greatest)
 
     def _cut(self, known: _Known, shared: int, answers: Sequence[Answer]) -> int:
@@ -218,10 +220,10 @@ class MessageEncoder:
         for begin, end, _ in reversed(known.answers):
             if begin < shared < end:
                 shared = begin
-        index = self._encoder.cuts.last(known.tokens, known.starts, shared)
+        index = self._encoder.cuts.last(known.text, known.tokens, known.starts, shared)
         for begin, end in reversed(known.replaced):
             if begin <= known.starts[index] < end:
-                index = self._encoder.cuts.before(known.tokens, known.starts, begin)
+                index = self._encoder.cuts.before(known.text, known.tokens, known.starts, begin)
         return index
 
     def _replace(
@@ -305,8 +307,10 @@ class _Plain:
 def _kept(known: _Known, pieces: Sequence[Piece], shared: int) -> list[Span]:
     """The places of the first pieces, as far as they are those of a known prompt's beginning."""
     spans: list[Span] = []
+    done = 0
     for piece, old, span in zip(pieces, known.pieces, known.spans, strict=False):
-        if span[1] > shared or piece != old or (spans and span[0] < spans[-1][1]):
+        if piece != old or span[1] > shared or (not piece.called and span[0] < done):
             break
         spans.append(span)
+        done = max(done, span[1])
     return spans

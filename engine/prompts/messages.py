@@ -68,6 +68,13 @@ class Message:
         return "".join(part for part in self.parts if isinstance(part, str))
 
     @cached_property
+    def length(self) -> int:
+        """The characters of all that it says, calls of tools among them."""
+        others = (self.reasoning, self.tool_call_id, self.name)
+        calls = json.dumps(self.tool_calls, ensure_ascii=False) if self.tool_calls else ""
+        return len(self.text) + len(calls) + sum(len(text) for text in others if text)
+
+    @cached_property
     def images(self) -> tuple[LoadedPicture, ...]:
         """All its images, in order."""
         return tuple(part for part in self.parts if isinstance(part, LoadedPicture))

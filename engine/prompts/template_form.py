@@ -6,6 +6,7 @@ is given another form often drops the words without an error. So each form is tr
 cannot be mistaken, and the first that keeps all of them serves every later message.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -42,6 +43,30 @@ class Content(Enum):
 
 
 @dataclass(frozen=True)
+class Calls:
+    """How a template reads an answer that calls tools."""
+
+    content: str | None = ""
+    """What its content is where it says nothing."""
+    written: bool = False
+    """Whether the arguments are given as JSON in a text, and not as a dictionary."""
+
+    def of(self, calls: Sequence[Mapping[str, Any]]) -> list[Json]:
+        """`calls` are in OpenAI's form, each with its arguments as a dictionary."""
+        made = [{**call, "function": dict(call["function"])} for call in calls]
+        for call in made if self.written else ():
+            arguments = call["function"]["arguments"]
+            call["function"]["arguments"] = json.dumps(arguments, ensure_ascii=False)
+        return made
+
+    def message(self, name: str = "f", argument: str = "x") -> Json:
+        """An answer that calls one tool."""
+        function = {"name": name, "arguments": {"a": argument}}
+        calls = self.of([{"type": "function", "id": CALL, "function": function}])
+        return {"role": "assistant", "content": self.content, "tool_calls": calls}
+
+
+@dataclass(frozen=True)
 class TemplateForm:
     """What a template keeps all words of, by role, and where it has places for images."""
 
@@ -49,6 +74,7 @@ class TemplateForm:
     """For messages of text alone."""
     images: Mapping[str, Content]
     """For messages with images; a role whose messages have no place for any is not there."""
+    calls: "Calls"
     found: bool
     """Whether every word is kept so; else it was refused in every form, or lost in each."""
 
@@ -58,11 +84,6 @@ PARTS_FIRST = (Content.PARTS, Content.KEYED_PARTS, Content.ONE_PART, Content.TEX
 ROLES = ("system", "user", "assistant")
 CALL = "a1b2c3d4e"
 """A tool call's id; some templates insist on nine characters."""
-CALLED: Json = {
-    "role": "assistant",
-    "content": "",
-    "tool_calls": [{"type": "function", "id": CALL, "function": {"name": "f", "arguments": {}}}],
-}
 UNREAD = "Qxunreadjvkz"
 """In a part where no template looks: where it is rendered, the part was printed as it is."""
 
@@ -78,15 +99,16 @@ def find_form(
     """
     kept = _texts(render, preferred)
     texts = kept or dict.fromkeys(ROLES, preferred[0])
-    texts["tool"] = _tool_texts(render, preferred, texts)
+    calls = _calls(render, texts)
+    texts["tool"] = _tool_texts(render, preferred, texts, calls)
     forms = [content for content in preferred if content in (Content.PARTS, Content.KEYED_PARTS)]
     images = {}
     for role in (*ROLES, "tool") if image_marks else ():
         for content in forms:
-            if _keeps_images(render, texts, role, content, image_marks):
+            if _keeps_images(render, texts, calls, role, content, image_marks):
                 images[role] = content
                 break
-    return TemplateForm(texts, images, kept is not None)
+    return TemplateForm(texts, images, calls, kept is not None)
 
 
 def _texts(render: Render, preferred: Sequence[Content]) -> dict[str, Content] | None:
@@ -100,8 +122,21 @@ def _texts(render: Render, preferred: Sequence[Content]) -> dict[str, Content] |
     return None
 
 
+def _calls(render: Render, texts: Mapping[str, Content]) -> Calls:
+    """The first form in which a call's name and its arguments are rendered, if there is one."""
+    for written, content in product((False, True), ("", None)):
+        words = _words()
+        asked = {"role": "user", "content": texts["user"].of(_probes([next(words)]))}
+        own = [next(words), next(words)]
+        calls = Calls(content, written)
+        rendered = _rendered(render, [asked, calls.message(*own)])
+        if all(word in rendered for word in own):
+            return calls
+    return Calls()
+
+
 def _tool_texts(
-    render: Render, preferred: Sequence[Content], texts: Mapping[str, Content]
+    render: Render, preferred: Sequence[Content], texts: Mapping[str, Content], calls: Calls
 ) -> Content:
     """How a template reads what a tool answered; as a question, if it knows no tools."""
     for content in dict.fromkeys((texts["user"], *preferred)):
@@ -109,7 +144,7 @@ def _tool_texts(
         asked = {"role": "user", "content": texts["user"].of(_probes([next(words)]))}
         own = [next(words)]
         told = {"role": "tool", "content": content.of(_probes(own)), "tool_call_id": CALL}
-        if _in_order(_rendered(render, [asked, CALLED, told]), own):
+        if _in_order(_rendered(render, [asked, calls.message(), told]), own):
             return content
     return texts["user"]
 
@@ -136,6 +171,7 @@ def _keeps_words(render: Render, form: Mapping[str, Content]) -> bool:
 def _keeps_images(
     render: Render,
     texts: Mapping[str, Content],
+    calls: Calls,
     role: str,
     content: Content,
     image_marks: Sequence[str],
@@ -151,7 +187,7 @@ def _keeps_images(
         "tool": ("user", "call", "tool"),
     }[role]:
         if other == "call":
-            messages.append(CALLED)
+            messages.append(calls.message())
             continue
         own = [next(words), next(words)]
         kept += own

@@ -75,7 +75,13 @@ class TextEncoder:
     def encode_with_starts(self, text: str) -> tuple[list[int], list[int]]:
         """Token ids and the index in `text` where each begins; where `cuts` are known."""
         encoding = self._with_places(text)
-        return encoding.ids, [start for start, _ in encoding.offsets]
+        starts = []
+        done = 0
+        for start, end in encoding.offsets:
+            # Some leave the blanks out that a token begins with.
+            starts.append(done if done < start else start)
+            done = end
+        return encoding.ids, starts
 
     def _with_places(self, text: str) -> Any:
         return self._backend.encode_batch([text], add_special_tokens=False)[0]

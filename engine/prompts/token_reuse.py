@@ -17,29 +17,33 @@ class Cuts:
         added = backend.get_added_tokens_decoder()
         # One that is sought in the normalized text is found after the text was cut, and whether
         # one that stands alone is found depends on what is before it.
-        self._ids = {
-            token_id
+        self._texts = {
+            token_id: token.content
             for token_id, token in added.items()
             if not token.normalized and not token.single_word and not token.lstrip
         }
         self._margin = 1 + max((len(token.content) for token in added.values()), default=0)
         """How far a token that is found can reach, and the character behind it."""
 
-    def last(self, ids: Sequence[int], starts: Sequence[int], shared: int) -> int:
+    def last(self, text: str, ids: Sequence[int], starts: Sequence[int], shared: int) -> int:
         """The index of the last token that a text may be cut before, or 0.
 
         The text has the token `ids`, which begin at the characters `starts`, and another text
         begins with the same `shared` characters. Both have the ids before the index.
         """
         # A token that begins before the cut and is longer would end within what is shared.
-        return self.before(ids, starts, shared - self._margin + 1)
+        return self.before(text, ids, starts, shared - self._margin + 1)
 
-    def before(self, ids: Sequence[int], starts: Sequence[int], place: int) -> int:
+    def before(self, text: str, ids: Sequence[int], starts: Sequence[int], place: int) -> int:
         """The index of the last such token that begins before a character."""
         index = bisect_left(starts, place) - 1
-        while index > 0 and ids[index] not in self._ids:
+        while index > 0:
+            added = self._texts.get(ids[index])
+            # A model may have the same id for something else: what is unknown to it, or blanks.
+            if added is not None and text.startswith(added, starts[index]):
+                return index
             index -= 1
-        return max(index, 0)
+        return 0
 
 
 def common_prefix(a: str, b: str) -> int:

@@ -66,7 +66,7 @@ def test_what_is_lost_is_told(name: str) -> None:
 
 @pytest.mark.parametrize("name", ORDER)
 def test_what_is_out_of_order_is_told(name: str) -> None:
-    with pytest.raises(PromptError, match="leaves out"):
+    with pytest.raises(PromptError, match="moves what message"):
         encode(ORDER[name])
 
 
