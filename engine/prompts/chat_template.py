@@ -175,6 +175,12 @@ class ChatTemplate:
                 text = text.replace(mark, stand_in)
         return text
 
+    def shown(self, text: str) -> str:
+        """A text with image tokens in place of what stands for them."""
+        for stand_in, mark in self.stand_ins.items():
+            text = text.replace(stand_in, mark)
+        return text.replace(self.private, "")
+
     def _private(self, name: str) -> str:
         return f"{self.private}-{name}\ue001"
 

@@ -80,7 +80,7 @@ class MessageEncoder:
         self._decode = decode
         self._vocab_size = vocab_size
         self._special = special
-        self._finder = TextFinder(template.told)
+        self._finder = TextFinder(template.told, template.shown)
         self._known: deque[_Known] = deque()
         self._lock = threading.Lock()
 

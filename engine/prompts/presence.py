@@ -52,11 +52,12 @@ class Piece(NamedTuple):
 class TextFinder:
     """Finds messages' texts in prompts that one chat template rendered; any thread may call it.
 
-    `told` is what errors call it.
+    `told` is what errors call it, and `shown` how they show a text.
     """
 
-    def __init__(self, told: str) -> None:
+    def __init__(self, told: str, shown: Callable[[str], str] = str) -> None:
         self._told = told
+        self._shown = shown
         self._between: dict[tuple[str, str], str] = {}
         """What the template last wrote between a message of one role and the next of another."""
 
@@ -123,7 +124,7 @@ class TextFinder:
         return order, literals
 
     def _lost(self, piece: Piece, what: str = "leaves out") -> PromptError:
-        said = " ".join(piece.text.split())[:40]
+        said = " ".join(self._shown(piece.text).split())[:40]
         says = "calls" if piece.called else "says"
         return PromptError(
             f"{self._told} {what} what message {piece.message + 1} ({piece.role}) {says}: "
@@ -227,7 +228,7 @@ def _variants(piece: Piece) -> Iterator[str]:
             yield from _trimmed(answer.partition(ANSWER[1])[0])
     elif SWITCHES.search(text):
         yield from _trimmed(SWITCHES.sub("", text))
-    if '"' in text or "\\" in text or "\n" in text:
+    if not text.isalnum():
         yield json.dumps(text, ensure_ascii=False)[1:-1]  # Jinja's `tojson`, within its quotes
     if not text.strip():
         yield " "

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from test_prompts_message_encoder import encoder, tokenizer
+from support.prompting import encoder, tokenizer
 
 from engine.prompts.messages import Message
 from engine.prompts.presence import Piece, TextFinder
