@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
+from operator import itemgetter
 from typing import NamedTuple
 
 from vision_add_ons.errors import PromptError
@@ -255,22 +256,17 @@ def _spaced(rendered: str, at: int, text: str) -> int | None:
 
 
 def _sought(rendered: str, piece: Piece, start: int) -> Span | None:
-    """Where a text next stands."""
-    core = piece.text.strip()
-    place = rendered.find(core, start)
-    if place >= 0:
-        return place, place + len(core)
-    first = core.split(None, 1)[0]
-    place = rendered.find(first, start)
+    """Where a text, or what templates make of it on purpose, next ends."""
+    cores = dict.fromkeys(kept.strip() for kept in _variants(piece))
+    places = [(rendered.find(core, start), len(core)) for core in cores]
+    spans = [(place, place + length) for place, length in places if place >= 0]
+    text = piece.text.strip()
+    place = rendered.find(text.split(None, 1)[0], start) if not spans and text else -1
     for _ in range(PATIENCE):
         if place < 0:
             break
-        end = _spaced(rendered, place, core)
+        end = _spaced(rendered, place, text)
         if end is not None:
             return place, end
-        place = rendered.find(first, place + 1)
-    for kept in _variants(piece):
-        place = rendered.find(kept, start)
-        if place >= 0 and kept:
-            return place, place + len(kept)
-    return None
+        place = rendered.find(text.split(None, 1)[0], place + 1)
+    return min(spans, key=itemgetter(1), default=None)

@@ -75,6 +75,18 @@ def test_the_answer_behind_the_reasoning() -> None:
     )
 
 
+def test_reasoning_that_is_kept_once_and_left_out_once() -> None:
+    """The template writes it of the latest answer alone, and an empty one where there is none."""
+    body = (
+        "{% set said = m.content.split('</think>') %}{% if m.role == 'assistant' and loop.last %}"
+        "<think>\n{{ said[0].split('<think>')[-1].strip() if said | length > 1 }}\n</think>\n\n"
+        "{% endif %}{{ said[-1].strip() }}"
+    )
+    thought = Message("assistant", "<think>\nI wonder.\n</think>\n\nYes.")
+    told = [Message("user", "Hi"), thought, Message("user", "And?"), thought]
+    assert read(LOOP.replace("BODY", body), *told).count("Yes.") == 2
+
+
 def test_calls_are_not_lost() -> None:
     said = [Message("user", "a"), Message("assistant", (), tool_calls=[CALL])]
     with pytest.raises(PromptError, match=r"message 2 \(assistant\) calls: 'look_up'"):
