@@ -126,13 +126,15 @@ class Compared:
         return [int(token) for token in made[0]], ""
 
     def keeps_all(self, tokens: list[int], messages: Sequence[Message]) -> bool:
-        """Whether each picture's tokens and each message's words are there."""
+        """Whether each picture's tokens, each message's words and its calls of tools are there."""
         reference, placeholder = self.kit.reference, self.kit.eyes.placeholder_id
         rows = sum(reference.block(image).count(placeholder) for image in images_of(messages))
         if rows and tokens.count(placeholder) != rows:
             return False
         text = self.prompts.tokenizer.decode(tokens)
-        return all(own.strip() in text for message in messages for own in texts_of(message))
+        calls = [call for message in messages for call in message.get("tool_calls", ())]
+        said = [own.strip() for message in messages for own in texts_of(message)]
+        return all(own in text for own in [*said, *(c["function"]["name"] for c in calls)])
 
 
 def _apart(ours: list[int], theirs: list[int]) -> str:
