@@ -124,10 +124,11 @@ class MessageEncoder:
         )
 
     def _around(self, text: str) -> tuple[list[int], list[int]]:
+        at = 0
         for mark in self._template.marks:  # images may stand before BOS
-            while text.startswith(mark):
-                text = text.removeprefix(mark)
-        if self._special and not self._encoder.brings_bos(text):
+            while text.startswith(mark, at):
+                at += len(mark)
+        if self._special and not self._encoder.brings_bos(text, at):
             return self._encoder.around
         return [], []
 

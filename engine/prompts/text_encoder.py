@@ -67,10 +67,10 @@ class TextEncoder:
         """
         return list(self._tokenizer.encode(text, add_special_tokens=not self.brings_bos(text)))
 
-    def brings_bos(self, text: str) -> bool:
-        """Whether a text begins with the special token that begins texts."""
+    def brings_bos(self, text: str, at: int = 0) -> bool:
+        """Whether the special token that begins texts stands there."""
         bos = self._tokenizer.bos_token
-        return bos is not None and text.startswith(bos)
+        return bos is not None and text.startswith(bos, at)
 
     def encode_with_starts(self, text: str) -> tuple[list[int], list[int]]:
         """Token ids and the index in `text` where each begins; where `cuts` are known."""
