@@ -95,6 +95,15 @@ def letters_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.save_of_letters(7, tmp_path_factory.mktemp("letters") / "model")
 
 
+@pytest.fixture(scope="module")
+def letters(letters_folder: Path) -> "Iterator[Engine]":
+    """An engine of a test file's own with that model."""
+    from engine import load
+
+    with load(letters_folder) as loaded:
+        yield loaded
+
+
 @pytest.fixture(scope="session")
 def few_words_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text model of small random weights and few words, which loads in no time."""

@@ -3,7 +3,7 @@
 import inspect
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -203,12 +203,6 @@ MADE_BY_OTHERS = {"Chat", "Engine", "Generation"}
 FOR_THE_ENGINE = {"Generation.emit", "Generation.finish"}
 VALUES = {"Event", "FinishReason", "Finished", "GenerationOptions", "Progress", "TextDelta"}
 """What the engine tells; and the options, whose tests go through every value."""
-
-
-@pytest.fixture(scope="module")
-def letters(letters_folder: Path) -> Iterator[Engine]:
-    with load(letters_folder) as engine:
-        yield engine
 
 
 def test_nothing_public_is_left_out() -> None:

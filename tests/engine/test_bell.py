@@ -4,20 +4,12 @@ import asyncio
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from engine import Engine, Event, Finished, Generation, GenerationOptions, TextDelta, load
-
-
-@pytest.fixture(scope="module")
-def letters(letters_folder: Path) -> Iterator[Engine]:
-    with load(letters_folder) as engine:
-        yield engine
+from engine import Engine, Event, Finished, Generation, GenerationOptions, TextDelta
 
 
 class NoExecutor(ThreadPoolExecutor):

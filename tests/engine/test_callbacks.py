@@ -3,22 +3,14 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Iterator
 from concurrent.futures import Future
-from pathlib import Path
 
 import pytest
 
-from engine import Engine, Event, Finished, Generation, GenerationOptions, Request, TextDelta, load
+from engine import Engine, Event, Finished, Generation, GenerationOptions, Request, TextDelta
 from engine.disk_writer import DiskWriter
 
 OPTIONS = GenerationOptions(max_tokens=4)
-
-
-@pytest.fixture(scope="module")
-def letters(letters_folder: Path) -> Iterator[Engine]:
-    with load(letters_folder) as engine:
-        yield engine
 
 
 @pytest.fixture(params=[ValueError, SystemExit, KeyboardInterrupt, asyncio.CancelledError])

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,6 @@ from engine.memory import Memory
 from engine.prompts.messages import Message
 
 WAIT = 60
-
-
-@pytest.fixture(scope="module")
-def letters(letters_folder: Path) -> Iterator[Engine]:
-    with load(letters_folder) as engine:
-        yield engine
 
 
 def saved(path: Path) -> Path:

@@ -43,12 +43,6 @@ def seeing(folder: Path) -> Iterator[Engine]:
         yield engine
 
 
-@pytest.fixture(scope="module")
-def letters(letters_folder: Path) -> Iterator[Engine]:
-    with load(letters_folder) as engine:
-        yield engine
-
-
 def spoken(generation: Any) -> tuple[list[int | None], list[float | None]]:
     deltas = [e for e in generation if isinstance(e, TextDelta) and e.token is not None]
     return [d.token for d in deltas], [d.logprob for d in deltas]

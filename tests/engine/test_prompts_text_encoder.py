@@ -2,22 +2,15 @@
 
 import random
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from engine import ContextExceeded, Engine, GenerationOptions, PromptError, load
+from engine import ContextExceeded, Engine, GenerationOptions, PromptError
 from engine.prompts.text_encoder import LONG_TEXT, MOST_TEXT, TextEncoder
 from model_kit.kit import load_model_kit
 
 WAIT = 60
-
-
-@pytest.fixture(scope="module")
-def letters(letters_folder: Path) -> Iterator[Engine]:
-    with load(letters_folder) as engine:
-        yield engine
 
 
 def long_text(length: int) -> str:

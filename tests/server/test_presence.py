@@ -5,23 +5,16 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 from support.serving import Reply, Running, read_all, running
 from test_queue import read_until, wait_for
 
-from engine import Engine, Generation, load
+from engine import Engine, Generation
 from engine.server import presence
 
 CANCELLED = 'sightline_answers_total{reason="cancelled"}'
-
-
-@pytest.fixture(scope="module")
-def letters(letters_folder: Path) -> Iterator[Engine]:
-    with load(letters_folder) as engine:
-        yield engine
 
 
 @pytest.fixture
