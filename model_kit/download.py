@@ -18,6 +18,7 @@ from typing import Any
 
 from model_kit.demo import Progress
 from vision_add_ons.errors import ModelUnavailable
+from vision_add_ons.libraries import is_package
 
 CHECKPOINT_FILES: dict[str, Any] = {
     "allow_patterns": ["*.json", "*.jinja", "*.txt", "model*.safetensors", "tokenizer.model"],
@@ -75,12 +76,8 @@ def download(repo: str, revision: str | None, report: Progress) -> Path:
 
 
 def _places() -> list[str]:
-    """Where this process finds modules, for another one.
-
-    But for the inside of a package: OpenCV leaves its own there where it fails for want of a
-    system's library, and has modules named like Python's.
-    """
-    return [p for p in sys.path if p and not os.path.exists(os.path.join(p, "__init__.py"))]
+    """Where this process finds modules, for another one."""
+    return [place for place in sys.path if place and not is_package(place)]
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

@@ -100,17 +100,21 @@ def _variables_kept() -> Iterator[None]:
 
 @contextmanager
 def _places_kept() -> Iterator[None]:
-    """The inside of a package becomes no place to import from.
-
-    OpenCV leaves its own there where it fails for want of a system's library, and a module named
-    like one of Python's in it.
-    """
+    """The inside of a package becomes no place to import from."""
     before = set(sys.path)
     try:
         yield
     finally:
-        inside = {p for p in sys.path if os.path.exists(os.path.join(p, "__init__.py"))} - before
-        sys.path[:] = [place for place in sys.path if place not in inside]
+        sys.path[:] = [p for p in sys.path if p in before or not is_package(p)]
+
+
+def is_package(place: str) -> bool:
+    """Whether a place to import from is a package's inside.
+
+    OpenCV leaves its own in `sys.path` where it fails for want of a system's library, and has
+    modules named like Python's there.
+    """
+    return os.path.exists(os.path.join(place, "__init__.py"))
 
 
 @contextmanager
