@@ -199,7 +199,7 @@ class VisionAddOn(ABC):
         marked = 0
         if positions is None:
             sought = self.image_token_id
-            positions = _places(tokens, sought) if sought is not None else []
+            positions = token_places(tokens, sought) if sought is not None else []
             marked = 1
         told = bool(marked and self.image_marks)
         if len(positions) != len(pictures):
@@ -285,7 +285,7 @@ class VisionAddOn(ABC):
         return PromptEmbeddings(embeddings)
 
 
-def _places(tokens: list[int], token: int) -> list[int]:
+def token_places(tokens: list[int], token: int) -> list[int]:
     """Where a token stands; in C, since long prompts have few."""
     places: list[int] = []
     try:

@@ -12,7 +12,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from PIL import Image
 
-from vision_add_ons.base import ExpandedPrompt, ImageSpan, Picture, VisionAddOn
+from vision_add_ons.base import ExpandedPrompt, ImageSpan, Picture, VisionAddOn, token_places
 from vision_add_ons.cache_views import BidirectionalView, Range
 from vision_add_ons.configs import check_fields, positive, resolve_config
 from vision_add_ons.errors import UnsupportedCheckpoint
@@ -131,7 +131,7 @@ class PaliGemmaAddOn(VisionAddOn):
     ) -> ExpandedPrompt:
         """Pictures for which the prompt has no places go before all of it, BOS included."""
         if positions is None:
-            places = [i for i, token in enumerate(tokens) if token == self.image_token_id]
+            places = token_places(tokens, self.placeholder_id)
             if not places:
                 positions = [0] * len(pictures)
             elif tokens[:1] == tokens[places[-1] + 1 :][:1] == [self.bos_id]:
