@@ -22,10 +22,10 @@ def find_template(folder: Path, config: CheckpointConfig, own: Any) -> tuple[Any
     `own` is what its tokenizer read from chat_template.jinja or tokenizer_config.json: a template,
     or several by name. A model that sees takes its processor's instead. The order is that of
     transformers 5: processor_config.json, chat_template.json (of transformers 4), then
-    chat_template.jinja, then the tokenizer's, then what the family supplies. Raises
-    `BrokenTokenizer` for several templates with none named `default`.
+    chat_template.jinja, then the tokenizer's, then what the family supplies, which is noted in
+    `config.assumed`. Raises `BrokenTokenizer` for several templates with none named `default`.
     """
-    if config.add_on is not None or "vision_config" in config.raw:
+    if config.sees:
         for name in (PROCESSOR, LEGACY):
             template = _default(_read(folder, name), name)
             if template is not None:
@@ -42,7 +42,9 @@ def find_template(folder: Path, config: CheckpointConfig, own: Any) -> tuple[Any
         with running(config.add_on):
             supplied = config.add_on.default_chat_template(config.raw, folder)
         if supplied is not None:
-            return supplied, f"{config.add_on.__name__}'s own"
+            source = f"{config.add_on.__name__}'s own"
+            config.assumed.append(f"chat template: {source}")
+            return supplied, source
     return None, ""
 
 

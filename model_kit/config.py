@@ -83,6 +83,11 @@ class CheckpointConfig:
     chat_template: str = ""
     """Where the chat template stands; known once the tokenizer is loaded."""
 
+    @property
+    def sees(self) -> bool:
+        """Whether the checkpoint has eyes, also where they are not known or not loaded."""
+        return self.add_on is not None or "vision_config" in self.raw
+
 
 def read_config(
     folder: Path, decoder_only: bool = False, add_on: type[VisionAddOn] | None = None

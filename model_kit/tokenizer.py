@@ -73,7 +73,7 @@ def _from_transformers(folder: Path, config: CheckpointConfig) -> "TokenizerWrap
     from mlx_lm.tokenizer_utils import load
 
     extra: dict[str, Any] = {}
-    if config.add_on is not None or "vision_config" in config.raw:
+    if config.sees:
         # As processors do, which read tokenizer.json where there is a tekken.json, too.
         extra = {"config": _config(folder, config), "mistral_format": False}
     return load(folder, extra, eos_token_ids=sorted(config.eos_token_ids))
@@ -104,6 +104,4 @@ def _with_template(
     if template is not None and template is not own:
         tokenizer.chat_template = template
         tokenizer.has_chat_template = True
-        if config.chat_template.endswith("'s own"):
-            config.assumed.append(f"chat template: {config.chat_template}")
     return tokenizer
