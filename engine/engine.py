@@ -282,7 +282,7 @@ class Engine:
                 f"the prompt has {len(prompt.tokens)} tokens, and the context ends at {limit}; "
                 "shorten the conversation or start a new one"
             )
-        if not 0 <= prompt.least_id <= prompt.greatest_id < self._vocab_size:
+        if not prompt.fits(self._vocab_size):
             raise RequestError(f"token ids must be from 0 to {self._vocab_size - 1}")
 
     def _check(self, options: GenerationOptions) -> None:

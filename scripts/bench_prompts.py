@@ -51,5 +51,5 @@ def follow_ups(folder: Path, rounds: int) -> Iterator[tuple[int, int, list[float
 def _built(builder: PromptBuilder, messages: list[Message]) -> tuple[float, list[int]]:
     started = time.perf_counter()
     prompt = builder.build(messages)
-    _ = prompt.key, prompt.greatest_id
+    _ = prompt.key, prompt.fits(2**31)
     return (time.perf_counter() - started) * 1000, prompt.tokens

@@ -131,15 +131,15 @@ class PromptBuilder:
         self._check_sight(pictures)
         encoded = self._messages.encode(messages)
         if self._add_on is None:
-            return Prompt(encoded.tokens, bounds=encoded.bounds)
+            return Prompt(encoded.tokens, greatest=encoded.greatest)
         tokens, positions = encoded.tokens, encoded.positions
         if not pictures:
             positions = []
         elif encoded.typed and positions is None:
             tokens, positions = self._without_marks(tokens, encoded.typed)
         expanded = self._add_on.expand_prompt(tokens, pictures, positions)
-        bounds = encoded.bounds if expanded.tokens == tokens else None
-        return Prompt(expanded.tokens, expanded.spans, expanded.bidirectional, bounds)
+        greatest = encoded.greatest if expanded.tokens == tokens else None
+        return Prompt(expanded.tokens, expanded.spans, expanded.bidirectional, greatest)
 
     def _without_marks(self, tokens: list[int], typed: list[int]) -> tuple[list[int], list[int]]:
         """Tokens without the template's image tokens, and where those stood.

@@ -3,7 +3,6 @@
 import re
 import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -18,16 +17,6 @@ from engine.prompts.template_form import (
 )
 from vision_add_ons.base import VisionAddOn
 from vision_add_ons.errors import PromptError
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """A conversation as its template writes it."""
-
-    text: str
-    """What the tokenizer is given, but for markers and stand-ins."""
-    markers: Sequence[str]
-    """One per image: where they stand in the text, their rows go, if they do."""
 
 
 class ChatTemplate:
@@ -72,8 +61,10 @@ class ChatTemplate:
                 pieces.append(Piece(i, message.role, call["function"]["name"], False, called=True))
         return pieces
 
-    def render(self, messages: Sequence[Message], words: Sequence[str] | None = None) -> Rendered:
-        """The prompt's text; `words` stand in it in place of the messages' texts.
+    def render(self, messages: Sequence[Message], words: Sequence[str] | None = None) -> str:
+        """What the tokenizer is given, but for markers and stand-ins.
+
+        `words` stand in it in place of the messages' texts, and of the tools' names.
 
         Raises `PromptError` for messages that the template refuses, or images that it has no place
         for.
@@ -87,9 +78,7 @@ class ChatTemplate:
             text = self._apply(dictionaries)
             if images:
                 self._check_images(text, markers)
-            return Rendered(
-                text if self._add_on is None else self._add_on.prepare_text(text), markers
-            )
+            return text if self._add_on is None else self._add_on.prepare_text(text)
         except PromptError:
             raise
         except Exception as error:

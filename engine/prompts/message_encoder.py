@@ -10,14 +10,15 @@ from array import array
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import zip_longest
 from operator import itemgetter
 
+from engine.prefix_tree import common_prefix
 from engine.prompts.chat_template import ChatTemplate
 from engine.prompts.messages import Message
 from engine.prompts.presence import Piece, Span, TextFinder
 from engine.prompts.text_encoder import MOST_TEXT, TextEncoder, check_text
-from engine.prompts.token_reuse import common_prefix
 
 REMEMBERED = 8
 """Prompts whose ids are known: of the conversations that go on in turns."""
@@ -35,8 +36,8 @@ class EncodedMessages:
     """The indices before which images go; None where the template wrote image tokens itself."""
     typed: list[int]
     """The indices of image tokens that a message holds as text."""
-    bounds: tuple[int, int] | None = None
-    """The least id and the greatest, if they are known."""
+    greatest: int | None = None
+    """No id is greater, if that is known."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,13 @@ class _Known:
     """Where the pieces stand in `rendered`."""
     text: str
     """What is rendered, without markers."""
-    answers: Sequence[Answer] = ()
-    tokens: list[int] = field(default_factory=list)
-    starts: "array[int]" = field(default_factory=lambda: array("q"))
+    answers: Sequence[Answer]
+    tokens: list[int]
+    starts: "array[int]"
     """The character of `text` that each token begins at."""
-    replaced: Sequence[Span] = ()
+    replaced: Sequence[Span]
     """What of `text` has the ids that it was generated as."""
-    greatest: int = 0
+    greatest: int
     """No token has a greater id."""
 
 
@@ -92,23 +93,23 @@ class MessageEncoder:
         """
         rendered = self._template.render(messages)
         pieces = self._template.pieces(messages)
-        known, shared = self._nearest(rendered.text)
+        known, shared = self._nearest(rendered)
         spans = self._finder.locate(
-            rendered.text,
+            rendered,
             pieces,
             _kept(known, pieces, shared) if known is not None else [],
-            lambda words: self._template.render(messages, words).text,
+            lambda words: self._template.render(messages, words),
         )
-        plain = _Plain(rendered.text, self._template)
+        plain = _Plain(rendered, self._template)
         check_text(plain.text)
         sure = () if known is None else known.answers
         answers = self._answers(messages, pieces, spans, plain, {id(ids) for _, _, ids in sure})
-        if known is not None and not (plain.text is rendered.text and known.text is known.rendered):
-            shared = common_prefix(known.text, plain.text)
+        if known is not None and not (plain.text is rendered and known.text is known.rendered):
+            shared = _shared(known.text, plain.text)
         before, behind = self._around(plain.text)
         if self._encoder.cuts is None:
             return self._by_parts(plain, before, behind)
-        made = self._continue(known, shared, rendered.text, pieces, spans, plain.text, answers)
+        made = self._continue(known, shared, rendered, pieces, spans, plain.text, answers)
         self._remember(made, known)
         positions = [bisect_left(made.starts, place) for place in plain.places]
         typed = [bisect_left(made.starts, place) for place, _ in plain.typed]
@@ -120,7 +121,7 @@ class MessageEncoder:
             [*before, *made.tokens, *behind],
             [len(before) + i for i in positions] or None,
             [len(before) + i for i in typed],
-            (0, max([made.greatest, *before, *behind])),
+            max([made.greatest, *before, *behind]),
         )
 
     def _around(self, text: str) -> tuple[list[int], list[int]]:
@@ -138,7 +139,7 @@ class MessageEncoder:
         with self._lock:
             known = list(self._known)
         for one in known:
-            shared = common_prefix(one.rendered, rendered)
+            shared = _shared(one.rendered, rendered)
             if shared > most:
                 best, most = one, shared
         return best, most
@@ -210,14 +211,10 @@ class MessageEncoder:
     def _cut(self, known: _Known, shared: int, answers: Sequence[Answer]) -> int:
         """How many of a known prompt's ids begin a text that shares so many characters with it."""
         assert self._encoder.cuts is not None
-        for old, new in zip(known.answers, answers, strict=False):
-            if old != new:
-                shared = min(shared, old[0], new[0])
+        for pair in zip_longest(known.answers, answers):
+            if pair[0] != pair[1]:
+                shared = min([shared, *(answer[0] for answer in pair if answer is not None)])
                 break
-        else:
-            count = min(len(known.answers), len(answers))
-            rest = [*known.answers[count:], *answers[count:]]
-            shared = min([shared, *(begin for begin, _, _ in rest)])
         for begin, end, _ in reversed(known.answers):
             if begin < shared < end:
                 shared = begin
@@ -303,6 +300,11 @@ class _Plain:
         """Where in `text` a place of what was rendered is; not within what was replaced."""
         index = bisect_left(self._edits, place + 1)
         return place + self._moves[index]
+
+
+def _shared(earlier: str, later: str) -> int:
+    """How many leading characters two texts share: mostly all of the earlier one's."""
+    return len(earlier) if later.startswith(earlier) else common_prefix(earlier, later)
 
 
 def _kept(known: _Known, pieces: Sequence[Piece], shared: int) -> list[Span]:

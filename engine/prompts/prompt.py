@@ -12,18 +12,14 @@ from vision_add_ons.base import ExpandedPrompt
 class Prompt(ExpandedPrompt):
     """An expanded prompt and what the prompt cache knows it by."""
 
-    bounds: tuple[int, int] | None = None
-    """Its least id and its greatest, where they are known without looking through it."""
+    greatest: int | None = None
+    """No id is greater, and none below 0, where that is known without looking through them."""
 
-    @property
-    def least_id(self) -> int:
-        """The least of its token ids."""
-        return min(self.tokens) if self.bounds is None else self.bounds[0]
-
-    @property
-    def greatest_id(self) -> int:
-        """The greatest of its token ids."""
-        return max(self.tokens) if self.bounds is None else self.bounds[1]
+    def fits(self, vocab_size: int) -> bool:
+        """Whether all its ids are of a vocabulary."""
+        if self.greatest is not None:
+            return self.greatest < vocab_size
+        return min(self.tokens) >= 0 and max(self.tokens) < vocab_size
 
     @cached_property
     def key(self) -> list[Hashable]:

@@ -44,18 +44,3 @@ class Cuts:
                 return index
             index -= 1
         return 0
-
-
-def common_prefix(a: str, b: str) -> int:
-    """How many leading characters two texts share."""
-    if b.startswith(a):  # mostly, and without a copy of either
-        return len(a)
-    low, high = 0, min(len(a), len(b))
-    # Comparing slices runs in C, so halving beats a loop over characters by far.
-    while low < high:
-        middle = (low + high + 1) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low

@@ -172,5 +172,5 @@ def test_bounds_are_those_of_what_is_there() -> None:
     going_on._vocab_size = most
     for last in ("a<word> b", "a b"):
         encoded = going_on.encode([Message("user", "hi " * 50 + "<|turn|>"), Message("user", last)])
-        assert encoded.bounds is not None
-        assert (encoded.bounds[1] >= most) == (max(encoded.tokens) >= most)
+        assert encoded.greatest is not None
+        assert (encoded.greatest >= most) == (max(encoded.tokens) >= most)

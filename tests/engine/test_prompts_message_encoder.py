@@ -161,3 +161,41 @@ def test_special_tokens_stand_there_once(begins: str) -> None:
     assert tokens[0] == bos
     assert (tokens[-1] == eos) == (not begins)
     assert encoder(made).encode([Message("user", "a")]).tokens.count(bos) == bool(begins)
+
+
+END = "<|end|>"
+LONG = "x" * 40
+"""More than any added token has, so that what stands before it may be cut there."""
+
+
+def letters_of(made: Any, *texts: str) -> tuple[int, ...]:
+    """Ids that no tokenizer would take: every letter by itself."""
+    return tuple(made.convert_tokens_to_ids(letter) for text in texts for letter in text)
+
+
+def test_no_cut_within_an_answer_that_was_edited() -> None:
+    """Its ids may have to take the place of what stands before the edit, too."""
+    made = tokenizer("byte level", CHAT)
+    ids = (*letters_of(made, "ri"), made.convert_tokens_to_ids(END), *letters_of(made, LONG, "c"))
+    going_on = encoder(made)
+    for letter in "bc":
+        said = [Message("user", "a"), Message("assistant", f"ri{END}{LONG}{letter}", ids)]
+        assert going_on.encode(said).tokens == encoder(made).encode(said).tokens
+
+
+def test_no_cut_within_the_ids_of_an_answer() -> None:
+    """They all begin where the answer does: whatever was encoded behind one would come twice."""
+    made = tokenizer("byte level", CHAT)
+    end = made.convert_tokens_to_ids(END)
+    answer = Message("assistant", f"{END}{END}{LONG}", (end, end, *letters_of(made, LONG)))
+    going_on = encoder(made)
+    start = [Message("user", "a"), answer]
+    further = [*start, Message("user", "b"), Message("assistant", "c"), Message("user", "d")]
+    for said in (
+        [*start, Message("user", "b")],
+        further,
+        [*start, Message("assistant", "e")],
+        [*further, Message("assistant", "f"), Message("user", "g")],
+        [*start, Message("system", "h")],
+    ):
+        assert going_on.encode(said).tokens == encoder(made).encode(said).tokens

@@ -289,7 +289,7 @@ def test_what_a_template_reads_beside_texts() -> None:
         {"role": "assistant", "content": "Rain.", "reasoning_content": ""},
     ]
     template = ChatTemplate(tokenizer, None, sees=False)
-    assert template.render(read_messages(messages)).text == (
+    assert template.render(read_messages(messages)) == (
         'user(Ann): Well?;assistant: <Let me see.>a1=look{"at": ["sky"]}1;'
         "tool(look)[a1]: Clouds.;assistant: Rain.;"
     )
