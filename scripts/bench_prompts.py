@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import engine.fidelity
+from engine.fidelity import default_texts
 from engine.prompts.builder import PromptBuilder
 from engine.prompts.messages import Message
 from model_kit.kit import load_model_kit
@@ -20,9 +20,7 @@ def follow_ups(folder: Path, rounds: int) -> Iterator[tuple[int, int, list[float
     """Tokens of history, its messages, milliseconds of each follow-up's prompt, and those of the
     first."""
     kit = load_model_kit(folder)
-    words = (
-        Path(engine.fidelity.__file__).with_name("fidelity_texts.txt").read_text("utf-8").split()
-    )
+    words = " ".join(default_texts()).split()
     rng = random.Random(1)
 
     def said(role: str, count: int) -> Message:

@@ -7,7 +7,6 @@ from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 from weakref import WeakSet
 
@@ -71,12 +70,12 @@ class Service:
             content = message.content
             own = [TextPart(type="text", text=content)] if isinstance(content, str) else content
             parts = [p.text if isinstance(p, TextPart) else next(pictures) for p in own]
+            text = "".join(part for part in parts if isinstance(part, str))
+            tokens = self._answers.get(text, ()) if role == "assistant" else ()
             try:
-                made = Message(role, parts)
+                read.append(Message(role, parts, tokens))
             except PromptError as error:
                 raise as_api_error(error) from error
-            tokens = self._answers.get(made.text) if role == "assistant" else None
-            read.append(replace(made, tokens=tokens) if tokens else made)
         return read
 
     async def submit(
