@@ -4,7 +4,7 @@ import logging
 import os
 import re
 import uuid
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -51,7 +51,7 @@ class StoredFile:
     """The write that makes it, if it was made since the engine was loaded."""
 
     @property
-    def key(self) -> list[Hashable]:
+    def key(self) -> Sequence[Hashable]:
         return self.contents.key
 
     @property

@@ -26,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 
 from engine.kv_state import Snapshot, kv_length, snapshot
 from model_kit.files import replacing
+from vision_add_ons.token_ids import TokenIds
 
 FORMAT = "sightline-kv-1"
 SUFFIX = ".kv.safetensors"
@@ -47,7 +48,7 @@ class Contents:
     """What a file says about the caches in it; see `engine.prompt_index.Stored`."""
 
     fingerprint: str
-    key: list[Hashable]
+    key: Sequence[Hashable]
     variant: Hashable
     borders: tuple[int, ...]
     trims: bool
@@ -174,7 +175,7 @@ def _contents(metadata: dict[str, str], fingerprint: str) -> Contents:
         packed, variant, borders = (note.pop(name) for name in ("key", "variant", "borders"))
         if sum(1 if type(part) is int else part[1] for part in packed) > MAX_TOKENS:
             raise ValueError("too many tokens")
-        key = [token for part in packed for token in _unpacked(part)]
+        key = _unpacked(packed)
         contents = Contents(
             key=key,
             variant=None if variant is None else tuple(variant),
@@ -185,7 +186,14 @@ def _contents(metadata: dict[str, str], fingerprint: str) -> Contents:
         valid = len(key) > 0 and all(type(n) is int for n in numbers)
         valid = valid and all(0 < n < len(key) for n in borders)
         valid = valid and type(contents.trims) is bool
-    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise UnusableFile("it does not say what it holds") from error
     if not valid:
         raise UnusableFile("it does not say what it holds")
@@ -203,10 +211,16 @@ def _packed(key: Sequence[Hashable]) -> list[Any]:
     return packed
 
 
-def _unpacked(part: Any) -> list[Hashable]:
-    if type(part) is int:
-        return [part]
-    digest, count = part
-    if not isinstance(digest, str) or type(count) is not int or not count > 0:
-        raise ValueError
-    return [digest] * count
+def _unpacked(packed: list[Any]) -> Sequence[Hashable]:
+    if all(type(part) is int for part in packed):
+        return TokenIds(packed)
+    key: list[Hashable] = []
+    for part in packed:
+        if type(part) is int:
+            key.append(part)
+            continue
+        digest, count = part
+        if not isinstance(digest, str) or type(count) is not int or not count > 0:
+            raise ValueError
+        key += [digest] * count
+    return tuple(key)

@@ -42,7 +42,7 @@ def chunk_ends(total: int, step: int, whole: Sequence[Range]) -> list[int]:
 
 def run_ahead(
     model: nn.Module,
-    tokens: list[int],
+    tokens: Sequence[int],
     embeddings: mx.array | None,
     caches: list[Any],
     whole: Sequence[Range],
@@ -56,7 +56,7 @@ def run_ahead(
     `PromptError` if the last token would have to be taken back from caches that cannot.
     """
     done = 0
-    prompt = mx.array(tokens)
+    prompt = mx.array(list(tokens))
     progress(0, len(tokens))
     with mx.stream(generation_stream):
         for end in chunk_ends(len(tokens), options.prefill_step_size, whole):

@@ -3,6 +3,8 @@
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Generic, TypeVar
 
+from vision_add_ons.token_ids import TokenIds
+
 T = TypeVar("T")
 
 
@@ -28,7 +30,7 @@ class PrefixTree(Generic[T]):
         self._root: _Node[T] = _Node(())
 
     def insert(self, key: Sequence[Hashable], value: T) -> None:
-        """Store `value` under `key`, which may have others."""
+        """Store `value` under `key`, `TokenIds` or a tuple, which may have others."""
         node, done = self._root, 0
         while done < len(key):
             child = node.children.get(key[done])
@@ -54,7 +56,7 @@ class PrefixTree(Generic[T]):
             node = path.pop()
             if node.children:
                 (only,) = node.children.values()
-                only.label = [*node.label, *only.label]
+                only.label = joined(node.label, only.label)
                 path[-1].children[only.label[0]] = only
                 break
             del path[-1].children[node.label[0]]
@@ -131,3 +133,8 @@ def common_prefix(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
         else:
             high = middle - 1
     return low
+
+
+def joined(a: Sequence[Hashable], b: Sequence[Hashable]) -> Sequence[Hashable]:
+    """One sequence and another behind it; token ids where both are."""
+    return a + b if isinstance(a, TokenIds) and isinstance(b, TokenIds) else (*a, *b)

@@ -15,6 +15,7 @@ from engine.kv_state import Snapshot, kv_length
 from engine.prefix_tree import common_prefix
 from engine.prompt_index import PromptIndex, covers, usable
 from engine.prompts.prompt import Prompt
+from vision_add_ons.token_ids import TokenIds
 
 log = logging.getLogger("sightline")
 
@@ -35,7 +36,7 @@ same time. All that a third would save is reading its own answer again: the prom
 class Entry:
     """One stored conversation: `kv` holds exactly the tokens that `key` stands for."""
 
-    key: list[Hashable]
+    key: Sequence[Hashable]
     kv: list[Any]
     variant: Hashable
     asked: int
@@ -174,7 +175,15 @@ class PromptCache:
         latest = sorted(start.snapshots.items())[-MAX_SNAPSHOTS:]
         snapshots = {n: s for n, s in latest if n < len(key)}
         turns = start.turns + 1
-        entry = Entry(list(key), kv, variant, start.asked, snapshots, turns, start.file)
+        entry = Entry(
+            key if isinstance(key, TokenIds) else tuple(key),
+            kv,
+            variant,
+            start.asked,
+            snapshots,
+            turns,
+            start.file,
+        )
         entry.owner = start.owner
         before = self.of(start.owner)
         if before is not None:  # left behind: an answer that another one took the place of

@@ -11,7 +11,7 @@ class Stored(Protocol):
     """A KV cache in memory or in a file, by what it holds."""
 
     @property
-    def key(self) -> list[Hashable]:
+    def key(self) -> Sequence[Hashable]:
         """What its tokens stand for; see `Prompt.key`."""
 
     @property

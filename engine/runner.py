@@ -4,6 +4,7 @@ import logging
 import secrets
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,13 @@ from engine.generation import Generation, never_started
 from engine.kv_state import finite, kv_length, rotates, snapshot
 from engine.memory import Memory
 from engine.prefill import run_ahead
+from engine.prefix_tree import joined
 from engine.prompt_cache import Start
 from engine.sampling import Alternatives, Sampler, logits_processors
 from engine.stop_strings import StopStrings
 from vision_add_ons.base import Picture
 from vision_add_ons.cache_views import plain_caches
+from vision_add_ons.token_ids import TokenIds
 
 if TYPE_CHECKING:
     from model_kit.kit import ModelKit
@@ -111,7 +114,7 @@ class _Answer:
         responses = stream_generate(
             self.kit.text_model,
             self.kit.tokenizer,
-            mx.array(rest),
+            mx.array(list(rest)),
             max_tokens=self._max_tokens(),
             sampler=sampler,
             logits_processors=logits_processors(options, prompt.tokens[: -len(rest)]),
@@ -129,7 +132,7 @@ class _Answer:
             responses.close()
         raise AssertionError("mlx-lm's loop ended without a final response")
 
-    def _run_ahead(self, rest: list[int]) -> tuple[list[int], dict[str, Any]]:
+    def _run_ahead(self, rest: Sequence[int]) -> tuple[Sequence[int], dict[str, Any]]:
         """Do what mlx-lm's loop cannot; the tokens left for it, and what it needs beside them."""
         embeddings = self._embeddings(rest)
         add_on, kv, prompt = self.kit.add_on, self.kv, self.prompt
@@ -147,7 +150,7 @@ class _Answer:
             rest, embeddings = rest[-1:], None if embeddings is None else embeddings[-1:]
         return rest, {} if embeddings is None else {"input_embeddings": embeddings}
 
-    def _embeddings(self, rest: list[int]) -> mx.array | None:
+    def _embeddings(self, rest: Sequence[int]) -> mx.array | None:
         """The embeddings of `rest`, pictures in place; None where token ids say it all."""
         spans = [s.shifted(-self.cached) for s in self.prompt.spans if s.start >= self.cached]
         if not spans:
@@ -156,7 +159,7 @@ class _Answer:
         assert self.kit.text_model is not None
         before = self.features.encoded, self.features.reused
         embedded = self.kit.add_on.compute_embeddings(
-            self.kit.text_model, mx.array(rest), spans, self._encode
+            self.kit.text_model, mx.array(list(rest)), spans, self._encode
         )
         mx.eval(embedded.input_embeddings)
         self.images_encoded = self.features.encoded - before[0]
@@ -253,7 +256,7 @@ class _Answer:
         length = kv_length(self.kv) if self.kv is not None else None
         if not length or (failed and length != self.cached):
             return
-        key = [*self.prompt.key, *self.fed][:length]
+        key = joined(self.prompt.key, TokenIds(self.fed))[:length]
         if len(key) == length:  # else it holds a token that nobody was told
             kv = plain_caches(self.kv or [])
             # What was run and gave no token that was handed on, nobody has looked at.

@@ -162,11 +162,13 @@ class Bench:
 
     def prompts(self) -> Iterator[Row]:
         """What a follow-up's prompt takes: its template, its tokens and their bookkeeping."""
-        for tokens, turns, times, first in bench_prompts.follow_ups(self.folder, 3 * self.rounds):
-            bar = next(bar for size, bar in reversed(bench_prompts.BARS.items()) if tokens >= size)
-            detail = f"{turns} messages, {first:.0f} ms for the first prompt"
-            name = f"prompt after {tokens:,} tokens"
-            yield self._row(name, times, "ms", at_most=bar, detail=detail)
+        for found in bench_prompts.follow_ups(self.folder, 3 * self.rounds):
+            sizes = reversed(bench_prompts.BARS.items())
+            bar = next(bar for size, bar in sizes if found.tokens >= size)
+            alone = statistics.median(found.whole)
+            detail = f"{found.messages} messages, {alone:.0f} ms for mlx-lm's tokenizer alone"
+            name = f"prompt after {found.tokens:,} tokens"
+            yield self._row(name, found.ours, "ms", at_most=bar, detail=detail)
 
     def pictures(self) -> Iterator[Row]:
         """A follow-up with a picture in its history, and the search for a conversation."""

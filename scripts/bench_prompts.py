@@ -2,8 +2,9 @@
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from engine.fidelity import default_texts
 from engine.prompts.builder import PromptBuilder
@@ -16,9 +17,20 @@ QUESTION, ANSWER, LATEST = 100, 700, 60
 """Words of the history's questions and answers, and of the latest answer and question."""
 
 
-def follow_ups(folder: Path, rounds: int) -> Iterator[tuple[int, int, list[float], float]]:
-    """Tokens of history, its messages, milliseconds of each follow-up's prompt, and those of the
-    first."""
+class FollowUps(NamedTuple):
+    """What prompts after one history took, in milliseconds."""
+
+    tokens: int
+    """Of the history."""
+    messages: int
+    ours: list[float]
+    """Of each follow-up."""
+    whole: list[float]
+    """What mlx-lm's tokenizer alone took, for the same messages."""
+
+
+def follow_ups(folder: Path, rounds: int) -> Iterator[FollowUps]:
+    """Each round asks another question about the same history, after another answer."""
     kit = load_model_kit(folder)
     words = " ".join(default_texts()).split()
     rng = random.Random(1)
@@ -36,17 +48,22 @@ def follow_ups(folder: Path, rounds: int) -> Iterator[tuple[int, int, list[float
             messages += [said("user", QUESTION), said("assistant", ANSWER)]
             tokens += len(kit.tokenizer.encode(messages[-2].text)) + len(messages[-1].tokens)
         messages.append(said("user", LATEST))
-        first, _ = _built(builder, messages)
-        times = []
+        times, whole = [], []
         for _ in range(rounds + 1):
-            messages += [said("assistant", LATEST), said("user", LATEST)]
-            took, ours = _built(builder, messages)
+            builder.build(messages)
+            asked = [*messages, said("assistant", LATEST), said("user", LATEST)]
+            took, ours = _built(builder, asked)
             times.append(took)
-        assert ours == _built(PromptBuilder(kit), messages)[1]
-        yield tokens, len(messages), times[1:], first  # the first round learns the template's turns
+            dictionaries = [{"role": m.role, "content": m.text} for m in asked]
+            started = time.perf_counter()
+            kit.tokenizer.apply_chat_template(dictionaries, add_generation_prompt=True)
+            whole.append((time.perf_counter() - started) * 1000)
+        assert ours == PromptBuilder(kit).build(asked).tokens
+        # The first round finds the template's form, and learns its turns.
+        yield FollowUps(tokens, len(asked), times[1:], whole[1:])
 
 
-def _built(builder: PromptBuilder, messages: list[Message]) -> tuple[float, list[int]]:
+def _built(builder: PromptBuilder, messages: list[Message]) -> tuple[float, Sequence[int]]:
     started = time.perf_counter()
     prompt = builder.build(messages)
     _ = prompt.key, prompt.fits(2**31)

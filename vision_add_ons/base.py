@@ -16,6 +16,7 @@ from PIL import Image
 
 from vision_add_ons.cache_views import BidirectionalView, Range
 from vision_add_ons.errors import ImageCountError, UnsupportedCheckpoint
+from vision_add_ons.token_ids import TokenIds
 
 
 class Picture(Protocol):
@@ -61,13 +62,16 @@ class ImageSpan:
 class ExpandedPrompt:
     """Where a prompt's pictures go."""
 
-    tokens: list[int]
-    """Token ids, one placeholder id per embedding row among them."""
+    tokens: Sequence[int]
+    """Token ids, one placeholder id per embedding row among them; kept as `TokenIds`."""
     spans: tuple[ImageSpan, ...] = ()
     """The pictures, in order of `start`."""
     bidirectional: tuple[Range, ...] = ()
     """Ranges within which tokens see each other whole, in ascending order; else they see only
     what stands before them. Such a range is run in one piece, and stored and reused as one."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tokens", TokenIds.joined([self.tokens]))
 
 
 @dataclass(frozen=True)
@@ -185,7 +189,7 @@ class VisionAddOn(ABC):
 
     def expand_prompt(
         self,
-        tokens: list[int],
+        tokens: Sequence[int],
         pictures: Sequence[Picture],
         positions: Sequence[int] | None = None,
     ) -> ExpandedPrompt:
@@ -208,17 +212,20 @@ class VisionAddOn(ABC):
                 "given; give one picture for each place"
                 + (f" ({self.image_marks[0]} in a text marks one)" if told else "")
             )
-        expanded: list[int] = []
+        if not pictures:
+            return ExpandedPrompt(tokens)
+        parts: list[Sequence[int]] = []
         spans = []
-        done = 0
+        done = length = 0
         for picture, position in zip(pictures, positions, strict=True):
-            expanded += tokens[done:position]
-            done = position + marked
             block = self.picture_tokens(picture)
-            spans.append(ImageSpan(len(expanded), len(block), picture))
-            expanded += block
-        expanded += tokens[done:]
-        ranges = self.bidirectional_ranges(expanded, spans) if spans else ()
+            length += position - done
+            spans.append(ImageSpan(length, len(block), picture))
+            length += len(block)
+            parts += [tokens[done:position], block]
+            done = position + marked
+        expanded = TokenIds.joined([*parts, tokens[done:]])
+        ranges = self.bidirectional_ranges(expanded, spans)
         return ExpandedPrompt(expanded, tuple(spans), ranges)
 
     def bidirectional_ranges(
@@ -285,7 +292,7 @@ class VisionAddOn(ABC):
         return PromptEmbeddings(embeddings)
 
 
-def token_places(tokens: list[int], token: int) -> list[int]:
+def token_places(tokens: Sequence[int], token: int) -> list[int]:
     """Where a token stands; in C, since long prompts have few."""
     places: list[int] = []
     try:

@@ -125,16 +125,17 @@ class PaliGemmaAddOn(VisionAddOn):
 
     def expand_prompt(
         self,
-        tokens: list[int],
+        tokens: Sequence[int],
         pictures: Sequence[Picture],
         positions: Sequence[int] | None = None,
     ) -> ExpandedPrompt:
         """Pictures for which the prompt has no places go before all of it, BOS included."""
         if positions is None:
             places = token_places(tokens, self.placeholder_id)
+            behind = places[-1] + 1 if places else 0
             if not places:
                 positions = [0] * len(pictures)
-            elif tokens[:1] == tokens[places[-1] + 1 :][:1] == [self.bos_id]:
+            elif behind < len(tokens) and tokens[0] == tokens[behind] == self.bos_id:
                 # The tokenizer's, which knows nothing of the one behind the pictures.
                 tokens = tokens[1:]
         return super().expand_prompt(tokens, pictures, positions)

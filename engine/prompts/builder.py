@@ -20,6 +20,7 @@ from engine.prompts.text_encoder import (
     unless_cancelled,
 )
 from vision_add_ons.errors import ImageError, PromptError
+from vision_add_ons.token_ids import TokenIds
 
 if TYPE_CHECKING:
     from model_kit.kit import ModelKit
@@ -32,6 +33,7 @@ class PromptBuilder:
         self._tokenizer = kit.tokenizer
         self._add_on = kit.add_on
         self._model = kit.config.model_type
+        self._vocab_size = kit.vocab_size
         self._sees = kit.config.add_on is not None
         self._encoder = TextEncoder(kit.tokenizer)
         template = ChatTemplate(kit.tokenizer, kit.add_on, self._sees, kit.config.chat_template)
@@ -62,7 +64,7 @@ class PromptBuilder:
             make = partial(self._from_text, prompt, images, max_image_size)
         elif not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray | memoryview):
             raise PromptError("a prompt is a text, a list of token ids or a list of messages")
-        elif (tokens := _as_tokens(prompt)) is not None:
+        elif (tokens := self._as_tokens(prompt)) is not None:
             make = partial(self._from_tokens, tokens, images, max_image_size)
         else:
             messages = read_messages(prompt, images)
@@ -108,7 +110,7 @@ class PromptBuilder:
         return self._from_tokens(self._encoder.encode_raw(text), images, max_image_size)
 
     def _from_tokens(
-        self, tokens: list[int], images: Sequence[Any], max_image_size: int | None
+        self, tokens: Sequence[int], images: Sequence[Any], max_image_size: int | None
     ) -> Prompt:
         pictures = [picture.within(max_image_size) for picture in load_pictures(images)]
         self._check_sight(pictures)
@@ -132,16 +134,19 @@ class PromptBuilder:
         encoded = self._messages.encode(messages)
         if self._add_on is None:
             return Prompt(encoded.tokens, greatest=encoded.greatest)
-        tokens, positions = encoded.tokens, encoded.positions
+        tokens: Sequence[int] = encoded.tokens
+        positions = encoded.positions
         if not pictures:
             positions = []
         elif encoded.typed and positions is None:
             tokens, positions = self._without_marks(tokens, encoded.typed)
         expanded = self._add_on.expand_prompt(tokens, pictures, positions)
-        greatest = encoded.greatest if expanded.tokens == tokens else None
+        greatest = encoded.greatest if expanded.tokens is encoded.tokens else None
         return Prompt(expanded.tokens, expanded.spans, expanded.bidirectional, greatest)
 
-    def _without_marks(self, tokens: list[int], typed: list[int]) -> tuple[list[int], list[int]]:
+    def _without_marks(
+        self, tokens: Sequence[int], typed: list[int]
+    ) -> tuple[Sequence[int], list[int]]:
         """Tokens without the template's image tokens, and where those stood.
 
         Those that stand in a message as text, at the indices `typed`, mark nothing, and stay.
@@ -158,14 +163,17 @@ class PromptBuilder:
                 kept.append(token)
         return kept, positions
 
+    def _as_tokens(self, prompt: Sequence[Any]) -> TokenIds | None:
+        """Token ids as they are; None for a prompt of something else."""
+        with reading("the prompt", PromptError):
+            ids = all(isinstance(t, int) and not isinstance(t, bool) for t in prompt)
+            try:
+                return TokenIds(prompt) if prompt and ids else None
+            except OverflowError as error:
+                most = self._vocab_size - 1
+                raise PromptError(f"token ids must be from 0 to {most}") from error
+
     def _check_sight(self, pictures: Sequence[LoadedPicture]) -> None:
         if pictures and self._add_on is None:
             why = "was loaded without its eyes" if self._sees else "is text only"
             raise ImageError(f"this model ({self._model}) {why}, so it cannot look at pictures")
-
-
-def _as_tokens(prompt: Sequence[Any]) -> list[int] | None:
-    """Token ids as they are; None for a prompt of something else."""
-    with reading("the prompt", PromptError):
-        ids = all(isinstance(t, int) and not isinstance(t, bool) for t in prompt)
-        return [int(t) for t in prompt] if prompt and ids else None

@@ -8,6 +8,7 @@ from typing import Any
 
 from engine.prompts.messages import Message
 from engine.prompts.presence import Piece
+from engine.prompts.renderer import Renderer
 from engine.prompts.template_form import (
     PARTS_FIRST,
     TEXT_FIRST,
@@ -32,7 +33,7 @@ class ChatTemplate:
         self.told = f"the model's chat template ({source})" if source else "the chat template"
         """What errors call it."""
         self._sees = sees
-        self._tokenizer = tokenizer
+        self._apply = Renderer(tokenizer)
         self._add_on = add_on
         # Private-use characters: no tokenizer, template or user has a meaning for them. The same
         # each time, so that a prompt begins as the one before did.
@@ -53,10 +54,11 @@ class ChatTemplate:
         """The texts of messages, in order, and the names of the tools that they call."""
         pieces = []
         for i, message in enumerate(messages):
+            role = message.role
             alone = len(message.parts) == 1 and not message.tool_calls
             for part in message.parts:
                 if isinstance(part, str):
-                    pieces.append(Piece(i, message.role, self._hidden(part), alone))
+                    pieces.append(Piece(i, role, self._hidden(part), alone))
             for call in message.tool_calls:
                 pieces.append(Piece(i, message.role, call["function"]["name"], False, called=True))
         return pieces
@@ -86,12 +88,6 @@ class ChatTemplate:
             message = " ".join(str(error).split())
             raise PromptError(f"{self.told} refuses this: {message}") from error
 
-    def _apply(self, messages: list[dict[str, Any]]) -> str:
-        rendered: str = self._tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True
-        )
-        return rendered
-
     def _dictionary(
         self, message: Message, markers: Iterator[str], words: Iterator[str] | None
     ) -> dict[str, Any]:
@@ -104,7 +100,7 @@ class ChatTemplate:
             made["tool_calls"] = self.form.calls.of(message.tool_calls)
         if way is Content.TEXT and not message.images and not message.tool_calls and words is None:
             # Most messages, and soon done.
-            made["content"] = "".join(map(self._hidden, map(str, message.parts)))
+            made["content"] = self._hidden(message.text)
             return made
         parts = []
         own = []

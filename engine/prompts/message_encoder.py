@@ -19,6 +19,7 @@ from engine.prompts.chat_template import ChatTemplate
 from engine.prompts.messages import Message
 from engine.prompts.presence import Piece, Span, TextFinder
 from engine.prompts.text_encoder import MOST_TEXT, TextEncoder, check_text
+from vision_add_ons.token_ids import TokenIds
 
 REMEMBERED = 8
 """Prompts whose ids are known: of the conversations that go on in turns."""
@@ -31,7 +32,7 @@ Answer = tuple[int, int, tuple[int, ...]]
 class EncodedMessages:
     """Token ids, and where among them images belong."""
 
-    tokens: list[int]
+    tokens: TokenIds
     positions: list[int] | None
     """The indices before which images go; None where the template wrote image tokens itself."""
     typed: list[int]
@@ -51,7 +52,7 @@ class _Known:
     text: str
     """What is rendered, without markers."""
     answers: Sequence[Answer]
-    tokens: list[int]
+    tokens: TokenIds
     starts: "array[int]"
     """The character of `text` that each token begins at."""
     replaced: Sequence[Span]
@@ -118,20 +119,20 @@ class MessageEncoder:
             if place != (made.starts[index] if index < len(made.starts) else len(made.text)):
                 return self._by_parts(plain, before, behind)
         return EncodedMessages(
-            [*before, *made.tokens, *behind],
+            TokenIds.joined((before, made.tokens, behind)),
             [len(before) + i for i in positions] or None,
             [len(before) + i for i in typed],
             max([made.greatest, *before, *behind]),
         )
 
-    def _around(self, text: str) -> tuple[list[int], list[int]]:
+    def _around(self, text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         at = 0
         for mark in self._template.marks:  # images may stand before BOS
             while text.startswith(mark, at):
                 at += len(mark)
         if self._special and not self._encoder.brings_bos(text, at):
             return self._encoder.around
-        return [], []
+        return (), ()
 
     def _nearest(self, rendered: str) -> tuple[_Known | None, int]:
         """The known prompt that shares the longest beginning with this one, and its length."""
@@ -190,14 +191,13 @@ class MessageEncoder:
         if known is not None:
             index = self._cut(known, shared, answers)
             done = known.starts[index] if index else 0
-        tokens, begins = self._encoder.encode_with_starts(text[done:] if done else text)
+        ids, begins = self._encoder.encode_with_starts(text[done:] if done else text)
+        tokens = array("i", ids)
         starts = array("q", [done + start for start in begins] if done else begins)
         replaced: list[Span] = []
         if index and known is not None:
-            known_tokens, known_starts = known.tokens[:index], known.starts[:index]
-            known_tokens += tokens
-            known_starts += starts
-            tokens, starts = known_tokens, known_starts
+            tokens = known.tokens[:index].copy() + tokens
+            starts = known.starts[:index] + starts
             replaced = [span for span in known.replaced if span[1] <= done]
         own = [answer for answer in answers if answer[0] >= done]
         replaced += self._replace(tokens, starts, own, len(text))
@@ -206,7 +206,9 @@ class MessageEncoder:
             greatest = max(greatest, known.greatest)
             if greatest >= self._vocab_size:  # what had it may be gone
                 greatest = max(tokens)
-        return _Known(rendered, pieces, spans, text, answers, tokens, starts, replaced, greatest)
+        return _Known(
+            rendered, pieces, spans, text, answers, TokenIds(tokens), starts, replaced, greatest
+        )
 
     def _cut(self, known: _Known, shared: int, answers: Sequence[Answer]) -> int:
         """How many of a known prompt's ids begin a text that shares so many characters with it."""
@@ -225,7 +227,7 @@ class MessageEncoder:
         return index
 
     def _replace(
-        self, tokens: list[int], starts: "array[int]", answers: Sequence[Answer], length: int
+        self, tokens: "array[int]", starts: "array[int]", answers: Sequence[Answer], length: int
     ) -> list[Span]:
         """Put the ids that answers were generated as in place of those their text encodes to.
 
@@ -236,7 +238,7 @@ class MessageEncoder:
         replaced = []
         for begin, end, ids in reversed(answers):
             first, last = bisect_left(starts, begin), bisect_left(starts, end)
-            generated = list(ids)
+            generated = array("i", ids)
             # The space before a word may belong to the word's token.
             for i in (first, first - 1):
                 if i < 1 or tokens[i:last] == generated:
@@ -250,7 +252,9 @@ class MessageEncoder:
                     break
         return replaced[::-1]
 
-    def _by_parts(self, plain: "_Plain", before: list[int], behind: list[int]) -> EncodedMessages:
+    def _by_parts(
+        self, plain: "_Plain", before: tuple[int, ...], behind: tuple[int, ...]
+    ) -> EncodedMessages:
         """Encode the text between images and typed tokens piece by piece: no token spans one."""
         tokens = list(before)
         positions: list[int] = []
@@ -263,7 +267,7 @@ class MessageEncoder:
             tokens += self._encoder.encode(mark) if mark else []
             done = place + len(mark)
         tokens += self._encoder.encode(plain.text[done:])
-        return EncodedMessages(tokens + behind, positions or None, typed)
+        return EncodedMessages(TokenIds([*tokens, *behind]), positions or None, typed)
 
 
 class _Plain:

@@ -1,7 +1,7 @@
 """A `Prompt`: token ids with placeholders, spans of images, and what the cache knows it by."""
 
 import hashlib
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,19 +22,21 @@ class Prompt(ExpandedPrompt):
         return min(self.tokens) >= 0 and max(self.tokens) < vocab_size
 
     @cached_property
-    def key(self) -> list[Hashable]:
+    def key(self) -> Sequence[Hashable]:
         """What the prompt cache compares: ids, with a picture's digest in place of its ids.
 
         Two pictures of one size make the same placeholders, so the ids alone would not do. Where
         tokens see each other whole, each stands for all of them.
         """
+        if not self.spans and not self.bidirectional:
+            return self.tokens
         key: list[Hashable] = list(self.tokens)
         for span in self.spans:
             key[span.start : span.end] = [span.picture.digest] * span.length
         for start, end in self.bidirectional:
             whole = hashlib.sha256(repr(key[start:end]).encode()).hexdigest()
             key[start:end] = [whole] * (end - start)
-        return key
+        return tuple(key)
 
     def cut(self, length: int) -> int:
         """The longest start of at most `length` tokens that cuts no picture in two."""

@@ -47,14 +47,14 @@ class TextEncoder:
         """Where texts may be cut; None where it is unknown where tokens begin."""
 
     @cached_property
-    def around(self) -> tuple[list[int], list[int]]:
+    def around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The special tokens that the tokenizer puts before a text, and behind it."""
         plain = self.encode(PROBE)
         whole = list(self._tokenizer.encode(PROBE, add_special_tokens=True))
         for i in range(len(whole) - len(plain) + 1):
             if whole[i : i + len(plain)] == plain:
-                return whole[:i], whole[i + len(plain) :]
-        return [], []
+                return tuple(whole[:i]), tuple(whole[i + len(plain) :])
+        return (), ()
 
     def encode(self, text: str) -> list[int]:
         """The token ids of a text, with no special tokens added."""

@@ -15,7 +15,7 @@ from engine.kv_file import Contents, UnusableFile
 from engine.kv_state import as_caches, fit, frozen, snapshot
 
 LENGTH = 40
-KEY = [*range(30), *["digest"] * 10]
+KEY = (*range(30), *["digest"] * 10)
 
 
 def caches(dtype: mx.Dtype = mx.float32) -> list[Any]:
@@ -140,6 +140,7 @@ def test_whose_it_is(tmp_path: Path) -> None:
 
 SENSELESS: list[dict[str, Any]] = [
     {"key": [1, 2.5]},
+    {"key": [1, 2**31]},
     {"key": [["digest", -1]]},
     {"key": [["digest", 10**9]]},
     {"key": []},

@@ -4,12 +4,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.prefix_tree import PrefixTree, common_prefix
+from vision_add_ons.token_ids import TokenIds
 
-keys = st.lists(st.integers(0, 2), max_size=8)
+keys = st.lists(st.integers(0, 2), max_size=8).flatmap(
+    lambda key: st.sampled_from([tuple(key), TokenIds(key)])
+)
+Key = tuple[int, ...] | TokenIds
 
 
 @given(keys, keys)
-def test_common_prefix(a: list[int], b: list[int]) -> None:
+def test_common_prefix(a: Key, b: Key) -> None:
     length = common_prefix(a, b)
     assert a[:length] == b[:length]
     assert length == min(len(a), len(b)) or a[length] != b[length]
@@ -17,11 +21,11 @@ def test_common_prefix(a: list[int], b: list[int]) -> None:
 
 @given(st.lists(st.tuples(keys, st.booleans()), max_size=40), keys)
 def test_longest_is_that_of_a_search_from_end_to_end(
-    steps: list[tuple[list[int], bool]], wanted: list[int]
+    steps: list[tuple[Key, bool]], wanted: Key
 ) -> None:
     """After any insertions and removals: every yield is true, and none longer is missed."""
     tree: PrefixTree[int] = PrefixTree()
-    stored: list[tuple[list[int], int]] = []
+    stored: list[tuple[Key, int]] = []
     for i, (key, remove) in enumerate(steps):
         if remove and stored:
             tree.remove(*stored.pop(i % len(stored)))
@@ -44,7 +48,7 @@ def test_longest_is_that_of_a_search_from_end_to_end(
 
 
 @given(st.lists(keys, max_size=30))
-def test_an_emptied_tree_keeps_nothing(stored: list[list[int]]) -> None:
+def test_an_emptied_tree_keeps_nothing(stored: list[Key]) -> None:
     tree: PrefixTree[int] = PrefixTree()
     for i, key in enumerate(stored):
         tree.insert(key, i)

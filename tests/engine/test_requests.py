@@ -74,8 +74,9 @@ def test_requests_that_this_model_cannot_answer(engine: Engine, tmp_path: Path) 
         ask("x", logit_bias={49152: 1.0})
     with pytest.raises(OptionError, match="kv_group_size must divide"):
         ask("x", kv_bits=8, kv_group_size=128)
-    with pytest.raises(RequestError, match="from 0 to 49151"):
-        ask([49152])
+    for token in (49152, -1, 2**31, -(2**80)):
+        with pytest.raises(RequestError, match="from 0 to 49151"):
+            ask([1, token])
     with pytest.raises(PromptError, match="half a character"):
         engine.tokenize("\udcff")
     for prompt in ("a\udcff", [{"role": "user", "content": "\ud800"}]):

@@ -123,7 +123,7 @@ class Qwen2VLAddOn(VisionAddOn):
 
     def expand_prompt(
         self,
-        tokens: list[int],
+        tokens: Sequence[int],
         pictures: Sequence[Picture],
         positions: Sequence[int] | None = None,
     ) -> ExpandedPrompt:

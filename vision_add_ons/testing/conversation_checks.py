@@ -125,7 +125,7 @@ class Compared:
             return None, repr(error)
         return [int(token) for token in made[0]], ""
 
-    def keeps_all(self, tokens: list[int], messages: Sequence[Message]) -> bool:
+    def keeps_all(self, tokens: Sequence[int], messages: Sequence[Message]) -> bool:
         """Whether each picture's tokens, each message's words and its calls of tools are there."""
         reference, placeholder = self.kit.reference, self.kit.eyes.placeholder_id
         rows = sum(reference.block(image).count(placeholder) for image in images_of(messages))
@@ -137,7 +137,7 @@ class Compared:
         return all(own in text for own in [*said, *(c["function"]["name"] for c in calls)])
 
 
-def _apart(ours: list[int], theirs: list[int]) -> str:
+def _apart(ours: Sequence[int], theirs: Sequence[int]) -> str:
     same = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), None)
     if same is None:
         return f"they have {len(ours)} and {len(theirs)} ids"

@@ -165,7 +165,7 @@ def _read(prompts: Prompts, texts: Sequence[str]) -> str | None:
     roles = ("user", "assistant")
     messages = [{"role": roles[i % 2], "content": text} for i, text in enumerate(texts)]
     try:
-        tokens: list[int] = prompts.of(messages).tokens
+        tokens = prompts.of(messages).tokens
     except RequestError:
         return None
     read: str = prompts.tokenizer.decode(tokens)
