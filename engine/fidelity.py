@@ -316,7 +316,7 @@ def _logits(kit: "ModelKit", item: _Item) -> "mx.array":
 
     model, caches, prompt = kit.text_model, kit.make_cache(), item.prompt
     assert model is not None
-    tokens = mx.array([prompt.tokens])
+    tokens = mx.array(list(prompt.tokens))[None]
     if item.answer is None:
         return model(tokens, cache=caches)[0]
     assert kit.add_on is not None

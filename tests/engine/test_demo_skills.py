@@ -31,7 +31,7 @@ THRESHOLDS = {
     "follow_up": 0.88,
     "swap": 0.88,
 }
-SAMPLES = 25 if SWEEP else 3
+SAMPLES = 25 if SWEEP else 2
 
 
 @pytest.fixture(scope="module")
