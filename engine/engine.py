@@ -37,7 +37,7 @@ from vision_add_ons.errors import (
 )
 
 if TYPE_CHECKING:
-    from engine.memory import Memory
+    from engine.memory.memory import Memory
     from engine.prompts.builder import PromptBuilder
     from engine.prompts.messages import Message
     from engine.prompts.prompt import Prompt
@@ -246,7 +246,7 @@ class Engine:
 
     def cache_stats(self) -> dict[str, int]:
         """What is kept for later requests: conversations, images, bytes of each, the budget."""
-        from engine.memory import stats
+        from engine.memory.memory import stats
 
         self.check_process()
         return stats(self._worker.memory)

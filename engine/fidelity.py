@@ -299,9 +299,9 @@ def _picture_prompt(kit: "ModelKit", builder: "PromptBuilder", path: Path) -> "P
 
 def _answer(kit: "ModelKit", prompt: "Prompt") -> list[int]:
     """The greedy answer's tokens, without the one that ends it."""
+    from engine.decoding.runner import Runner
     from engine.generation import Generation
-    from engine.memory import Memory
-    from engine.runner import Runner
+    from engine.memory.memory import Memory
 
     generation = Generation(prompt, GenerationOptions(max_tokens=ANSWER_TOKENS))
     Runner(kit, Memory(kit, 0, None, 0)).run(generation)
@@ -312,7 +312,7 @@ def _logits(kit: "ModelKit", item: _Item) -> "mx.array":
     """Logits at each position to compare, [positions, vocabulary], in the decoder's own dtype."""
     import mlx.core as mx
 
-    from engine.prefill import run_ahead
+    from engine.decoding.prefill import run_ahead
 
     model, caches, prompt = kit.text_model, kit.make_cache(), item.prompt
     assert model is not None

@@ -13,7 +13,7 @@ from engine.worker import Worker
 from vision_add_ons.errors import AdapterError, CheckpointNotFound, EngineClosed, OptionError
 
 if TYPE_CHECKING:
-    from engine.memory import Memory
+    from engine.memory.memory import Memory
     from model_kit.kit import ModelKit
     from vision_add_ons.base import VisionAddOn
 
@@ -103,7 +103,7 @@ def load(
         return kit
 
     def remember(kit: "ModelKit") -> "Memory":
-        from engine.memory import Memory
+        from engine.memory.memory import Memory
         from model_kit.report import memory_there
 
         share = int((memory_there() or 0) * CACHE_SHARE) if cache_bytes is None else cache_bytes

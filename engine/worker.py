@@ -12,14 +12,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from engine.disk_writer import WriterThread
 from engine.generation import Generation, never_started
+from engine.memory.disk_writer import WriterThread
 from engine.processes import check_process
 from vision_add_ons.errors import EngineClosed, EngineFailed
 
 if TYPE_CHECKING:
-    from engine.memory import Memory
-    from engine.runner import Runner
+    from engine.decoding.runner import Runner
+    from engine.memory.memory import Memory
     from model_kit.kit import ModelKit
 
 
@@ -199,7 +199,7 @@ class Worker:
             if "mlx.core" in sys.modules:
                 import mlx.core as mx
 
-                from engine.memory_release import release_memory
+                from engine.memory.release import release_memory
 
                 release_memory(left)
                 # MLX keeps streams and compiled functions for each thread. Left to the thread's
@@ -229,7 +229,7 @@ class Worker:
     def _serve(self) -> None:
         try:
             self.kit = self._load(self._check_open)
-            from engine.runner import Runner
+            from engine.decoding.runner import Runner
 
             self.memory = self._remember(self.kit)
             runner = Runner(self.kit, self.memory)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from engine import Engine, GenerationOptions, TextDelta, load
-from engine.budget import Budget
-from engine.disk_cache import DiskCache
-from engine.disk_writer import DiskWriter
-from engine.prompt_cache import PromptCache, Start
+from engine.memory.budget import Budget
+from engine.memory.disk_cache import DiskCache
+from engine.memory.disk_writer import DiskWriter
+from engine.memory.prompt_cache import PromptCache, Start
 from engine.prompts.prompt import Prompt
 
 HISTORY = 2000

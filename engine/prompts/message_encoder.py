@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from operator import itemgetter
 
-from engine.prefix_tree import common_prefix
+from engine.memory.prefix_tree import common_prefix
 from engine.prompts.chat_template import ChatTemplate
 from engine.prompts.messages import Message
 from engine.prompts.presence import Piece, Span, TextFinder

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 import pytest
 
 from engine import Engine, Event, Finished, Generation, GenerationOptions, Request, TextDelta
-from engine.disk_writer import DiskWriter
+from engine.memory.disk_writer import DiskWriter
 
 OPTIONS = GenerationOptions(max_tokens=4)
 

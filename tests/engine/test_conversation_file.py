@@ -21,7 +21,7 @@ from engine import (
     load,
 )
 from engine.images import ImageLimits, load_picture
-from engine.memory import Memory
+from engine.memory.memory import Memory
 from engine.prompts.messages import Message
 
 WAIT = 60

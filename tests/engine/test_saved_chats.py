@@ -19,7 +19,7 @@ from engine import (
     kv_file,
     load,
 )
-from engine.memory import kv_path
+from engine.memory.memory import kv_path
 from vision_add_ons.errors import ImageError
 from vision_add_ons.testing import Photo
 

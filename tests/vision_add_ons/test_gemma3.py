@@ -15,7 +15,7 @@ from PIL import Image
 from support.gemma3_reference import ROW, Gemma3Reference
 
 from engine import Engine, GenerationOptions, load
-from engine.prefill import run_ahead
+from engine.decoding.prefill import run_ahead
 from model_kit.kit import inspect_checkpoint, load_model_kit
 from vision_add_ons.errors import PromptError
 from vision_add_ons.testing import WORDS, written

@@ -17,7 +17,7 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import (
     apply_rotary_pos_emb,
 )
 
-from engine.prompt_cache import kv_length
+from engine.memory.prompt_cache import kv_length
 from vision_add_ons.mrope import Grid, MRope, Positions, PositionView, PromptPositions
 
 HEAD, SECTIONS = 16, [2, 3, 3]

@@ -7,10 +7,10 @@ import pytest
 from support.short_chats import SHORT, of_digits, talk
 
 from engine import Engine, Finished, GenerationOptions, Request, load
-from engine.kv_file import Contents
-from engine.memory import kv_path
-from engine.prompt_cache import MAX_ANSWERS
-from engine.prompt_index import covers
+from engine.memory.kv_file import Contents
+from engine.memory.memory import kv_path
+from engine.memory.prompt_cache import MAX_ANSWERS
+from engine.memory.prompt_index import covers
 
 PROMPTS = [f"Question number {i}, about rivers and the sea:" for i in range(7)]
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from engine import kv_file
-from engine.disk_writer import DiskWriter, Write
-from engine.kv_file import SUFFIX, Contents, UnusableFile
-from engine.kv_state import Snapshot, as_caches, fit, frozen, nbytes
-from engine.prompt_index import PromptIndex, Stored
+from engine.memory import kv_file
+from engine.memory.disk_writer import DiskWriter, Write
+from engine.memory.kv_file import SUFFIX, Contents, UnusableFile
+from engine.memory.kv_state import Snapshot, as_caches, fit, frozen, nbytes
+from engine.memory.prompt_index import PromptIndex, Stored
 from engine.prompts.prompt import Prompt
 from model_kit.files import UNFINISHED, remove_leftovers
 from vision_add_ons.errors import OptionError
@@ -40,7 +40,7 @@ class Writable(Stored, Protocol):
 
 @dataclass(eq=False)
 class StoredFile:
-    """A KV cache in a file; see `engine.prompt_index.Stored`."""
+    """A KV cache in a file; see `engine.memory.prompt_index.Stored`."""
 
     path: Path
     contents: Contents

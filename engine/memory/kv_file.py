@@ -24,7 +24,7 @@ from mlx_lm.models.cache import (
 )
 from safetensors import SafetensorError, safe_open
 
-from engine.kv_state import Snapshot, kv_length, snapshot
+from engine.memory.kv_state import Snapshot, kv_length, snapshot
 from model_kit.files import replacing
 from vision_add_ons.token_ids import TokenIds
 
@@ -45,7 +45,7 @@ class UnusableFile(Exception):
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file says about the caches in it; see `engine.prompt_index.Stored`."""
+    """What a file says about the caches in it; see `engine.memory.prompt_index.Stored`."""
 
     fingerprint: str
     key: Sequence[Hashable]
@@ -58,8 +58,8 @@ class Contents:
 def write(path: Path, contents: Contents, caches: Sequence[Any]) -> int:
     """Write the caches of all layers, then those of a snapshot for each border; bytes written.
 
-    Any thread may do it, with caches that nobody changes (`engine.kv_state.frozen`). `path` holds
-    what it held before or all of this, at every moment. Raises OSError.
+    Any thread may do it, with caches that nobody changes (`kv_state.frozen`). `path` holds what it
+    held before or all of this, at every moment. Raises OSError.
     """
     with replacing(path, ".safetensors") as temporary:
         note = {**vars(contents), "format": FORMAT, "key": _packed(contents.key)}

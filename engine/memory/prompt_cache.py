@@ -8,12 +8,12 @@ from typing import Any
 
 from mlx_lm.models.cache import can_trim_prompt_cache
 
-from engine import kv_state
-from engine.budget import Budget
-from engine.disk_cache import DiskCache, StoredFile
-from engine.kv_state import Snapshot, kv_length
-from engine.prefix_tree import common_prefix
-from engine.prompt_index import PromptIndex, covers, usable
+from engine.memory import kv_state
+from engine.memory.budget import Budget
+from engine.memory.disk_cache import DiskCache, StoredFile
+from engine.memory.kv_state import Snapshot, kv_length
+from engine.memory.prefix_tree import common_prefix
+from engine.memory.prompt_index import PromptIndex, covers, usable
 from engine.prompts.prompt import Prompt
 from vision_add_ons.token_ids import TokenIds
 

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 from mlx_lm import stream_generate
 
+from engine.decoding.prefill import run_ahead
+from engine.decoding.sampling import Alternatives, Sampler, logits_processors
+from engine.decoding.stop_strings import StopStrings
 from engine.events import Finished, FinishReason, Progress, TextDelta
 from engine.generation import Generation, never_started
-from engine.kv_state import finite, kv_length, rotates, snapshot
-from engine.memory import Memory
-from engine.prefill import run_ahead
-from engine.prefix_tree import joined
-from engine.prompt_cache import Start
-from engine.sampling import Alternatives, Sampler, logits_processors
-from engine.stop_strings import StopStrings
+from engine.memory.kv_state import finite, kv_length, rotates, snapshot
+from engine.memory.memory import Memory
+from engine.memory.prefix_tree import joined
+from engine.memory.prompt_cache import Start
 from vision_add_ons.base import Picture
 from vision_add_ons.cache_views import plain_caches
 from vision_add_ons.token_ids import TokenIds

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.prefill import chunk_ends
+from engine.decoding.prefill import chunk_ends
 
 
 @st.composite

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.stop_strings import StopStrings
+from engine.decoding.stop_strings import StopStrings
 
 
 def run(stops: list[str], chunks: list[str]) -> tuple[str, str | None]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from engine.budget import Budget
+from engine.memory.budget import Budget
 from vision_add_ons.base import Picture, VisionAddOn
 from vision_add_ons.errors import NumericalError
 

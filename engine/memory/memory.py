@@ -6,13 +6,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine import conversation_file, kv_file
-from engine.budget import Budget
-from engine.disk_cache import DiskCache
-from engine.disk_writer import DiskWriter
-from engine.features import FeatureCache
-from engine.kv_file import SUFFIX
-from engine.prompt_cache import PromptCache
+from engine import conversation_file
+from engine.memory import kv_file
+from engine.memory.budget import Budget
+from engine.memory.disk_cache import DiskCache
+from engine.memory.disk_writer import DiskWriter
+from engine.memory.features import FeatureCache
+from engine.memory.kv_file import SUFFIX
+from engine.memory.prompt_cache import PromptCache
 
 if TYPE_CHECKING:
     from engine.prompts.messages import Message

@@ -10,9 +10,9 @@ import pytest
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import KVCache, QuantizedKVCache, RotatingKVCache, load_prompt_cache
 
-from engine import kv_file
-from engine.kv_file import Contents, UnusableFile
-from engine.kv_state import as_caches, fit, frozen, snapshot
+from engine.memory import kv_file
+from engine.memory.kv_file import Contents, UnusableFile
+from engine.memory.kv_state import as_caches, fit, frozen, snapshot
 
 LENGTH = 40
 KEY = (*range(30), *["digest"] * 10)

@@ -9,7 +9,7 @@ import pytest
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import KVCache, QuantizedKVCache, RotatingKVCache
 
-from engine.kv_state import SPARE, fit, fitted, nbytes, snapshot
+from engine.memory.kv_state import SPARE, fit, fitted, nbytes, snapshot
 
 KINDS: list[Callable[[], Any]] = [
     KVCache,

@@ -21,8 +21,8 @@ from engine import (
     kv_file,
     load,
 )
-from engine.kv_file import Contents
-from engine.memory import kv_path
+from engine.memory.kv_file import Contents
+from engine.memory.memory import kv_path
 
 
 def files(cache_dir: Path) -> list[Path]:

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Hashable, Sequence
 from typing import Generic, Protocol, TypeVar
 
-from engine.prefix_tree import PrefixTree
+from engine.memory.prefix_tree import PrefixTree
 from engine.prompts.prompt import Prompt
 
 

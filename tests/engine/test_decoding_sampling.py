@@ -7,7 +7,7 @@ import mlx.core as mx
 import pytest
 
 from engine import GenerationOptions, NumericalError
-from engine.sampling import Sampler, logits_processors
+from engine.decoding.sampling import Sampler, logits_processors
 
 LOGITS = [0.5, 3.0, -2.0, 30.0, 7.0, 29.9]
 

@@ -1,0 +1,1 @@
+"""What is kept between requests, in memory and on disk."""
