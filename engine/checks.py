@@ -46,6 +46,13 @@ def check_bytes(name: str, value: object) -> None:
         raise OptionError(f"{name} must be a number of bytes, not {told}")
 
 
+def check_count(name: str, value: object, most: int) -> None:
+    """Raises `OptionError` for what is no number from 1 to `most`."""
+    if type(value) is not int or not 1 <= value <= most:
+        told = value if type(value) is int and abs(value) < 2**64 else type(value).__name__
+        raise OptionError(f"{name} must be a number from 1 to {most}, not {told}")
+
+
 def check_client(client: object) -> None:
     """Raises `RequestError` for what other clients cannot be told from."""
     try:

@@ -299,12 +299,14 @@ def _picture_prompt(kit: "ModelKit", builder: "PromptBuilder", path: Path) -> "P
 
 def _answer(kit: "ModelKit", prompt: "Prompt") -> list[int]:
     """The greedy answer's tokens, without the one that ends it."""
-    from engine.decoding.runner import Runner
+    from engine.decoding.alone import steps
+    from engine.decoding.answer import Answer
     from engine.generation import Generation
     from engine.memory.memory import Memory
 
     generation = Generation(prompt, GenerationOptions(max_tokens=ANSWER_TOKENS))
-    Runner(kit, Memory(kit, 0, None, 0)).run(generation)
+    for _ in steps(Answer(kit, Memory(kit, 0, None, 0), generation)):
+        pass
     return list(generation.result().tokens)
 
 
@@ -312,7 +314,7 @@ def _logits(kit: "ModelKit", item: _Item) -> "mx.array":
     """Logits at each position to compare, [positions, vocabulary], in the decoder's own dtype."""
     import mlx.core as mx
 
-    from engine.decoding.prefill import run_ahead
+    from engine.decoding.prefill import prefill
 
     model, caches, prompt = kit.text_model, kit.make_cache(), item.prompt
     assert model is not None
@@ -326,7 +328,8 @@ def _logits(kit: "ModelKit", item: _Item) -> "mx.array":
     caches = kit.add_on.cache_views(caches, prompt)
     # In the steps of an ordinary answer, which every family's masks and positions are made for.
     whole, options = prompt.bidirectional, GenerationOptions()
-    run_ahead(model, prompt.tokens, rows, caches, whole, options, lambda done, total: None)
+    for _ in prefill(model, prompt.tokens, rows, caches, whole, options):
+        pass
     logits = model(tokens[:, -1:], cache=caches, input_embeddings=rows[-1:][None])
     if item.answer:
         rest = model(mx.array([item.answer]), cache=caches)

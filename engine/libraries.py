@@ -14,7 +14,7 @@ LIBRARIES = (
     "transformers",
     "mlx_lm",
     "engine.prompts.builder",
-    "engine.decoding.runner",
+    "engine.decoding.desk",
 )
 
 

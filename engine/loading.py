@@ -6,7 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.checks import check_bytes, check_callback, check_cancel, check_flag, file_name
+from engine.checks import (
+    check_bytes,
+    check_callback,
+    check_cancel,
+    check_count,
+    check_flag,
+    file_name,
+)
 from engine.engine import Engine
 from engine.processes import check_mlx
 from engine.worker import Worker
@@ -23,6 +30,9 @@ CACHE_SHARE = 0.25
 CACHE_DIR_BYTES = 8 * 2**30
 """The most that a folder of KV caches takes, unless the caller says otherwise."""
 
+MOST_PARALLEL = 256
+"""The most answers that are made at once."""
+
 LoadProgress = Callable[[str, int, int], None]
 
 
@@ -37,6 +47,7 @@ def load(
     cache_dir_bytes: int = CACHE_DIR_BYTES,
     adapter: str | os.PathLike[str] | None = None,
     add_on: "type[VisionAddOn] | None" = None,
+    parallel: int = 1,
     cancel: threading.Event | None = None,
 ) -> Engine:
     """Load a model and return an engine that answers with it.
@@ -52,6 +63,9 @@ def load(
     that serves the checkpoint in place of the one that the registry names: for one that is not
     installed, or an application without its packages' metadata. It is refused
     (`UnsupportedCheckpoint`) if its `model_types` do not hold the checkpoint's.
+    `parallel` is how many answers are made at once: one after the other by default, each bit for
+    bit as mlx-lm alone makes it; more are decoded together, each within rounding of what it is
+    alone, so that nobody waits for another's answer.
     `progress(stage, done, total)` is called from the engine's thread, from the start on; what it
     raises ends the load. Whoever sets `cancel` ends it too, with `EngineClosed`, when the library
     that is being imported or the weights that are being read are there. Raises a subclass of
@@ -65,6 +79,7 @@ def load(
     if cache_bytes is not None:
         check_bytes("cache_bytes", cache_bytes)
     check_bytes("cache_dir_bytes", cache_dir_bytes)
+    check_count("parallel", parallel, MOST_PARALLEL)
     _check_add_on(add_on)
     name = file_name(model, "the model", CheckpointNotFound)
     named = name if isinstance(model, str) else Path(name)
@@ -109,7 +124,7 @@ def load(
         share = int((memory_there() or 0) * CACHE_SHARE) if cache_bytes is None else cache_bytes
         return Memory(kit, share, kept_in, cache_dir_bytes)
 
-    worker = Worker(load_kit, remember)
+    worker = Worker(load_kit, remember, parallel)
     try:
         return Engine(worker, worker.wait_until_loaded())
     except BaseException:

@@ -18,7 +18,7 @@ from engine.processes import check_process
 from vision_add_ons.errors import EngineClosed, EngineFailed
 
 if TYPE_CHECKING:
-    from engine.decoding.runner import Runner
+    from engine.decoding.desk import Desk
     from engine.memory.memory import Memory
     from model_kit.kit import ModelKit
 
@@ -56,15 +56,18 @@ class Worker:
         self,
         load: Callable[[Callable[[], None]], "ModelKit"],
         remember: Callable[["ModelKit"], "Memory"],
+        parallel: int = 1,
     ) -> None:
         """`load` is given a function to call now and then: it raises once `close` was called.
 
-        `remember` makes what is kept between requests.
+        `remember` makes what is kept between requests; `parallel` are answered at once.
         """
         self._load = load
         self._remember = remember
+        self._parallel = parallel
         self._waiting: deque[Generation | Task] = deque()
-        self._current: Generation | Task | None = None
+        self._running: list[Generation | Task] = []
+        """What the thread has begun, in that order."""
         self._changed = threading.Condition()
         self._closed = False
         """No request is taken any more."""
@@ -144,7 +147,7 @@ class Worker:
 
         What was queued after a task is done after it.
         """
-        others = [*filter(None, [self._current]), *self._waiting]
+        others = [*self._running, *self._waiting]
         if not isinstance(job, Generation):
             return len(self._waiting)
         own = sum(isinstance(o, Generation) and o.client == job.client for o in others)
@@ -168,8 +171,9 @@ class Worker:
             self._closed = True
             waiting = [job for job in self._waiting if isinstance(job, Generation)]
             self._waiting = deque(j for j in self._waiting if not isinstance(j, Generation))
-            if isinstance(self._current, Generation):
-                self._current.cancel()
+            for job in self._running:
+                if isinstance(job, Generation):
+                    job.cancel()
             self._changed.notify()
         for generation in waiting:
             generation.finish(never_started(generation))
@@ -211,9 +215,9 @@ class Worker:
         """Leave nobody waiting for a thread that is gone."""
         with self._changed:
             self._closed = self._ended = True
-            left = [job for job in (self._current, *self._waiting) if job is not None]
+            left = [*self._running, *self._waiting]
             self._waiting.clear()
-            self._current = None
+            self._running.clear()
         for job in left:
             try:
                 self._end(job, self._refusal())
@@ -229,49 +233,60 @@ class Worker:
     def _serve(self) -> None:
         try:
             self.kit = self._load(self._check_open)
-            from engine.decoding.runner import Runner
+            from engine.decoding.desk import Desk
 
             self.memory = self._remember(self.kit)
-            runner = Runner(self.kit, self.memory)
+            desk = Desk(self.kit, self.memory, self._parallel)
         except BaseException as error:
             self._failure = error
             return
         self._loaded.set()
         try:
-            while self._do_next(runner, self.memory):
-                if not self._waiting:
+            while self._wait(desk):
+                self._admit(desk, self.memory)
+                desk.go_on()
+                if not (desk.busy or self._waiting):
                     _keep_grown(self.memory)
         finally:
             self.memory.close()
 
-    def _do_next(self, runner: "Runner", memory: "Memory") -> bool:
+    def _wait(self, desk: "Desk") -> bool:
+        """Wait until there is something to do; whether there ever will be."""
+        with self._changed:
+            self._running = [job for job in self._running if not _is_done(job)]
+            while not (desk.busy or self._waiting or self._closed):
+                self._changed.wait()
+            self._ended = not (desk.busy or self._waiting)
+            return not self._ended
+
+    def _admit(self, desk: "Desk", memory: "Memory") -> None:
+        """Begin what has its turn, as far as there is room."""
         # A frame of its own: while it waits, the thread must not hold the previous generation and
         # its pictures.
-        job = self._next()
-        if job is None:
-            return False
-        try:
-            if isinstance(job, Task):
-                job.run(memory)
-            elif job.cancelled:
-                job.finish(never_started(job))
-            else:
-                runner.run(job)
-        except BaseException as error:
-            # The thread must outlive whatever went wrong, and what was asked must end.
-            log.debug("something went wrong beside an answer", exc_info=error)
-            self._end(job, error)
-        return True
+        while (job := self._next(desk)) is not None:
+            try:
+                if isinstance(job, Task):
+                    job.run(memory)
+                elif job.cancelled:
+                    job.finish(never_started(job))
+                else:
+                    desk.admit(job)
+            except BaseException as error:
+                # The thread must outlive whatever went wrong, and what was asked must end.
+                log.debug("something went wrong beside an answer", exc_info=error)
+                self._end(job, error)
 
-    def _next(self) -> Generation | Task | None:
+    def _next(self, desk: "Desk") -> Generation | Task | None:
+        """What has its turn: a task when all before it is done, a request when there is room."""
         with self._changed:
-            self._current = None
-            while not self._waiting and not self._closed:
-                self._changed.wait()
+            self._running = [job for job in self._running if not _is_done(job)]
             if not self._waiting:
-                self._ended = True
                 return None
-            self._current = job = self._waiting.popleft()
+            task = isinstance(self._waiting[0], Task)
+            if desk.busy if task else not desk.has_room:
+                return None
+            job = self._waiting.popleft()
+            self._running.append(job)
             return job
 
     def _withdraw(self, generation: Generation) -> None:
@@ -283,6 +298,10 @@ class Worker:
                 return
             self._waiting.remove(generation)
         generation.finish(never_started(generation))
+
+
+def _is_done(job: Generation | Task) -> bool:
+    return job.done if isinstance(job, Generation) else job.future.done()
 
 
 def _keep_grown(memory: "Memory") -> None:

@@ -40,11 +40,18 @@ class GemmaModel(ScaledEmbedding, gemma2.GemmaModel):
     ) -> mx.array:
         h = self.embed(inputs) if input_embeddings is None else input_embeddings
         cache = cache or [None] * len(self.layers)
-        length = h.shape[1] + (cache[0].offset if cache[0] is not None else 0)
+        offset = cache[0].offset if cache[0] is not None else 0  # [rows] for rows of a batch
         window = self.args.sliding_window
         full = sliding = create_attention_mask(h, cache[0], return_array=True)
-        if window is not None and length > window:
+        if window is not None and (not isinstance(offset, int) or h.shape[1] + offset > window):
             sliding = create_attention_mask(h, cache[0], window_size=window, return_array=True)
+        if (
+            full is not None
+            and full.ndim == 4
+            and self.args.num_attention_heads != self.args.num_key_value_heads
+        ):
+            # A mask for each row of a batch: mlx-lm's layers part the heads into groups.
+            full, sliding = full[:, :, None], sliding[:, :, None]
         for layer, kind, c in zip(self.layers, self.args.layer_types, cache, strict=True):
             h = layer(h, sliding if kind == "sliding_attention" else full, c)
         return self.norm(h)

@@ -17,6 +17,13 @@ Range = tuple[int, int]
 class CacheView:
     """Stands for one layer's mlx-lm `cache` and hands everything on to it."""
 
+    shift: int = 0
+    """What the tokens behind the prompt stand behind their index: to be added for their position.
+
+    All that answers which are decoded together need of a view: their caches are plain, and `offset`
+    is the cache's own and this.
+    """
+
     def __init__(self, cache: Any) -> None:
         self.cache = cache
 
@@ -41,6 +48,11 @@ class CacheView:
 def plain_caches(caches: Sequence[Any]) -> list[Any]:
     """The caches behind their views."""
     return [c.cache if isinstance(c, CacheView) else c for c in caches]
+
+
+def shift_of(caches: Sequence[Any]) -> int:
+    """The `CacheView.shift` of a prompt's caches."""
+    return max((c.shift for c in caches if isinstance(c, CacheView)), default=0, key=abs)
 
 
 class BidirectionalView(CacheView):

@@ -82,6 +82,7 @@ class PositionView(CacheView):
     def __init__(self, cache: Any, prompt: PromptPositions) -> None:
         super().__init__(cache)
         self.prompt = prompt
+        self.shift = prompt.delta
 
     def like(self, cache: Any) -> "PositionView":
         return type(self)(cache, self.prompt)

@@ -1,11 +1,11 @@
-"""Prompts whose tokens see each other whole: run ahead of mlx-lm's loop, in pieces that fit them.
+"""Prompts run ahead of a loop of mlx-lm's, in chunks that fit their ranges.
 
 mlx-lm's loop cuts a prompt every `prefill_step_size` tokens and always before the last one. A range
 of tokens that see each other must not be cut, so a prompt that has one is run here, all but its
-last token, and the loop goes on from there.
+last token, and the loop goes on from there; so is each prompt of answers that are decoded together.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -40,26 +40,27 @@ def chunk_ends(total: int, step: int, whole: Sequence[Range]) -> list[int]:
     return ends
 
 
-def run_ahead(
+def prefill(
     model: nn.Module,
     tokens: Sequence[int],
     embeddings: mx.array | None,
     caches: list[Any],
     whole: Sequence[Range],
     options: GenerationOptions,
-    progress: Callable[[int, int], None],
-) -> None:
+) -> Iterator[int]:
     """Run all of `tokens` but the last through the decoder, as mlx-lm's `generate_step` would.
 
-    `embeddings` has shape [len(tokens), hidden_size]; `whole` counts from the first of `tokens`.
-    Changes `caches` in place. `progress` is called between the chunks, and may raise. Raises
-    `PromptError` if the last token would have to be taken back from caches that cannot.
+    Yields how many were run: 0, and after each chunk. `embeddings` has shape
+    [len(tokens), hidden_size]; `whole` counts from the first of `tokens`. Changes `caches` in
+    place. Raises `PromptError` if the last token would have to be taken back from caches that
+    cannot.
     """
-    done = 0
+    total = len(tokens)
     prompt = mx.array(list(tokens))
-    progress(0, len(tokens))
-    with mx.stream(generation_stream):
-        for end in chunk_ends(len(tokens), options.prefill_step_size, whole):
+    yield 0
+    done = 0
+    for end in chunk_ends(total, options.prefill_step_size, whole):
+        with mx.stream(generation_stream):
             extra = {}
             if embeddings is not None:
                 # Slices are arrays of their own: some decoders scale what they get in place.
@@ -71,12 +72,11 @@ def run_ahead(
             mx.eval([c.state for c in caches])
             mx.clear_cache()
             done = end
-            if done < len(tokens) - 1:
-                progress(done, len(tokens))
-    # The last token of a range that ends the prompt was run with it. It is run once more for its
-    # logits: what it adds to the caches is the same.
-    if done == len(tokens) and trim_prompt_cache(caches, 1) != 1:
-        raise PromptError(
-            "a prompt longer than the model's sliding window cannot end with a picture; "
-            "let some text follow it"
-        )
+            # The last token of a range that ends the prompt was run with it. It is run once more
+            # for its logits: what it adds to the caches is the same.
+            if done == total and trim_prompt_cache(caches, 1) != 1:
+                raise PromptError(
+                    "a prompt longer than the model's sliding window cannot end with a picture; "
+                    "let some text follow it"
+                )
+        yield min(done, total - 1)

@@ -60,18 +60,23 @@ class Sampler:
         token alone.
         """
         told = self._told.popleft()
-        logprob = float(told[0])
-        if not math.isfinite(logprob):
-            raise NumericalError(
-                "the model computed NaN or infinity instead of probabilities: its weights are "
-                "damaged, or too large for their dtype; fetch it again, or convert it to bfloat16"
-            )
-        return logprob, _alternatives(*told[1:]) if len(told) > 1 else ()
+        logprob = checked(float(told[0]))
+        return logprob, alternatives_of(told[1][0], told[2][0]) if len(told) > 1 else ()
 
 
-def _alternatives(tokens: mx.array, logprobs: mx.array) -> Alternatives:
-    """Both [1, count] in any order; likeliest first, without tokens that the model rules out."""
-    ids, values = np.array(tokens[0]), np.array(logprobs[0])
+def checked(logprob: float) -> float:
+    """A token's log-probability; raises `NumericalError` for one that is not finite."""
+    if not math.isfinite(logprob):
+        raise NumericalError(
+            "the model computed NaN or infinity instead of probabilities: its weights are "
+            "damaged, or too large for their dtype; fetch it again, or convert it to bfloat16"
+        )
+    return logprob
+
+
+def alternatives_of(tokens: mx.array, logprobs: mx.array) -> Alternatives:
+    """Both [count] in any order; likeliest first, without tokens that the model rules out."""
+    ids, values = np.array(tokens), np.array(logprobs)
     order = np.argsort(-values, kind="stable")
     return tuple((int(ids[i]), float(values[i])) for i in order if values[i] > -math.inf)
 

@@ -15,7 +15,7 @@ from PIL import Image
 from support.gemma3_reference import ROW, Gemma3Reference
 
 from engine import Engine, GenerationOptions, load
-from engine.decoding.prefill import run_ahead
+from engine.decoding.prefill import prefill
 from model_kit.kit import inspect_checkpoint, load_model_kit
 from vision_add_ons.errors import PromptError
 from vision_add_ons.testing import WORDS, written
@@ -67,15 +67,9 @@ def test_the_caller_s_embeddings_stay_as_they_are(folder: Path) -> None:
     kit = load_model_kit(folder)
     embeddings = mx.random.normal((12, 64))
     before = np.array(embeddings)
-    run_ahead(
-        kit.text_model,
-        [9] * 12,
-        embeddings,
-        kit.make_cache(),
-        [(2, 6)],
-        GenerationOptions(prefill_step_size=5),
-        lambda *_: None,
-    )
+    options = GenerationOptions(prefill_step_size=5)
+    model, caches = kit.text_model, kit.make_cache()
+    assert list(prefill(model, [9] * 12, embeddings, caches, [(2, 6)], options)) == [0, 2, 7, 11]
     assert np.array_equal(np.array(embeddings), before)
 
 

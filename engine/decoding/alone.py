@@ -1,0 +1,90 @@
+"""An answer by itself, as mlx-lm alone makes it: the one place that calls its generation loop."""
+
+import time
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm import stream_generate
+
+from engine.decoding.answer import Answer, Cancelled
+from engine.decoding.prefill import prefill
+from engine.decoding.sampling import Sampler, logits_processors
+from engine.events import FinishReason
+
+
+def steps(answer: Answer) -> Iterator[None]:
+    """Make an answer, and yield after each of its tokens. Whatever happens, it ends.
+
+    One at a time: mlx-lm's samplers draw from the thread's random state.
+    """
+    reason: FinishReason = "cancelled"
+    try:
+        reason = yield from _tokens(answer)
+    except (Cancelled, GeneratorExit):
+        answer.end(reason)
+    except BaseException as error:
+        answer.end("error", error)
+    else:
+        answer.end(reason)
+
+
+def _tokens(answer: Answer) -> Generator[None, None, FinishReason]:
+    rest, extra = _run_ahead(answer, answer.begin())
+    options, kit, ahead = answer.options, answer.kit, len(answer.prompt.tokens) - answer.cached
+    ahead -= len(rest)
+
+    def progress(processed: int, total: int) -> None:
+        answer.progress(processed + ahead, total + ahead)
+
+    if options.kv_bits is not None:
+        extra |= {
+            "kv_bits": options.kv_bits,
+            "kv_group_size": options.kv_group_size,
+            "quantized_kv_start": options.quantized_kv_start,
+        }
+    # The random state belongs to this thread: nobody else's numbers change.
+    mx.random.seed(answer.seed)
+    sampler = Sampler(options, kit.vocab_size)
+    responses = stream_generate(
+        kit.text_model,
+        kit.tokenizer,
+        mx.array(list(rest)),
+        max_tokens=answer.max_tokens,
+        sampler=sampler,
+        logits_processors=logits_processors(options, answer.prompt.tokens[: -len(rest)]),
+        prompt_cache=answer.kv,
+        prefill_step_size=options.prefill_step_size,
+        prompt_progress_callback=progress,
+        **extra,
+    )
+    try:
+        for response in responses:
+            reason = answer.feed(
+                int(response.token), response.text, response.finish_reason, *sampler.next()
+            )
+            # Lets go of the interpreter, so that whoever waits for the token has it now and not
+            # after the next step is prepared: some milliseconds of Python, beside the one that is
+            # computed.
+            time.sleep(0)
+            if reason is not None:
+                return reason
+            yield
+    finally:
+        responses.close()
+    raise AssertionError("mlx-lm's loop ended without a final response")
+
+
+def _run_ahead(answer: Answer, rest: Sequence[int]) -> tuple[Sequence[int], dict[str, Any]]:
+    """Do what mlx-lm's loop cannot; the tokens left for it, and what it needs beside them."""
+    embeddings = answer.embeddings(rest)
+    answer.look()
+    if len(rest) > 1 and any(end > 0 for _, end in answer.whole):
+        assert answer.kv is not None
+        assert answer.kit.text_model is not None
+        model, total = answer.kit.text_model, len(rest)
+        for done in prefill(model, rest, embeddings, answer.kv, answer.whole, answer.options):
+            if done < total - 1:  # the loop tells the rest
+                answer.progress(done, total)
+        rest, embeddings = rest[-1:], None if embeddings is None else embeddings[-1:]
+    return rest, {} if embeddings is None else {"input_embeddings": embeddings}

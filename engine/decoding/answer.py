@@ -1,0 +1,249 @@
+"""One answer while it is made: its prompt, its tokens and texts, its times, its end."""
+
+import logging
+import secrets
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+
+from engine.decoding.sampling import Alternatives
+from engine.decoding.stop_strings import StopStrings
+from engine.events import Finished, FinishReason, Progress, TextDelta
+from engine.generation import Generation, never_started
+from engine.memory.kv_state import finite, kv_length, rotates, snapshot
+from engine.memory.memory import Memory
+from engine.memory.prefix_tree import joined
+from engine.memory.prompt_cache import Start
+from vision_add_ons.base import ImageSpan, Picture
+from vision_add_ons.cache_views import plain_caches
+from vision_add_ons.token_ids import TokenIds
+
+if TYPE_CHECKING:
+    from model_kit.kit import ModelKit
+
+log = logging.getLogger("sightline")
+
+
+class Cancelled(Exception):
+    """Raised where an answer that nobody wants any more is at work."""
+
+
+class Answer:
+    """A request's state from its start to its final event. For the engine's thread alone."""
+
+    def __init__(self, kit: "ModelKit", memory: Memory, generation: Generation) -> None:
+        self.kit = kit
+        self.generation = generation
+        self.options = generation.options
+        self.prompt = generation.prompt
+        self._cache, self._features = memory.prompts, memory.features
+        self._stops = StopStrings(self.options.stop)
+        seed = self.options.seed
+        # 53 bits survive JSON in every language, so that a told seed can be used again.
+        self.seed = secrets.randbits(53) if seed is None else seed
+        self.kv: list[Any] | None = None
+        """What holds the prompt, and the answer so far."""
+        self.start = Start(None, 0, generation.owner)
+        """What of the prompt was in the cache."""
+        self._started = time.perf_counter()
+        self._first_token: float | None = None
+        self._last_token: float | None = None
+        self._images_encoded = self._images_reused = 0
+        self._fed: list[int] = []
+        """Every token generated, the one that ended the text included."""
+        self._tokens: list[int] = []
+        self._released: list[str] = []
+
+    # --- the prompt ----------------------------------------------------------------------------
+
+    def begin(self) -> Sequence[int]:
+        """Take what the cache has of the prompt; the tokens that are left to run."""
+        self.stop_if_cancelled()
+        self.start = self._cache.take(self.prompt, self.options.kv_variant, self.start.owner)
+        self.kv, self.start.kv = self.start.kv, None
+        if self.kv is None:
+            self.kv = self.kit.make_cache()
+        return self.prompt.tokens[self.cached :]
+
+    @property
+    def cached(self) -> int:
+        """How many tokens of the prompt were in the cache."""
+        return self.start.length
+
+    @property
+    def spans(self) -> list[ImageSpan]:
+        """The images among the tokens that are left to run, counted from the first of those."""
+        return [s.shifted(-self.cached) for s in self.prompt.spans if s.start >= self.cached]
+
+    @property
+    def whole(self) -> list[tuple[int, int]]:
+        """The ranges that are run in one piece, counted from the first token that is left."""
+        return [(a - self.cached, b - self.cached) for a, b in self.prompt.bidirectional]
+
+    @property
+    def max_tokens(self) -> int:
+        """How many tokens the answer may have."""
+        limit = self.options.context_limit(self.kit.max_context)
+        if limit is None:
+            return self.options.max_tokens
+        return min(self.options.max_tokens, limit - len(self.prompt.tokens))
+
+    def encode(self, picture: Picture) -> mx.array:
+        """A picture's rows, encoded here or before."""
+        self.stop_if_cancelled()
+        before = self._features.encoded, self._features.reused
+        rows = self._features.encode(picture)
+        self._images_encoded += self._features.encoded - before[0]
+        self._images_reused += self._features.reused - before[1]
+        # A long conversation would otherwise hold all of its photographs decoded.
+        picture.release()
+        return rows
+
+    def embeddings(self, rest: Sequence[int], encode: Any = None) -> mx.array | None:
+        """The embeddings of the tokens left to run, pictures in place; None for text alone."""
+        spans = self.spans
+        if not spans:
+            return None
+        assert self.kit.add_on is not None
+        assert self.kit.text_model is not None
+        embedded = self.kit.add_on.compute_embeddings(
+            self.kit.text_model, mx.array(list(rest)), spans, encode or self.encode
+        )
+        mx.eval(embedded.input_embeddings)
+        self.stop_if_cancelled()
+        return embedded.input_embeddings
+
+    def look(self) -> None:
+        """Put the views of its pictures before the KV caches."""
+        if self.prompt.spans and self.kit.add_on is not None:
+            # The position of each token and what it may see depend on the pictures so far.
+            assert self.kv is not None
+            self.kv = self.kit.add_on.cache_views(self.kv, self.prompt)
+
+    def progress(self, processed: int, total: int) -> None:
+        """Tell that so many of the tokens left to run were; raises `Cancelled`."""
+        if processed == total - 1 and self.kv and rotates(plain_caches(self.kv)):
+            # The border of a turn: from here another answer can be tried.
+            self.start.snapshots[self.cached + processed] = snapshot(plain_caches(self.kv))
+        self.generation.emit(Progress(processed, total, self.cached))
+        if processed < total:
+            self.stop_if_cancelled()
+
+    def stop_if_cancelled(self) -> None:
+        if self.generation.cancelled:
+            raise Cancelled
+
+    # --- the answer ----------------------------------------------------------------------------
+
+    def feed(
+        self,
+        token: int,
+        text: str,
+        ended: FinishReason | None,
+        logprob: float,
+        alternatives: Alternatives,
+    ) -> FinishReason | None:
+        """Deal with one token, the text that it makes ready, and whether it ends the answer.
+
+        The reason to end here, if there is one.
+        """
+        self._last_token = time.perf_counter()
+        if self._first_token is None:
+            self._first_token = self._last_token
+        self._fed.append(token)
+        if ended is not None:
+            # An answer cut within a character ends before it.
+            text = text.rstrip("\ufffd")
+        text = self._stops.feed(text)
+        if ended == "stop":
+            self._release(TextDelta(text))
+        else:
+            self._tokens.append(token)
+            told = logprob if self.options.logprobs or self.options.top_logprobs else None
+            self._release(TextDelta(text, token, told, alternatives))
+        if self._stops.matched is not None:
+            return "stop_string"
+        if ended is not None:
+            return ended
+        return "cancelled" if self.generation.cancelled else None
+
+    def _release(self, delta: TextDelta) -> None:
+        if delta.text or delta.token is not None:
+            self._released.append(delta.text)
+            self.generation.emit(delta)
+
+    # --- its end -------------------------------------------------------------------------------
+
+    def end(self, reason: FinishReason, error: BaseException | None = None) -> None:
+        """Give out what was held back, keep what was computed, and deliver the final event."""
+        if error is not None:
+            log.debug("an answer failed", exc_info=error)
+            # The frames hold the model, and mlx-lm's suspended loop a stream of this thread: let
+            # go of both here, and not where and when the error is dropped.
+            traceback.clear_frames(error.__traceback__)
+            error.__traceback__ = None
+        try:
+            self._release_rest(reason)
+            self._store(reason, failed=error is not None)
+        except BaseException as e:
+            error = error or e
+        self.kv = None
+        self.generation.finish(self._finished("error" if error else reason, error))
+
+    def _release_rest(self, reason: FinishReason) -> None:
+        """Give out text that was held back, by the stop strings or by mlx-lm's detokenizer."""
+        if self._stops.matched is not None:
+            return
+        text = ""
+        if reason in ("cancelled", "error") and self._tokens:
+            # Leaving mlx-lm's loop early leaves its detokenizer's last characters there.
+            detokenizer = self.kit.tokenizer.detokenizer
+            for token in self._tokens:
+                detokenizer.add_token(token)
+                _ = detokenizer.last_segment  # as that loop does: reading it ends a segment
+            detokenizer.finalize()
+            text = self._stops.feed(detokenizer.last_segment.rstrip("\ufffd"))
+        self._release(TextDelta(text + self._stops.flush()))
+
+    def _store(self, reason: FinishReason, failed: bool) -> None:
+        """Keep what was computed, also of an answer that was cancelled, if it is numbers.
+
+        After an error, only what came from the cache: arrays that failed to evaluate would fail
+        again.
+        """
+        length = kv_length(self.kv) if self.kv is not None else None
+        if not length or (failed and length != self.cached):
+            return
+        key = joined(self.prompt.key, TokenIds(self._fed))[:length]
+        if len(key) == length:  # else it holds a token that nobody was told
+            kv = plain_caches(self.kv or [])
+            # What was run and gave no token that was handed on, nobody has looked at.
+            if reason in ("cancelled", "stop_string") and not finite(kv):
+                return
+            self._cache.put(key, kv, self.options.kv_variant, self.start)
+
+    def _finished(self, reason: FinishReason, error: BaseException | None) -> Finished:
+        submitted, started, first = self.generation.submitted, self._started, self._first_token
+        speed = 0.0
+        if first is not None and self._last_token is not None and self._last_token > first:
+            speed = (len(self._fed) - 1) / (self._last_token - first)
+        return replace(
+            never_started(self.generation, error),
+            finish_reason=reason,
+            answer="".join(self._released),
+            tokens=tuple(self._tokens),
+            cached_tokens=self.cached,
+            disk_tokens=self.cached if self.start.from_disk else 0,
+            images_encoded=self._images_encoded,
+            images_reused=self._images_reused,
+            queue_seconds=started - submitted,
+            prefill_seconds=(first or time.perf_counter()) - started,
+            time_to_first_token=first - submitted if first and self._tokens else None,
+            tokens_per_second=speed,
+            seed=self.seed,
+            stop_string=self._stops.matched,
+        )

@@ -1,0 +1,132 @@
+"""The tokens of answers that are decoded together, drawn together, each as if it were alone."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import mlx.core as mx
+from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p
+
+from engine.decoding.sampling import SMALLEST, Alternatives, alternatives_of, checked
+from engine.options import GenerationOptions
+
+
+class Way(NamedTuple):
+    """How rows are drawn: those that are drawn alike share one program."""
+
+    temperature: float
+    top_p: float
+    min_p: float
+    top_k: int
+
+    @classmethod
+    def of(cls, options: GenerationOptions, vocab_size: int) -> "Way":
+        if options.temperature < SMALLEST or options.top_p < SMALLEST:
+            return GREEDY
+        top_k = options.top_k if options.top_k < vocab_size else 0
+        return cls(options.temperature, options.top_p, options.min_p, top_k)
+
+    def draw(self, logprobs: mx.array, uniform: mx.array) -> mx.array:
+        """Tokens [rows] for log-probabilities [rows, vocab_size], by one number of [0, 1) a row.
+
+        With the filters of mlx-lm, in its order, and drawn as `mx.random.categorical` draws.
+        """
+        if self == GREEDY:
+            return mx.argmax(logprobs, axis=-1)
+        logprobs = logprobs.astype(mx.float32)  # divided by a small temperature, float16 overflows
+        if 0 < self.top_p < 1:
+            logprobs = apply_top_p(logprobs, self.top_p)
+        if self.min_p:
+            logprobs = apply_min_p(logprobs, self.min_p)
+        if self.top_k:
+            logprobs = apply_top_k(logprobs, self.top_k)
+        return _drawn(logprobs, 1 / self.temperature, uniform)
+
+
+GREEDY = Way(0, 1, 0, 0)
+
+
+def _drawn(logprobs: mx.array, scale: float, uniform: mx.array) -> mx.array:
+    logits = logprobs * scale
+    likeliest = mx.argmax(logits, axis=-1, keepdims=True)
+    sums = mx.cumsum(mx.exp(logits - mx.take_along_axis(logits, likeliest, -1)), axis=-1)
+    index = (sums <= uniform[:, None] * sums[:, -1:]).sum(axis=-1, keepdims=True)
+    # Rounded up to the whole sum, a number lies behind all tokens.
+    return mx.where(index < logits.shape[-1], index, likeliest)[:, 0].astype(mx.uint32)
+
+
+class Row:
+    """What one answer needs: its way, its key, and what was told of its tokens."""
+
+    def __init__(self, options: GenerationOptions, seed: int, vocab_size: int) -> None:
+        self.way = Way.of(options, vocab_size)
+        self.key = mx.random.key(seed)
+        self.count = min(options.top_logprobs, vocab_size)
+        self.told: list[tuple[list[mx.array], int]] = []
+        """Of each token not yet delivered: what was computed for all rows, and the row's index."""
+
+    def next(self) -> tuple[float, Alternatives]:
+        """The log-probability of the next token, in the order of drawing, and the likeliest ones.
+
+        Raises `NumericalError` if it is not finite; see `engine.decoding.sampling`.
+        """
+        told, i = self.told.pop(0)
+        logprob = checked(float(told[0][i, 0]))
+        if not self.count:
+            return logprob, ()
+        return logprob, alternatives_of(told[1][i], told[2][i])[: self.count]
+
+
+class RowSampler:
+    """Draws for all rows of a batch at once; a row's draws depend on its own key alone."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = list(rows)
+        self._keys = mx.stack([row.key for row in self.rows])
+
+    def __call__(self, logprobs: mx.array) -> mx.array:
+        """Tokens [rows] for log-probabilities [rows, vocab_size]."""
+        tokens = self._tokens(logprobs)
+        told = [mx.take_along_axis(logprobs, tokens[:, None], axis=-1).astype(mx.float32)]
+        if count := max(row.count for row in self.rows):
+            ids = mx.argpartition(-logprobs, kth=count - 1, axis=-1)[:, :count]
+            told += [ids, mx.take_along_axis(logprobs, ids, axis=-1).astype(mx.float32)]
+        for i, row in enumerate(self.rows):
+            row.told.append((told, i))
+        # Computed along with the tokens: see `engine.decoding.sampling.Sampler`.
+        drawn: mx.array = mx.depends(tokens, told)
+        return drawn
+
+    def _tokens(self, logprobs: mx.array) -> mx.array:
+        ways: dict[Way, list[int]] = {}
+        for i, row in enumerate(self.rows):
+            ways.setdefault(row.way, []).append(i)
+        if list(ways) == [GREEDY]:
+            return mx.argmax(logprobs, axis=-1)
+        pairs = _split(self._keys)
+        self._keys = pairs[:, 0]
+        uniform = _uniform(pairs[:, 1])
+        if len(ways) == 1:
+            return next(iter(ways)).draw(logprobs, uniform)
+        parts = []
+        order: list[int] = []
+        for way, indices in ways.items():
+            chosen = mx.array(indices)
+            parts.append(way.draw(logprobs[chosen], uniform[chosen]))
+            order += indices
+        back = sorted(range(len(order)), key=order.__getitem__)
+        return mx.concatenate(parts)[mx.array(back)]
+
+    def extend(self, other: "RowSampler") -> None:
+        """Draw for those rows too, behind one's own."""
+        self.rows += other.rows
+        self._keys = mx.concatenate([self._keys, other._keys])
+
+    def filter(self, keep: Sequence[int]) -> None:
+        """Draw for the rows at these indices alone."""
+        self.rows = [self.rows[i] for i in keep]
+        if keep:
+            self._keys = self._keys[mx.array(list(keep))]
+
+
+_split: Callable[[mx.array], mx.array] = mx.vmap(mx.random.split)
+_uniform: Callable[[mx.array], mx.array] = mx.vmap(lambda key: mx.random.uniform(key=key))
