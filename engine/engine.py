@@ -51,14 +51,14 @@ class Engine:
     """A loaded model that answers requests; made by `load`.
 
     Every method may be called from any thread. All work is done on one thread that the engine
-    owns, one answer at a time in the order of their submission; requests of several clients (see
-    `Request.client`) take turns. Use it as a context manager, or call `close`.
+    owns, `parallel` answers at a time in the order of their submission; requests of several clients
+    (see `Request.client`) take turns. Use it as a context manager, or call `close`.
     """
 
     options_class = GenerationOptions
     """What `options` are, for whoever is handed an engine and imports none."""
 
-    def __init__(self, worker: Worker, kit: "ModelKit") -> None:
+    def __init__(self, worker: Worker, kit: "ModelKit", parallel: int = 1) -> None:
         from engine.prompts.builder import PromptBuilder
 
         self._worker = worker
@@ -67,6 +67,8 @@ class Engine:
         self._vocab_size = kit.vocab_size
         self._has_decoder = kit.text_model is not None
         self._kv_unit = kit.quantizable_kv_width
+        self.parallel = parallel
+        """How many answers are made at once."""
         self.report: LoadReport = kit.report
         """What was loaded, and what had to be assumed."""
         self._finalizer = weakref.finalize(self, worker.close)

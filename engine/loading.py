@@ -126,7 +126,7 @@ def load(
 
     worker = Worker(load_kit, remember, parallel)
     try:
-        return Engine(worker, worker.wait_until_loaded())
+        return Engine(worker, worker.wait_until_loaded(), parallel)
     except BaseException:
         worker.close()
         raise

@@ -13,7 +13,7 @@ from engine.loading import load
 CLEAN_UP_SECONDS = 5.0
 
 
-def open_engine(args: argparse.Namespace) -> Engine:
+def open_engine(args: argparse.Namespace, parallel: int = 1) -> Engine:
     """Load the model that the options name. Ctrl-C ends the process with code 130.
 
     Raises a subclass of `SightlineError`.
@@ -37,6 +37,7 @@ def open_engine(args: argparse.Namespace) -> Engine:
                 cache_bytes=args.cache_bytes,
                 cache_dir=args.cache_dir,
                 adapter=args.adapter,
+                parallel=parallel,
             )
         except KeyboardInterrupt:
             stopped.set()

@@ -37,6 +37,7 @@ def add_command(commands: "argparse._SubParsersAction[Any]") -> None:
     add("--media-root", type=Path, metavar="DIR", help=root)
 
     add = parser.add_argument_group("limits").add_argument
+    add("--parallel", type=int, default=8, metavar="N", help="answers made at once (default 8)")
     add("--max-queue", type=int, metavar="N", help="requests that may wait (default 64)")
     add("--max-body-bytes", type=int, metavar="N", help="a request's size (default 32 MiB)")
     add("--max-images", type=int, metavar="N", help="pictures of a request (default 32)")
@@ -88,6 +89,6 @@ def run(args: argparse.Namespace) -> int:
             told = f"sightline: serving {name} at http://{shown}:{port}"
             print(told, file=sys.stderr, flush=True)
 
-        with open_engine(args) as engine:
+        with open_engine(args, args.parallel) as engine:
             serve(engine, settings, listener, started)
     return 0

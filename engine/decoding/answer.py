@@ -4,7 +4,7 @@ import logging
 import secrets
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,9 @@ from engine.decoding.sampling import Alternatives
 from engine.decoding.stop_strings import StopStrings
 from engine.events import Finished, FinishReason, Progress, TextDelta
 from engine.generation import Generation, never_started
-from engine.memory.kv_state import finite, kv_length, rotates, snapshot
+from engine.memory.kv_state import finite, frozen, kv_length, rotates, snapshot
 from engine.memory.memory import Memory
-from engine.memory.prefix_tree import joined
+from engine.memory.prefix_tree import common_prefix, joined
 from engine.memory.prompt_cache import Start
 from vision_add_ons.base import ImageSpan, Picture
 from vision_add_ons.cache_views import plain_caches
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from model_kit.kit import ModelKit
 
 log = logging.getLogger("sightline")
+
+
+LEAST_SHARED = 64
+"""Tokens for which another prompt is waited for; fewer are run sooner."""
 
 
 class Cancelled(Exception):
@@ -49,6 +53,7 @@ class Answer:
         """What holds the prompt, and the answer so far."""
         self.start = Start(None, 0, generation.owner)
         """What of the prompt was in the cache."""
+        self._begun = False
         self._started = time.perf_counter()
         self._first_token: float | None = None
         self._last_token: float | None = None
@@ -63,11 +68,33 @@ class Answer:
     def begin(self) -> Sequence[int]:
         """Take what the cache has of the prompt; the tokens that are left to run."""
         self.stop_if_cancelled()
+        self._begun = True
         self.start = self._cache.take(self.prompt, self.options.kv_variant, self.start.owner)
         self.kv, self.start.kv = self.start.kv, None
         if self.kv is None:
             self.kv = self.kit.make_cache()
         return self.prompt.tokens[self.cached :]
+
+    def shares(self, other: "Answer") -> int:
+        """How many tokens the other's prompt begins with as this one does; 0 for too few."""
+        if not self._begun or self.options.kv_variant != other.options.kv_variant:
+            return 0
+        common = common_prefix(self.prompt.key, other.prompt.key)
+        known = self._cache.serves(other.prompt, other.options.kv_variant, other.start.owner)
+        return common if common > max(self.cached, known) + LEAST_SHARED else 0
+
+    def share(self, kv: Sequence[Any]) -> None:
+        """Keep what `kv` holds, the plain caches of this answer so far, for others too."""
+        key, length = self._key, kv_length(kv) or 0
+        if 0 < length <= len(key):
+            asked = min(length, len(self.prompt.tokens))
+            start = Start(None, 0, None, dict(self.start.snapshots), asked=asked)
+            self._cache.put(key[:length], frozen(kv), self.options.kv_variant, start)
+
+    @property
+    def _key(self) -> Sequence[Hashable]:
+        """What stands for the prompt, and for all tokens generated."""
+        return joined(self.prompt.key, TokenIds(self._fed))
 
     @property
     def cached(self) -> int:
@@ -218,7 +245,7 @@ class Answer:
         length = kv_length(self.kv) if self.kv is not None else None
         if not length or (failed and length != self.cached):
             return
-        key = joined(self.prompt.key, TokenIds(self._fed))[:length]
+        key = self._key[:length]
         if len(key) == length:  # else it holds a token that nobody was told
             kv = plain_caches(self.kv or [])
             # What was run and gave no token that was handed on, nobody has looked at.

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from model_kit.kit import ModelKit
 
 
+CHUNK = 2048
+"""Tokens of prompts that are run between two steps of the answers under way."""
+
+
 class _Together:
     """An answer that is decoded in the lane, and its text."""
 
@@ -70,7 +74,7 @@ class Desk:
             and self._model is not None
             and decodes_together(self._model, kit.make_cache, kit.vocab_size)
         )
-        self._reading: deque[tuple[Answer, Iterator[None]]] = deque()
+        self._reading: deque[tuple[Answer, Iterator[int]]] = deque()
         self._alone: deque[Answer] = deque()
         """Those that wait for their turn of being answered by themselves."""
         self._single: Iterator[None] | None = None
@@ -102,16 +106,12 @@ class Desk:
 
     def go_on(self) -> None:
         """A step of everything that is under way."""
-        if self._reading:
-            # In turns, so that a short prompt does not wait for all of a long one.
-            answer, reading = self._reading.popleft()
-            if _next(reading):
-                self._reading.append((answer, reading))
+        self._read_on()
         if self._rows:
             self._step()
         if self._single is None and self._alone:
             self._single = alone.steps(self._alone.popleft())
-        if self._single is not None and not _next(self._single):
+        if self._single is not None and next(self._single, self) is self:
             self._single = None
         if not self.busy:
             self._wired.close()
@@ -122,22 +122,50 @@ class Desk:
 
     # --- prompts ---------------------------------------------------------------------------------
 
-    def _read(self, answer: Answer) -> Iterator[None]:
-        """Read a prompt, and yield after each picture and each chunk; then decode it."""
+    def _read_on(self) -> None:
+        """Read prompts, a chunk each, until one chunk's worth of tokens was run or all had one."""
+        done = 0
+        for _ in range(len(self._reading)):
+            # In turns, so that a short prompt does not wait for all of a long one.
+            answer, reading = self._reading.popleft()
+            ran = next(reading, None)
+            if ran is not None:
+                self._reading.append((answer, reading))
+                done += ran
+            if done >= CHUNK:
+                break
+
+    def _read(self, answer: Answer) -> Iterator[int]:
+        """Read a prompt, then decode it; yields after each picture and chunk what to count for it.
+
+        What another one that is under way begins with too is read once.
+        """
         try:
+            while any(other.shares(answer) for other, _ in self._reading):
+                answer.stop_if_cancelled()
+                yield 0
+            shared = {name: row.answer.shares(answer) for name, row in self._rows.items()}
+            most = max(shared, key=shared.__getitem__, default=0)
+            if shared.get(most):
+                self._rows[most].answer.share(self._lane.take(most))
             rest = answer.begin()
             assert answer.kv is not None
             rows: dict[str, mx.array] = {}
             for span in answer.spans:
                 if span.picture.digest not in rows:
                     rows[span.picture.digest] = answer.encode(span.picture)
-                    yield
+                    yield CHUNK
             embeddings = answer.embeddings(rest, lambda picture: rows[picture.digest])
             answer.look()
             model, kv, total = self._model, answer.kv, len(rest)
+            before = 0
             for done in prefill(model, rest, embeddings, kv, answer.whole, answer.options):
                 answer.progress(done, total)
-                yield
+                if done > before:
+                    yield done - before
+                before = done
+            if any(answer.shares(other) for other, _ in self._reading):
+                answer.share(plain_caches(kv))
             self._join(answer, mx.array(list(rest[-1:])), embeddings)
             answer.progress(total, total)
         except Cancelled:
@@ -197,11 +225,6 @@ class Desk:
         rows, self._rows = list(self._rows.values()), {}
         for together in rows:
             together.answer.end("error", error)
-
-
-def _next(steps: Iterator[None]) -> bool:
-    """Go on; whether there is more to come."""
-    return next(steps, steps) is None
 
 
 def _sees_itself_whole(answer: Answer) -> bool:

@@ -126,6 +126,10 @@ class PromptCache:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def serves(self, prompt: Prompt, variant: Hashable, owner: object) -> int:
+        """How many tokens of a prompt `take` would find in memory."""
+        return self._find(prompt, variant, owner)[1]
+
     def take(self, prompt: Prompt, variant: Hashable, owner: object) -> Start:
         """The KV cache that holds the longest possible start of `prompt`.
 

@@ -44,7 +44,8 @@ def create_app(engine: Engine, settings: Settings, fetcher: Fetcher | None = Non
     add_error_handlers(app)
     describe(app, settings.model, settings.api_key is not None)
     # The last one added is the first one asked.
-    app.add_middleware(Limits, settings=settings, metrics=service.metrics)
+    at_once = engine.parallel
+    app.add_middleware(Limits, settings=settings, metrics=service.metrics, at_once=at_once)
     if settings.api_key is not None:
         free = frozenset({"/health", *page})
         app.add_middleware(KeyRequired, key=settings.api_key, open_paths=free)

@@ -18,11 +18,14 @@ ANSWERING = frozenset({"/v1/chat/completions", "/v1/completions"})
 class Limits:
     """A request takes its place before its body is read, so what waits stays few and small."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self, app: ASGIApp, settings: Settings, metrics: Metrics, at_once: int = 1
+    ) -> None:
+        """`at_once` are at work; `Settings.max_queue` may wait."""
         self._app = app
         self._settings = settings
         self._metrics = metrics
-        self._places = settings.max_queue + 1
+        self._places = settings.max_queue + at_once
         self._of_one = self._places - settings.max_queue // 4
         """The most places that one client has: no other one is shut out by it."""
         self._taken: Counter[Hashable] = Counter()

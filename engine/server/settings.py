@@ -37,7 +37,7 @@ class Settings:
     media_root: Path | None = None
     """The folder that `file:` URLs of pictures are confined to; None refuses them all."""
     max_queue: int = 64
-    """Requests that may wait behind the one at work; the next is refused with 429. The last
+    """Requests that may wait behind those at work; the next is refused with 429. The last
     quarter of these places is kept from a client that has all the others."""
     max_connections: int = 256
     """Open at once; the next is closed unread."""

@@ -1,0 +1,189 @@
+"""Answers made together, each against the same one made by itself."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("torch")
+
+from support.families import FAMILIES
+
+from engine import (
+    Engine,
+    Finished,
+    Generation,
+    GenerationOptions,
+    NumericalError,
+    OptionError,
+    Request,
+    TextDelta,
+    load,
+)
+from vision_add_ons.testing import TOLERANCE, Reference, written
+
+WAYS: list[dict[str, Any]] = [
+    {},
+    {"temperature": 0.9, "top_p": 0.9},
+    {"temperature": 0.8, "repetition_penalty": 1.2, "top_logprobs": 3},
+    {"temperature": 1.3, "top_k": 9, "min_p": 0.01, "frequency_penalty": 0.5},
+]
+SHORT = GenerationOptions(max_tokens=6)
+
+
+def requests(reference: Reference, seed: int, count: int) -> list[Request]:
+    """Texts and prompts with pictures, of all lengths, each answered in another way."""
+    chance = random.Random(seed)
+    made = []
+    for i in range(count):
+        numbers = np.random.default_rng([seed, i])
+        pictures = []
+        tokens = [chance.randint(5, 60) for _ in range(chance.randint(3, 40))]
+        for _ in range(chance.choice((0, 0, 1, 2))):
+            size = (chance.randint(20, 60), chance.randint(20, 60), 3)
+            pictures.append(Image.fromarray(numbers.integers(0, 255, size, dtype=np.uint8)))
+            if reference.image_token is not None:
+                tokens.insert(chance.randint(1, len(tokens)), reference.image_token)
+        length = chance.choice((1, 2, 5, 9, 17, 24))
+        options = GenerationOptions(max_tokens=length, logprobs=True, seed=i, **WAYS[i % len(WAYS)])
+        made.append(Request(tokens, pictures, options, client=i))
+    return made
+
+
+def told(generation: Generation) -> tuple[list[TextDelta], Finished]:
+    *events, end = generation
+    assert isinstance(end, Finished)
+    if end.error is not None:
+        raise end.error
+    return [e for e in events if isinstance(e, TextDelta) and e.token is not None], end
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_each_is_what_it_is_alone(
+    family: type[Reference], tmp_path: Path, seed: int, record_property: Any
+) -> None:
+    reference = family(seed)
+    written(reference, tmp_path)
+    asked = requests(reference, seed, 10)
+    with load(tmp_path) as engine:
+        alone = [told(engine.submit(request)) for request in asked]
+    with load(tmp_path, parallel=4) as engine:
+        together = [told(g) for g in [engine.submit(request) for request in asked]]
+    with load(tmp_path, parallel=4, cache_bytes=0) as engine:
+        lone = told(engine.submit(asked[0]))
+    worst = 0.0
+    for (ours, end), (theirs, expected) in zip(together, alone, strict=True):
+        assert [t.token for t in ours] == [t.token for t in theirs]
+        assert (end.answer, end.finish_reason) == (expected.answer, expected.finish_reason)
+        for a, b in zip(ours, theirs, strict=True):
+            assert [token for token, _ in a.top_logprobs] == [token for token, _ in b.top_logprobs]
+            assert a.logprob is not None
+            assert b.logprob is not None
+            worst = max(worst, abs(a.logprob - b.logprob))
+    assert worst <= TOLERANCE
+    # A row that is alone is the same to the bit.
+    assert [(t.token, t.logprob) for t in lone[0]] == [(t.token, t.logprob) for t in alone[0][0]]
+    record_property("parity", (family.name, "together against alone", worst))
+
+
+@pytest.fixture(scope="module")
+def crowd(letters_folder: Path) -> Any:
+    with load(letters_folder, parallel=4) as engine:
+        yield engine
+
+
+def test_what_they_begin_with_is_computed_once(crowd: Engine) -> None:
+    start = "the same long beginning " * 10
+    asked = [crowd.generate(start + end, options=SHORT) for end in ("a", "b", "cc")]
+    first, *others = [generation.result() for generation in asked]
+    assert first.cached_tokens == 0
+    for generation, end in zip(asked[1:], others, strict=True):
+        assert len(generation.prompt.tokens) - end.cached_tokens <= 3
+
+
+def test_a_chat_stays_warm_in_company(crowd: Engine) -> None:
+    chats = [crowd.chat(f"Be {i}.", options=SHORT) for i in range(3)]
+    for turn in range(3):
+        asked = [chat.send(f"Question {turn}?") for chat in chats]
+        for generation in asked:
+            end = generation.result()
+            assert turn == 0 or end.cached_tokens > len(generation.prompt.tokens) // 2
+
+
+def test_cancelled_it_leaves_the_others(crowd: Engine, letters: Engine) -> None:
+    long = GenerationOptions(max_tokens=40)
+    expected = letters.generate("abc", options=long).result()
+    asked = [crowd.generate("abc" if i else "never", options=long) for i in range(4)]
+    for event in asked[0]:
+        if isinstance(event, TextDelta):
+            asked[0].cancel()
+            break
+    assert asked[0].result().finish_reason == "cancelled"
+    assert len(asked[0].result().tokens) < 40
+    assert {g.result().tokens for g in asked[1:]} == {expected.tokens}
+
+
+def test_one_that_fails_fails_alone(
+    crowd: Engine, letters: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.decoding.row_sampler import Row
+
+    take = Row.next
+
+    def broken(row: Row) -> Any:
+        if row.way.temperature == 2:
+            raise NumericalError("planted")
+        return take(row)
+
+    expected = letters.generate("abc", options=SHORT).result().tokens
+    with monkeypatch.context() as patch:
+        patch.setattr(Row, "next", broken)
+        hot = GenerationOptions(max_tokens=6, temperature=2)
+        asked = [crowd.generate("abc", options=hot if i == 1 else SHORT) for i in range(3)]
+        with pytest.raises(NumericalError):
+            asked[1].result()
+        assert [asked[i].result().tokens for i in (0, 2)] == [expected] * 2
+    assert crowd.generate("abc", options=SHORT).result().tokens == expected
+
+
+def test_a_step_that_fails_ends_all_of_it(crowd: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    from engine.decoding.lane import Lane
+
+    def broken(lane: Lane) -> Any:
+        raise RuntimeError("planted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lane, "step", broken)
+        for generation in [crowd.generate("abc", options=SHORT) for _ in range(3)]:
+            with pytest.raises(RuntimeError, match="planted"):
+                generation.result()
+    assert crowd.generate("abc", options=SHORT).result().completion_tokens == 6
+
+
+def test_what_cannot_be_decoded_together_takes_turns(tmp_path: Path, seed: int) -> None:
+    from support import tiny
+
+    folder = tiny.save_of_letters(seed, tmp_path / "model", head_dim=64)
+    options = [SHORT, GenerationOptions(max_tokens=6, kv_bits=8, quantized_kv_start=0)] * 3
+    with load(folder) as engine:
+        alone = [engine.generate("abcdef", options=o).result().tokens for o in options[:2]]
+    with load(folder, parallel=3) as engine:
+        asked = [engine.generate("abcdef", options=o) for o in options]
+        assert [generation.result().tokens for generation in asked] == alone * 3
+
+
+def test_closed_while_they_answer(letters_folder: Path) -> None:
+    engine = load(letters_folder, parallel=3)
+    asked = [engine.generate("abc", options=GenerationOptions(max_tokens=500)) for _ in range(5)]
+    next(asked[0])
+    engine.close()
+    assert {generation.result().finish_reason for generation in asked} <= {"cancelled", "length"}
+
+
+@pytest.mark.parametrize("parallel", [0, -1, 257, True, 2.0, "4", None])
+def test_counts_that_are_none(letters_folder: Path, parallel: Any) -> None:
+    with pytest.raises(OptionError, match="parallel must be a number from 1 to 256"):
+        load(letters_folder, parallel=parallel)
