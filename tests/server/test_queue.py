@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support.serving import Flow, Reply, Running, Watched, image_part, read_all, running, wait_for
 
-from engine import Engine, Generation
+from engine import Engine, Generation, Request
 from engine.events import Event
 from engine.server.fetch import Fetcher
 
@@ -300,6 +300,17 @@ def test_what_does_not_finish_is_cancelled_and_told_so(engine: Engine, flow: Flo
         assert b'data: {"error":{"message":"the server is shutting down"' in data
         assert Reply(read_all(whole)).error["code"] == "shutting_down"
         assert server.ended()
+
+
+def test_what_is_cancelled_before_it_is_asked(engine: Engine, flow: Flow) -> None:
+    flow.hold(1)
+    stop = threading.Event()
+    stop.set()
+    at_work = engine.submit(Request("abc"))
+    next(at_work)
+    assert engine.submit(Request("abc"), cancel=stop).result(30).finish_reason == "cancelled"
+    at_work.cancel()
+    flow.release()
 
 
 def test_an_engine_that_is_closed_under_it(letters_folder: Any) -> None:

@@ -170,16 +170,22 @@ class Watched:
 
     def submit(self, request: Any, **given: Any) -> Generation:
         made: Future[Generation] = Future()
+        here, early = threading.get_ident(), []
         tokens = 0
 
         def on_event(event: Event) -> None:
             nonlocal tokens
+            if threading.get_ident() == here and not made.done():
+                early.append(event)  # what is cancelled already ends within `submit`
+                return
             generation = made.result(60)
             generation._deliver(event)
             tokens += isinstance(event, TextDelta) and event.token is not None
             self._at_event(generation, event, tokens)
 
         made.set_result(self._engine.submit(request, on_event=on_event, **given))
+        for event in early:
+            on_event(event)
         return made.result()
 
 

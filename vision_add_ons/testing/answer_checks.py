@@ -1,6 +1,6 @@
 """Answers: token by token what the reference says, whatever way a prompt takes to the decoder."""
 
-from vision_add_ons.testing.kit import Kit, NothingToCheck
+from vision_add_ons.testing.kit import Kit, NothingToCheck, answered, begin
 from vision_add_ons.testing.reference import Part
 from vision_add_ons.testing.vocabulary import BOS
 
@@ -82,3 +82,19 @@ def check_conversations_in_turns(kit: Kit) -> None:
     for _ in range(2):
         for talk in talks:
             talk += case.compare(talk)[0] + case.words(3)
+
+
+def check_together(kit: Kit) -> None:
+    """Texts and pictures whose answers are decoded together, rows that join and leave at will."""
+    case = kit.case("together")
+    engine = kit.open(kit.folder, parallel=3)
+    prompts: list[list[Part]] = [
+        [BOS, *case.words(30)],
+        [BOS, case.image(), *case.words(5)],
+        [BOS, *case.words(3), case.image(1), *case.words(2), case.image(), *case.words(40)],
+        [BOS, *case.words(2)],
+        [BOS, *case.words(12), case.image(1), *case.words(4)],
+    ]
+    begun = [begin(engine, prompt, kit.reference, prefill_step_size=16) for prompt in prompts]
+    for prompt, generation in zip(prompts, begun, strict=True):
+        case.hold(prompt, answered(generation), kit.reference)

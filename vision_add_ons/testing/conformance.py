@@ -109,6 +109,9 @@ class Conformance:
     def test_text(self, kit: Kit) -> None:
         answer_checks.check_text(kit)
 
+    def test_together(self, kit: Kit) -> None:
+        answer_checks.check_together(kit)
+
     @STEPS
     def test_one_picture(self, kit: Kit, step: int) -> None:
         answer_checks.check_one_picture(kit, step)

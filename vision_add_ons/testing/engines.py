@@ -35,6 +35,7 @@ class Load(Protocol):
         *,
         decoder_only: bool = False,
         add_on: type[VisionAddOn] | None = None,
+        parallel: int = 1,
     ) -> LoadedEngine: ...
 
 

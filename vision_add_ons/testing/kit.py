@@ -14,7 +14,7 @@ from PIL import Image
 from vision_add_ons.base import VisionAddOn
 from vision_add_ons.errors import CheckpointError, NumericalError
 from vision_add_ons.testing.comparison import TOLERANCE, centred, finite, relative_error
-from vision_add_ons.testing.engines import Load, LoadedEngine, tokens_of
+from vision_add_ons.testing.engines import Answering, Load, LoadedEngine, tokens_of
 from vision_add_ons.testing.folders import changed_folder
 from vision_add_ons.testing.photo import Photo
 from vision_add_ons.testing.reference import Part, Reference, written
@@ -84,9 +84,11 @@ class Kit:
         weights; what is not changed is linked."""
         return changed_folder(self.folder, self.new_folder("changed"), changes, tensors)
 
-    def open(self, folder: Path, add_on: type[VisionAddOn] | None = None) -> LoadedEngine:
+    def open(
+        self, folder: Path, add_on: type[VisionAddOn] | None = None, parallel: int = 1
+    ) -> LoadedEngine:
         """Load an engine; it is closed with the others. Raises what loading raises."""
-        engine = self.load(folder, add_on=add_on or self.add_on)
+        engine = self.load(folder, add_on=add_on or self.add_on, parallel=parallel)
         self._opened.append(engine)
         return engine
 
@@ -207,9 +209,20 @@ def ask(
     engine: LoadedEngine, prompt: Sequence[Part], reference: Reference, **options: Any
 ) -> Answered:
     """Ask an engine for `ANSWER` greedy tokens."""
+    return answered(begin(engine, prompt, reference, **options))
+
+
+def begin(
+    engine: LoadedEngine, prompt: Sequence[Part], reference: Reference, **options: Any
+) -> Answering:
+    """Ask, and wait for nothing."""
     wanted = replace(engine.options_class(), max_tokens=ANSWER, top_logprobs=VOCAB, **options)
     asked, images = request(prompt, reference)
-    generation = engine.generate(asked, images=images, options=wanted)
+    return engine.generate(asked, images=images, options=wanted)
+
+
+def answered(generation: Answering) -> Answered:
+    """The answer, once all of it is there."""
     deltas = tokens_of(generation)
     try:
         end = generation.result()
