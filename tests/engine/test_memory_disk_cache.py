@@ -18,9 +18,9 @@ from support.short_chats import SHORT, talk
 from engine import (
     GenerationOptions,
     Request,
-    kv_file,
     load,
 )
+from engine.memory import kv_file
 from engine.memory.kv_file import Contents
 from engine.memory.memory import kv_path
 

@@ -16,9 +16,9 @@ from engine import (
     GenerationOptions,
     OptionError,
     PromptError,
-    kv_file,
     load,
 )
+from engine.memory import kv_file
 from engine.memory.memory import kv_path
 from vision_add_ons.errors import ImageError
 from vision_add_ons.testing import Photo
