@@ -1,9 +1,11 @@
 """The tokens of answers that are decoded together, drawn together, each as if it were alone."""
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import mlx.core as mx
+import numpy as np
 from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p
 
 from engine.decoding.sampling import SMALLEST, Alternatives, alternatives_of, checked
@@ -61,7 +63,7 @@ class Row:
         self.way = Way.of(options, vocab_size)
         self.key = mx.random.key(seed)
         self.count = min(options.top_logprobs, vocab_size)
-        self.told: list[tuple[list[mx.array], int]] = []
+        self.told: list[tuple[_Told, int]] = []
         """Of each token not yet delivered: what was computed for all rows, and the row's index."""
 
     def next(self) -> tuple[float, Alternatives]:
@@ -70,10 +72,24 @@ class Row:
         Raises `NumericalError` if it is not finite; see `engine.decoding.sampling`.
         """
         told, i = self.told.pop(0)
-        logprob = checked(float(told[0][i, 0]))
+        logprobs, *likeliest = told.rows
+        logprob = checked(float(logprobs[i, 0]))
         if not self.count:
             return logprob, ()
-        return logprob, alternatives_of(told[1][i], told[2][i])[: self.count]
+        return logprob, alternatives_of(*(array[i] for array in likeliest))[: self.count]
+
+
+class _Told:
+    """What was computed beside the tokens of a step."""
+
+    def __init__(self, arrays: Sequence[mx.array]) -> None:
+        self.arrays = arrays
+
+    @cached_property
+    def rows(self) -> list[np.ndarray]:
+        """The same for the processor: an array of MLX's that is asked for one of its numbers has it
+        computed, and waits for the next step, which is under way by then."""
+        return [np.array(array) for array in self.arrays]
 
 
 class RowSampler:
@@ -90,8 +106,9 @@ class RowSampler:
         if count := max(row.count for row in self.rows):
             ids = mx.argpartition(-logprobs, kth=count - 1, axis=-1)[:, :count]
             told += [ids, mx.take_along_axis(logprobs, ids, axis=-1).astype(mx.float32)]
+        shared = _Told(told)
         for i, row in enumerate(self.rows):
-            row.told.append((told, i))
+            row.told.append((shared, i))
         # Computed along with the tokens: see `engine.decoding.sampling.Sampler`.
         drawn: mx.array = mx.depends(tokens, told)
         return drawn

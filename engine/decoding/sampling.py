@@ -61,7 +61,9 @@ class Sampler:
         """
         told = self._told.popleft()
         logprob = checked(float(told[0]))
-        return logprob, alternatives_of(told[1][0], told[2][0]) if len(told) > 1 else ()
+        # As arrays of the processor: MLX would compute the parts behind the step under way.
+        likeliest = [np.array(array)[0] for array in told[1:]]
+        return logprob, alternatives_of(*likeliest) if likeliest else ()
 
 
 def checked(logprob: float) -> float:
@@ -74,7 +76,7 @@ def checked(logprob: float) -> float:
     return logprob
 
 
-def alternatives_of(tokens: mx.array, logprobs: mx.array) -> Alternatives:
+def alternatives_of(tokens: mx.array | np.ndarray, logprobs: mx.array | np.ndarray) -> Alternatives:
     """Both [count] in any order; likeliest first, without tokens that the model rules out."""
     ids, values = np.array(tokens), np.array(logprobs)
     order = np.argsort(-values, kind="stable")

@@ -38,6 +38,7 @@ ASKING: tuple[tuple[Callable[..., object], tuple[Any, ...]], ...] = (
     (answer_checks.check_touching_pictures, ()),
     (answer_checks.check_a_conversation, ()),
     (answer_checks.check_conversations_in_turns, ()),
+    (answer_checks.check_together, ()),
     (state_checks.check_two_engines_on_two_threads, ()),
     (form_checks.check_dialects, ()),
     (form_checks.check_quantized, (False,)),
