@@ -215,7 +215,7 @@ class Desk:
         time.sleep(0)
         for name in ended:
             self._rows[name].answer.kv = self._lane.take(name)
-        self._lane.drop(list(ended))
+        self._lane.drop(ended)
         for name, end in ended.items():
             self._rows.pop(name).answer.end(*end)
 

@@ -1,25 +1,21 @@
-"""Answers decoded together, over mlx-lm's `GenerationBatch`; each row as if it were alone.
+"""Answers decoded together, over mlx-lm's batch caches; each row as if it were alone.
 
 A row that is alone keeps its plain caches, and so mlx-lm's kernels for one; when a second joins,
 they become batch caches in place, and plain again when one is left.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.generate import GenerationBatch, StopSequences, generation_stream
+from mlx_lm.generate import generation_stream
 
 from engine.decoding.row_sampler import Row, RowSampler
 from engine.decoding.sampling import LogitsProcessor
 from engine.options import GenerationOptions
 
 log = logging.getLogger("sightline")
-
-
-ENDLESS = 2**31
-"""More tokens than any answer has: rows are dropped from outside."""
 
 
 class LaneCache:
@@ -71,6 +67,144 @@ class LaneCache:
         return self._cache if self._alone else self._cache.extract(index)
 
 
+class _Row:
+    """What the lane knows of a row beside what is drawn for it."""
+
+    def __init__(self, name: int, processors: Sequence[LogitsProcessor]) -> None:
+        self.name = name
+        self.processors = processors
+        self._tokens: mx.array | None = None
+
+    def process(self, token: mx.array, logits: mx.array) -> mx.array:
+        """Logits [1, vocab_size] after `token`, [1], by its processors, which see all tokens."""
+        if not self.processors:
+            return logits
+        seen = token if self._tokens is None else mx.concatenate([self._tokens, token])
+        self._tokens = seen
+        for process in self.processors:
+            logits = process(seen, logits)
+        return logits
+
+
+class Lane:
+    """Rows that are decoded together, a token of each a step. For one thread."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._rows: list[_Row] = []
+        self._caches: list[LaneCache] = []
+        self._sampler = RowSampler(())
+        self._next: mx.array | None = None
+        """The tokens that the next step delivers, [rows]; being computed."""
+        self._steps = 0
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(
+        self,
+        name: int,
+        last: mx.array,
+        caches: Sequence[Any],
+        shift: int,
+        sampler: RowSampler,
+        processors: Sequence[LogitsProcessor],
+    ) -> None:
+        """Decode a row, `sampler`'s only one, from its `last` token, [1], on.
+
+        `caches`, plain ones, hold the tokens before it.
+        """
+        row = _Row(name, processors)
+        own = [LaneCache(cache, shift) for cache in caches]
+        with mx.stream(generation_stream):
+            drawn = self._draw([row], last, own, sampler)
+            if self._next is None:
+                self._caches, self._sampler, self._next = own, sampler, drawn
+            else:
+                for ours, new in zip(self._caches, own, strict=True):
+                    ours.extend(new)
+                self._sampler.extend(sampler)
+                self._next = mx.concatenate([self._next, drawn])
+        self._rows.append(row)
+
+    def first(
+        self,
+        last: mx.array,
+        embedding: mx.array | None,
+        caches: Sequence[Any],
+        sampler: RowSampler,
+        processors: Sequence[LogitsProcessor],
+    ) -> mx.array:
+        """The first token, [1], of a row whose prompt's `last` one needs its views or its row.
+
+        `embedding` has shape [1, hidden_size].
+        """
+        with mx.stream(generation_stream):
+            extra = {} if embedding is None else {"input_embeddings": embedding[None]}
+            return self._draw([_Row(0, processors)], last, caches, sampler, **extra)
+
+    def _draw(
+        self,
+        rows: Sequence[_Row],
+        tokens: mx.array,
+        caches: Sequence[Any],
+        sampler: RowSampler,
+        **extra: mx.array,
+    ) -> mx.array:
+        """What comes after `tokens`, [rows], as mlx-lm's `generate_step` draws it."""
+        logits = self._model(tokens[:, None], cache=caches, **extra)[:, -1, :]
+        if any(row.processors for row in rows):
+            parts = [
+                row.process(tokens[i : i + 1], logits[i : i + 1]) for i, row in enumerate(rows)
+            ]
+            logits = mx.concatenate(parts)
+        drawn = sampler(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
+        mx.async_eval(drawn)
+        return drawn
+
+    def step(self) -> list[tuple[int, int]]:
+        """Each row's name and its next token; what was told of it is at its `Row`.
+
+        The step after it is under way by then.
+        """
+        if self._next is None:
+            return []
+        tokens = self._next
+        with mx.stream(generation_stream):
+            self._next = self._draw(self._rows, tokens, self._caches, self._sampler)
+            told: list[int] = tokens.tolist()  # type: ignore[assignment]
+        self._steps += 1
+        if self._steps % 256 == 0:  # as mlx-lm's loop does
+            mx.clear_cache()
+        return [(row.name, token) for row, token in zip(self._rows, told, strict=True)]
+
+    def take(self, name: int) -> list[Any]:
+        """A row's plain caches, which hold all tokens that were delivered."""
+        index = [row.name for row in self._rows].index(name)
+        with mx.stream(generation_stream):
+            return [cache.extract(index) for cache in self._caches]
+
+    def drop(self, names: Collection[int]) -> None:
+        """Leave these rows out from now on."""
+        keep = [i for i, row in enumerate(self._rows) if row.name not in names]
+        if len(keep) == len(self._rows):
+            return
+        if not keep or self._next is None:
+            self.clear()
+            return
+        with mx.stream(generation_stream):
+            for cache in self._caches:
+                cache.filter(keep)
+            self._next = self._next[mx.array(keep)]
+        self._rows = [self._rows[i] for i in keep]
+        self._sampler.filter(keep)
+
+    def clear(self) -> None:
+        """Leave all rows out."""
+        self._rows, self._caches, self._next = [], [], None
+        self._sampler = RowSampler(())
+
+
 def decodes_together(model: Any, make_cache: Callable[[], list[Any]], vocab_size: int) -> bool:
     """Whether mlx-lm can decode rows of this model together: two are tried, for two tokens.
 
@@ -91,96 +225,3 @@ def decodes_together(model: Any, make_cache: Callable[[], list[Any]], vocab_size
         log.info("answers are made one after the other (%s)", error)
         log.debug("decoding together failed", exc_info=error)
         return False
-
-
-class Lane:
-    """Rows that are decoded together. For one thread."""
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-        self._batch: GenerationBatch | None = None
-        self._sampler: RowSampler | None = None
-
-    def __len__(self) -> int:
-        return 0 if self._batch is None else len(self._batch)
-
-    def add(
-        self,
-        name: int,
-        last: mx.array,
-        caches: Sequence[Any],
-        shift: int,
-        sampler: RowSampler,
-        processors: Sequence[LogitsProcessor],
-    ) -> None:
-        """Decode a row, `sampler`'s only one, from its `last` token, [1], on.
-
-        `caches`, plain ones, hold the tokens before it.
-        """
-        with mx.stream(generation_stream):
-            batch = GenerationBatch(
-                self._model,
-                [name],
-                last,
-                [LaneCache(cache, shift) for cache in caches],
-                [[]],
-                [None],
-                sampler,
-                [list(processors)],
-                [StopSequences()],
-                [ENDLESS],
-            )
-            if self._batch is None or self._sampler is None:
-                self._batch, self._sampler = batch, sampler
-            else:
-                self._batch.extend(batch)
-                self._sampler.extend(sampler)
-
-    def first(
-        self,
-        last: mx.array,
-        embedding: mx.array | None,
-        caches: Sequence[Any],
-        sampler: RowSampler,
-        processors: Sequence[LogitsProcessor],
-    ) -> mx.array:
-        """The first token, [1], of a row whose prompt's `last` one needs its views or its row.
-
-        As mlx-lm's `generate_step` draws it. `embedding` has shape [1, hidden_size].
-        """
-        with mx.stream(generation_stream):
-            extra = {} if embedding is None else {"input_embeddings": embedding[None]}
-            logits = self._model(last[None], cache=caches, **extra)[:, -1, :]
-            for process in processors:
-                logits = process(last, logits)
-            return sampler(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
-
-    def step(self) -> list[tuple[int, int]]:
-        """Each row's name and its next token; what was told of it is at its `Row`."""
-        if self._batch is None:
-            return []
-        with mx.stream(generation_stream):
-            return [(response.uid, int(response.token)) for response in self._batch.next()]
-
-    def take(self, name: int) -> list[Any]:
-        """A row's plain caches, which hold all tokens that were delivered."""
-        assert self._batch is not None
-        with mx.stream(generation_stream):
-            caches: list[Any] = self._batch.extract_cache(self._batch.uids.index(name))
-        return caches
-
-    def drop(self, names: Sequence[int]) -> None:
-        """Leave these rows out from now on."""
-        if self._batch is None or self._sampler is None:
-            return
-        keep = [i for i, name in enumerate(self._batch.uids) if name not in names]
-        if not keep:
-            self._batch = self._sampler = None
-            return
-        with mx.stream(generation_stream):
-            self._batch.filter(keep)
-        self._sampler.filter(keep)
-
-    def clear(self) -> None:
-        """Leave all rows out."""
-        self._batch = self._sampler = None

@@ -97,7 +97,7 @@ class RowSampler:
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = list(rows)
-        self._keys = mx.stack([row.key for row in self.rows])
+        self._keys = mx.stack([row.key for row in self.rows]) if rows else mx.zeros((0, 2))
 
     def __call__(self, logprobs: mx.array) -> mx.array:
         """Tokens [rows] for log-probabilities [rows, vocab_size]."""
