@@ -32,8 +32,17 @@ LEAST_SHARED = 64
 """Tokens for which another prompt is waited for; fewer are run sooner."""
 
 
+Ending = tuple[FinishReason, BaseException | None]
+"""How an answer ends, and the error if there was one."""
+
+
 class Cancelled(Exception):
     """Raised where an answer that nobody wants any more is at work."""
+
+
+def ending(error: BaseException) -> Ending:
+    """How an answer ends that raised this."""
+    return ("cancelled", None) if isinstance(error, Cancelled) else ("error", error)
 
 
 class Answer:
@@ -53,7 +62,8 @@ class Answer:
         """What holds the prompt, and the answer so far."""
         self.start = Start(None, 0, generation.owner)
         """What of the prompt was in the cache."""
-        self._begun = False
+        self.begun = False
+        """Whether its prompt is being read, or was."""
         self._started = time.perf_counter()
         self._first_token: float | None = None
         self._last_token: float | None = None
@@ -68,7 +78,7 @@ class Answer:
     def begin(self) -> Sequence[int]:
         """Take what the cache has of the prompt; the tokens that are left to run."""
         self.stop_if_cancelled()
-        self._begun = True
+        self.begun = True
         self.start = self._cache.take(self.prompt, self.options.kv_variant, self.start.owner)
         self.kv, self.start.kv = self.start.kv, None
         if self.kv is None:
@@ -77,7 +87,7 @@ class Answer:
 
     def shares(self, other: "Answer") -> int:
         """How many tokens the other's prompt begins with as this one does; 0 for too few."""
-        if not self._begun or self.options.kv_variant != other.options.kv_variant:
+        if not self.begun or self.options.kv_variant != other.options.kv_variant:
             return 0
         common = common_prefix(self.prompt.key, other.prompt.key)
         known = self._cache.serves(other.prompt, other.options.kv_variant, other.start.owner)
@@ -159,6 +169,11 @@ class Answer:
         self.generation.emit(Progress(processed, total, self.cached))
         if processed < total:
             self.stop_if_cancelled()
+
+    def read(self) -> None:
+        """Tell that the whole prompt was run."""
+        total = len(self.prompt.tokens) - self.cached
+        self.generation.emit(Progress(total, total, self.cached))
 
     def stop_if_cancelled(self) -> None:
         if self.generation.cancelled:

@@ -5,27 +5,38 @@ they become batch caches in place, and plain again when one is left.
 """
 
 import logging
-from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from collections.abc import Collection, Generator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import mlx.core as mx
 from mlx_lm.generate import generation_stream
 
-from engine.decoding.row_sampler import Row, RowSampler
+from engine.decoding.prefill import prefill_together
+from engine.decoding.row_sampler import RowSampler
 from engine.decoding.sampling import LogitsProcessor
-from engine.options import GenerationOptions
+
+if TYPE_CHECKING:
+    from model_kit.kit import ModelKit
 
 log = logging.getLogger("sightline")
+
+T = TypeVar("T")
+
+ALIKE = 0.05
+"""How far the logits of a row may be from those that it has alone, for the rounding of bfloat16."""
 
 
 class LaneCache:
     """One layer's KV cache of all rows: plain while there is one, else mlx-lm's batch of it."""
 
-    def __init__(self, cache: Any, shift: int) -> None:
-        """`shift` is what a row's next token stands behind its index; see `CacheView.shift`."""
+    def __init__(self, cache: Any, shifts: Sequence[int]) -> None:
+        """A plain cache of one row, or a batch cache of several.
+
+        `shifts` are what the rows' next tokens stand behind their index; see `CacheView.shift`.
+        """
         self._cache = cache
-        self._shifts = [shift]
-        self._alone = True
+        self._shifts = list(shifts)
+        self._alone = len(self._shifts) == 1
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["_cache"], name)
@@ -103,29 +114,27 @@ class Lane:
 
     def add(
         self,
-        name: int,
+        names: Sequence[int],
         last: mx.array,
-        caches: Sequence[Any],
-        shift: int,
+        caches: Sequence[LaneCache],
         sampler: RowSampler,
-        processors: Sequence[LogitsProcessor],
+        processors: Sequence[Sequence[LogitsProcessor]],
     ) -> None:
-        """Decode a row, `sampler`'s only one, from its `last` token, [1], on.
+        """Decode the rows of `sampler` from their `last` tokens, [rows], on.
 
-        `caches`, plain ones, hold the tokens before it.
+        `caches` hold the tokens before those.
         """
-        row = _Row(name, processors)
-        own = [LaneCache(cache, shift) for cache in caches]
+        rows = [_Row(*row) for row in zip(names, processors, strict=True)]
         with mx.stream(generation_stream):
-            drawn = self._draw([row], last, own, sampler)
+            drawn = self._draw(rows, last, caches, sampler)
             if self._next is None:
-                self._caches, self._sampler, self._next = own, sampler, drawn
+                self._caches, self._sampler, self._next = list(caches), sampler, drawn
             else:
-                for ours, new in zip(self._caches, own, strict=True):
+                for ours, new in zip(self._caches, caches, strict=True):
                     ours.extend(new)
                 self._sampler.extend(sampler)
                 self._next = mx.concatenate([self._next, drawn])
-        self._rows.append(row)
+        self._rows += rows
 
     def first(
         self,
@@ -205,23 +214,41 @@ class Lane:
         self._sampler = RowSampler(())
 
 
-def decodes_together(model: Any, make_cache: Callable[[], list[Any]], vocab_size: int) -> bool:
-    """Whether mlx-lm can decode rows of this model together: two are tried, for two tokens.
+def decodes_together(kit: "ModelKit") -> bool:
+    """Whether rows of a model can be decoded together: two are tried, and held against each alone.
 
-    Quantized KV caches cannot be merged, and some decoders take no batch of them.
+    Quantized KV caches cannot be merged, and some decoders take no batch of them, or take padding
+    for tokens.
     """
-    if not all(hasattr(cache, "merge") for cache in make_cache()):
+    model: Any = kit.text_model
+    if model is None or not all(hasattr(cache, "merge") for cache in kit.make_cache()):
         return False
-    lane = Lane(model)
+    prompts = [[i % kit.vocab_size for i in row] for row in ((3, 5, 7, 11, 13), (17, 19))]
+    last = mx.array([[prompt[-1]] for prompt in prompts])
     try:
-        for name in range(2):
-            caches = make_cache()
-            with mx.stream(generation_stream):
-                model(mx.zeros((1, name + 1), dtype=mx.int32), cache=caches)
-            sampler = RowSampler([Row(GenerationOptions(), 0, vocab_size)])
-            lane.add(name, mx.array([0]), caches, 0, sampler, ())
-        return all(len(lane.step()) == 2 for _ in range(2)) and bool(lane.take(0))
+        reading = prefill_together(model, prompts, [kit.make_cache() for _ in prompts], 8)
+        merged = _result(reading)
+        with mx.stream(generation_stream):
+            ours = model(last, cache=[LaneCache(cache, (0, 0)) for cache in merged])[:, -1]
+            for row, prompt, expected in zip(ours, prompts, last, strict=True):
+                caches = kit.make_cache()
+                model(mx.array([prompt[:-1]]), cache=caches)
+                theirs = model(expected[None], cache=caches)[0, -1].astype(mx.float32)
+                apart = mx.linalg.norm(row.astype(mx.float32) - theirs)
+                # NaN is not below it either.
+                if not bool(apart <= ALIKE * mx.linalg.norm(theirs)):
+                    raise ValueError("a row of two is not what it is alone")
     except Exception as error:
-        log.info("answers are made one after the other (%s)", error)
-        log.debug("decoding together failed", exc_info=error)
+        log.info("answers are made one after the other: %s", error)
         return False
+    return True
+
+
+def _result(steps: Generator[Any, None, T]) -> T:
+    """What a generator returns."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            value: T = end.value
+            return value

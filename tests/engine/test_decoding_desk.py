@@ -187,3 +187,19 @@ def test_closed_while_they_answer(letters_folder: Path) -> None:
 def test_counts_that_are_none(letters_folder: Path, parallel: Any) -> None:
     with pytest.raises(OptionError, match="parallel must be a number from 1 to 256"):
         load(letters_folder, parallel=parallel)
+
+
+def test_a_decoder_that_takes_padding_for_tokens_is_found(
+    letters_folder: Path, letters: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answers are made one after the other then, and are right."""
+    from mlx_lm.models import cache
+
+    def unmasked(self: Any, N: int, **_: Any) -> Any:
+        return None if N == 1 else "causal"
+
+    expected = letters.generate("abc", options=SHORT).result().tokens
+    monkeypatch.setattr(cache.BatchKVCache, "make_mask", unmasked)
+    with load(letters_folder, parallel=4) as engine:
+        asked = [engine.generate("abc" if i else "a longer one", options=SHORT) for i in range(3)]
+        assert [generation.result().tokens for generation in asked[1:]] == [expected] * 2

@@ -1,0 +1,141 @@
+"""Answers that are decoded together: rows of one lane, and the texts that they become."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from engine.decoding.answer import Answer, Ending
+from engine.decoding.lane import Lane, LaneCache
+from engine.decoding.row_sampler import Row, RowSampler
+from engine.decoding.sampling import logits_processors
+from engine.events import FinishReason
+from vision_add_ons.cache_views import plain_caches, shift_of
+
+
+class _Member:
+    """An answer that is decoded in the lane, and its text."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+        self.row = Row(answer.options, answer.seed, answer.kit.vocab_size)
+        self._detokenizer = answer.kit.tokenizer.detokenizer
+        self._eos = answer.kit.tokenizer.eos_token_ids
+        self._left = answer.max_tokens
+
+    def feed(self, token: int) -> FinishReason | None:
+        """Deal with the next token, as mlx-lm's `stream_generate` does."""
+        logprob, alternatives = self.row.next()
+        ended: FinishReason | None = None
+        self._left -= 1
+        if token in self._eos:
+            ended = "stop"
+        else:
+            self._detokenizer.add_token(token)
+            if not self._left:
+                ended = "length"
+        if ended is not None:
+            self._detokenizer.finalize()
+        text = self._detokenizer.last_segment
+        return self.answer.feed(token, text, ended, logprob, alternatives)
+
+
+class Company:
+    """For the engine's thread alone."""
+
+    def __init__(self, model: Any) -> None:
+        self._lane = Lane(model)
+        self._members: dict[int, _Member] = {}
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    @property
+    def answers(self) -> list[Answer]:
+        """Those under way."""
+        return [member.answer for member in self._members.values()]
+
+    def share_with(self, answer: Answer) -> None:
+        """Have the one that begins most as `answer` does leave it what it holds."""
+        shared = {name: member.answer.shares(answer) for name, member in self._members.items()}
+        most = max(shared, key=shared.__getitem__, default=0)
+        if shared.get(most):
+            self._members[most].answer.share(self._lane.take(most))
+
+    def join(self, answer: Answer, last: mx.array, embedding: mx.array | None) -> None:
+        """Decode an answer too, from its prompt's `last` token, [1], on.
+
+        Its KV caches hold the tokens before that one. `embedding` is what the token is run with if
+        it is an image's, [1, hidden_size]. Raises what the decoder raises.
+        """
+        assert answer.kv is not None
+        views, answer.kv = answer.kv, None  # the lane's, from now on
+        tokens, first = answer.prompt.tokens, None
+        member = _Member(answer)
+        sampler = RowSampler([member.row])
+        if _sees_itself_whole(answer):
+            processors = logits_processors(answer.options, tokens[:-1])
+            last = first = self._lane.first(last, embedding, views, sampler, processors)
+        processors = logits_processors(answer.options, tokens if first is not None else tokens[:-1])
+        shift = [shift_of(views)]
+        caches = [LaneCache(cache, shift) for cache in plain_caches(views)]
+        self._lane.add([id(member)], last, caches, sampler, [processors])
+        self._members[id(member)] = member
+        answer.read()
+        if first is not None:
+            self._deliver([(id(member), int(first))])
+
+    def join_all(
+        self, answers: Sequence[Answer], last: mx.array, caches: Sequence[LaneCache]
+    ) -> None:
+        """Decode several too, from the `last` tokens of their texts, [answers], on.
+
+        `caches` hold the tokens before those. Raises what the decoder raises.
+        """
+        members = [_Member(answer) for answer in answers]
+        processors = [logits_processors(a.options, a.prompt.tokens[:-1]) for a in answers]
+        sampler = RowSampler([member.row for member in members])
+        names = [id(member) for member in members]
+        self._lane.add(names, last, caches, sampler, processors)
+        self._members.update(zip(names, members, strict=True))
+        for answer in answers:
+            answer.read()
+
+    def step(self) -> None:
+        """A token of each answer."""
+        try:
+            told = self._lane.step()
+        except BaseException as error:
+            # What they hold cannot be computed.
+            self._lane.clear()
+            members, self._members = list(self._members.values()), {}
+            for member in members:
+                member.answer.end("error", error)
+        else:
+            self._deliver(told)
+
+    def _deliver(self, told: Sequence[tuple[int, int]]) -> None:
+        ended: dict[int, Ending] = {}
+        for name, token in told:
+            try:
+                reason = self._members[name].feed(token)
+            except BaseException as error:
+                ended[name] = ("error", error)
+            else:
+                if reason is not None:
+                    ended[name] = (reason, None)
+        # Whoever waits for a token has it now, and not after the next step is prepared.
+        time.sleep(0)
+        for name in ended:
+            self._members[name].answer.kv = self._lane.take(name)
+        self._lane.drop(ended)
+        for name, ending in ended.items():
+            self._members.pop(name).answer.end(*ending)
+
+
+def _sees_itself_whole(answer: Answer) -> bool:
+    """Whether the prompt's last token is an image's, or sees what stands behind it."""
+    prompt = answer.prompt
+    ends = [*(span.end for span in prompt.spans), *(end for _, end in prompt.bidirectional)]
+    return max(ends, default=0) >= len(prompt.tokens)

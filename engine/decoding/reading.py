@@ -1,0 +1,206 @@
+"""Prompts that are being read, in turns and several at once, until their answers are decoded."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+
+from engine.decoding.answer import Answer, Cancelled, ending
+from engine.decoding.company import Company
+from engine.decoding.lane import LaneCache
+from engine.decoding.prefill import prefill, prefill_together
+from engine.memory.kv_state import rotates
+from vision_add_ons.cache_views import plain_caches
+
+if TYPE_CHECKING:
+    from model_kit.kit import ModelKit
+
+CHUNK = 2048
+"""Tokens of prompts that are run between two steps of the answers under way."""
+
+TOGETHER = 8
+"""Texts that are read together, at most: as many as mlx-lm's own batches have."""
+
+PADDED = 1.25
+"""How much more than their own tokens texts that are read together may take, padded."""
+
+Begun = tuple[Answer, Sequence[int]]
+"""An answer, and the tokens of its prompt that are left to run."""
+
+
+class Reading:
+    """For the engine's thread alone."""
+
+    def __init__(self, kit: "ModelKit", company: Company) -> None:
+        self._model: Any = kit.text_model
+        self._company = company
+        self._rotates = rotates(kit.make_cache())
+        self._queue: deque[tuple[list[Answer], Iterator[int]]] = deque()
+        """Prompts, and what reads them: one, or several texts at once."""
+
+    def __len__(self) -> int:
+        return sum(len(answers) for answers, _ in self._queue)
+
+    def add(self, answer: Answer) -> None:
+        """Read an answer's prompt; then `Company` decodes it. Whatever happens, it ends."""
+        self._queue.append(([answer], self._read(answer)))
+
+    def go_on(self) -> None:
+        """Read until a chunk's worth of tokens, or a picture, was run, or each had its turn."""
+        self._gather()
+        done = 0
+        for _ in range(len(self._queue)):
+            # In turns, so that a short prompt does not wait for all of a long one.
+            answers, reading = self._queue.popleft()
+            ran = next(reading, None)
+            if ran is not None:
+                self._queue.append((answers, reading))
+                done += ran
+            if done >= CHUNK:
+                break
+
+    # --- one prompt ------------------------------------------------------------------------------
+
+    def _read(self, answer: Answer, rest: Sequence[int] | None = None) -> Iterator[int]:
+        """Read a prompt; yields after each picture and chunk what to count for it.
+
+        `rest` are the tokens that are left to run, if it has begun.
+        """
+        try:
+            if rest is None:
+                while self._comes_behind(answer):
+                    answer.stop_if_cancelled()
+                    yield 0
+                self._company.share_with(answer)
+                rest = answer.begin()
+            assert answer.kv is not None
+            rows: dict[str, mx.array] = {}
+            for span in answer.spans:
+                if span.picture.digest not in rows:
+                    rows[span.picture.digest] = answer.encode(span.picture)
+                    yield CHUNK
+            embeddings = answer.embeddings(rest, lambda picture: rows[picture.digest])
+            answer.look()
+            before = 0
+            options = answer.options
+            for done in prefill(self._model, rest, embeddings, answer.kv, answer.whole, options):
+                answer.progress(done, len(rest))
+                if done > before:
+                    yield done - before
+                before = done
+            self._share(answer)
+            last = None if embeddings is None else embeddings[-1:]
+            self._company.join(answer, mx.array([rest[-1]]), last)
+        except BaseException as error:
+            answer.end(*ending(error))
+
+    # --- what several begin with -----------------------------------------------------------------
+
+    def _comes_behind(self, answer: Answer) -> bool:
+        """Whether another prompt that is being read begins as this one does."""
+        return any(other.shares(answer) for others, _ in self._queue for other in others)
+
+    def _awaited(self, answer: Answer) -> bool:
+        """Whether another prompt waits for what was read of this one."""
+        return any(answer.shares(other) for others, _ in self._queue for other in others)
+
+    def _share(self, answer: Answer) -> None:
+        """Leave what was read of a prompt to those that wait for it."""
+        if answer.kv is not None and self._awaited(answer):
+            answer.share(plain_caches(answer.kv))
+
+    # --- several texts ---------------------------------------------------------------------------
+
+    def _gather(self) -> None:
+        """Have texts that wait together read together, those of about one length."""
+        fresh = [answers[0] for answers, _ in self._queue if not answers[0].begun]
+        begun: list[Begun] = []
+        for answer in fresh if len(fresh) > 1 else ():
+            if answer.prompt.spans or answer.prompt.bidirectional or self._comes_behind(answer):
+                continue
+            others = [*self._company.answers, *(one for one, _ in begun)]
+            if any(other.shares(answer) for other in others):
+                continue
+            try:
+                begun.append((answer, answer.begin()))
+            except BaseException as error:
+                answer.end(*ending(error))
+        taken = {id(answer) for answer in fresh if answer.begun or answer.generation.done}
+        self._queue = deque(one for one in self._queue if id(one[0][0]) not in taken)
+        for group in _alike(begun):
+            reading = self._read(*group[0]) if len(group) == 1 else self._read_all(group)
+            self._queue.append(([answer for answer, _ in group], reading))
+
+    def _read_all(self, group: Sequence[Begun]) -> Iterator[int]:
+        """Read texts together; yields after each chunk what to count for it."""
+        left = {answer: len(rest) for answer, rest in group}
+        try:
+            caches = [answer.kv or [] for answer in left]
+            for answer in left:
+                answer.kv = None  # the batch's
+            steps = (answer.options.prefill_step_size for answer in left)
+            step = max(1, min(CHUNK // len(group), *steps))
+            reading = prefill_together(self._model, [rest for _, rest in group], caches, step)
+            before = 0
+            while True:
+                try:
+                    done = next(reading)
+                except StopIteration as end:
+                    merged = [LaneCache(cache, [0] * len(group)) for cache in end.value]
+                    break
+                for answer, total in list(left.items()):
+                    if not _told(answer, max(0, min(done, total - 2)), total):
+                        del left[answer]
+                if not left:
+                    return
+                yield (done - before) * len(group)
+                before = done
+            joining = [
+                i
+                for i, (answer, rest) in enumerate(group)
+                if answer in left and self._border(answer, len(rest), merged, i)
+            ]
+            left = {group[i][0]: 0 for i in joining}
+            if joining:
+                for cache in merged:
+                    cache.filter(joining)
+                last = mx.array([group[i][1][-1] for i in joining])
+                self._company.join_all(list(left), last, merged)
+        except BaseException as error:
+            for answer in left:
+                answer.end("error", error)
+
+    def _border(self, answer: Answer, total: int, caches: Sequence[LaneCache], row: int) -> bool:
+        """Keep what others, or later turns, go on from; whether the answer itself goes on."""
+        cancelled = answer.generation.cancelled
+        if self._rotates or cancelled or self._awaited(answer):
+            answer.kv = [cache.extract(row) for cache in caches]
+        if not _told(answer, total - 1, total):
+            return False
+        self._share(answer)
+        answer.kv = None
+        return True
+
+
+def _told(answer: Answer, processed: int, total: int) -> bool:
+    """Tell that so many tokens were run; False if it ended with that."""
+    try:
+        answer.progress(processed, total)
+    except Cancelled:
+        answer.end("cancelled")
+        return False
+    return True
+
+
+def _alike(begun: Sequence[Begun]) -> Iterator[list[Begun]]:
+    """Groups of prompts of about one length: the shorter ones are padded to the longest."""
+    group: list[Begun] = []
+    for one in sorted(begun, key=lambda one: len(one[1])):
+        whole = sum(len(rest) for _, rest in [*group, one])
+        if group and (len(group) == TOGETHER or len(one[1]) * (len(group) + 1) > PADDED * whole):
+            yield group
+            group = []
+        group.append(one)
+    if group:
+        yield group
