@@ -1,6 +1,6 @@
 """Thousands of random conversations on tiny checkpoints of every family, warm against cold.
 
-    python scripts/check_conversations.py --steps 10000 [--seed N] [--family gemma3 ...]
+    python scripts/check_conversations.py --steps 10000 [--together 6] [--seed N] [--family NAME]
 
 Every answer is made twice, by an engine that keeps what it can and by one that keeps nothing;
 tokens must be equal and logits within 2e-5. Needs the extras `dev` and `parity`.
@@ -31,6 +31,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=10_000, help="of all families together")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**31))
     parser.add_argument("--family", nargs="*", help="only these, by the beginnings of their names")
+    parser.add_argument("--together", type=int, default=1, help="conversations that ask at once")
     args = parser.parse_args()
     chosen = [f for f in FAMILIES if not args.family or f.name.startswith(tuple(args.family))]
     print(f"seed {args.seed}")
@@ -40,7 +41,9 @@ def main() -> int:
             folder = Path(directory)
             written(reference, folder)
             started = time.perf_counter()
-            with Simulation(folder, reference.image_token, args.seed, BUDGET) as simulation:
+            with Simulation(
+                folder, reference.image_token, args.seed, BUDGET, together=args.together
+            ) as simulation:
                 for _ in range(-(-args.steps // len(chosen))):
                     simulation.step()
         print(

@@ -26,6 +26,7 @@ ITEMS: dict[str, tuple[str, ...]] = {
     "schemathesis": (*PYTEST, "tests/server", "-k", "test_the_document_holds"),
     "scenes": (*PYTEST, "tests", "-k", "test_skills"),
     "conversations": ("scripts/check_conversations.py", "--steps", "400"),
+    "together": ("scripts/check_conversations.py", "--steps", "200", "--together", "6"),
     "kills": ("scripts/check_kills.py", "--kills", "10"),
     "damage": ("scripts/fuzz_checkpoints.py", "--files", "500"),
 }

@@ -191,7 +191,10 @@ class Lane:
         """A row's plain caches, which hold all tokens that were delivered."""
         index = [row.name for row in self._rows].index(name)
         with mx.stream(generation_stream):
-            return [cache.extract(index) for cache in self._caches]
+            caches = [cache.extract(index) for cache in self._caches]
+            # Whoever looks at them later need not be this thread, whose stream it is.
+            mx.async_eval([cache.state for cache in caches])
+        return caches
 
     def drop(self, names: Collection[int]) -> None:
         """Leave these rows out from now on."""

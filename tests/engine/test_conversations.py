@@ -42,3 +42,22 @@ def test_warm_answers_are_cold_answers(
         simulation.step("restart")
         assert simulation.cached > 0
     record_property("parity", (family.name, "warm against cold", simulation.worst))
+
+
+SEVERAL = [family for family in FAMILIES if family.name in ("gemma3", "qwen2_vl")]
+
+
+@pytest.mark.parametrize("family", SEVERAL, ids=lambda family: family.name)
+def test_several_at_once(
+    family: type[Reference], tmp_path: Path, seed: int, record_property
+) -> None:
+    """Warm and in company, against cold and alone; some leave before their end."""
+    reference = family(seed)
+    written(reference, tmp_path)
+    with Simulation(tmp_path, reference.image_token, seed, BUDGET, together=4) as simulation:
+        for _ in range(12):
+            simulation.step()
+        assert simulation.cached > 0
+    record_property(
+        "parity", (family.name, "warm, several at once, against cold", simulation.worst)
+    )

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from engine import Engine, GenerationOptions, Request, TextDelta, load
+from engine import Engine, Generation, GenerationOptions, Request, TextDelta, load
+from engine.memory.memory import Memory
 from vision_add_ons.testing import BOS, TOLERANCE, VOCAB, WORDS, Part, relative_error
 
 MOVES = {
@@ -55,9 +56,17 @@ class Simulation:
     """Two engines with one checkpoint: one that keeps what it can, one that keeps nothing."""
 
     def __init__(
-        self, folder: Path, image_token: int, seed: int, cache_bytes: int, **options: Any
+        self,
+        folder: Path,
+        image_token: int,
+        seed: int,
+        cache_bytes: int,
+        together: int = 1,
+        **options: Any,
     ) -> None:
+        """`together` conversations, at most, ask at once."""
         self.folder, self.image_token, self.options = folder, image_token, options
+        self.together = together
         self.chance = random.Random(seed)
         self.pool = look_alikes(self.chance)
         self.talks: list[Turns] = []
@@ -72,7 +81,7 @@ class Simulation:
 
     def _load(self) -> Engine:
         sizes = {"cache_bytes": self.cache_bytes, "cache_dir_bytes": 4 * self.cache_bytes}
-        return load(self.folder, cache_dir=self.cache_dir, **sizes)
+        return load(self.folder, cache_dir=self.cache_dir, parallel=self.together, **sizes)
 
     def restart(self) -> None:
         """The end of the engine that keeps what it can, and a new one; sometimes with damage."""
@@ -94,7 +103,10 @@ class Simulation:
         self.stack.close()
 
     def step(self, move: str | None = None, seed: int | None = None) -> None:
-        """One question in one of the conversations, and its two answers; random if not given."""
+        """A question in one of the conversations, and its two answers; random if not given.
+
+        Others may go on at the same time.
+        """
         if seed is not None:
             self.chance = random.Random(seed)
         move = move or self.chance.choices(list(MOVES), list(MOVES.values()))[0]
@@ -102,12 +114,20 @@ class Simulation:
             self.restart()
         elif move == "forget":
             self._forget()
-        talk = self._choose_talk(move)
-        talk.append(self._question())
-        if sum(1 if isinstance(part, int) else 40 for turn in talk for part in turn) > 400:
-            del talk[:]
+        asking = [self._choose_talk(move)]
+        for _ in range(self.chance.randrange(self.together) if self.together > 1 else 0):
+            others = [t for t in self.talks if not any(t is talk for talk in asking)]
+            if not others and len(self.talks) < 6:
+                self.talks.append([])
+                others = self.talks[-1:]
+            asking += [self.chance.choice(others)] if others else []
+        for talk in asking:
             talk.append(self._question())
-        talk.append(self._ask(talk))
+            if sum(1 if isinstance(part, int) else 40 for turn in talk for part in turn) > 400:
+                del talk[:]
+                talk.append(self._question())
+        for talk, answer in zip(asking, self._ask(asking), strict=True):
+            talk.append(answer)
         self.steps += 1
 
     def _choose_talk(self, move: str) -> Turns:
@@ -126,7 +146,7 @@ class Simulation:
             question = talk[-2]
             del talk[-2:]
             talk.append(question)
-            talk.append(self._ask(talk))
+            talk += self._ask([talk])
         elif move == "look alike":  # another picture of the same size in place of one
             self._exchange_picture(talk)
         elif move == "shorten" and len(talk) > 1:  # an answer, by whoever keeps it
@@ -149,8 +169,10 @@ class Simulation:
         self.warm = self._load()
 
     def _forget(self) -> None:
-        budget = self.warm._worker.memory.budget  # type: ignore[union-attr]
-        budget.shrink(budget.nbytes // 2)
+        def shrink(memory: Memory) -> None:
+            memory.budget.shrink(memory.budget.nbytes // 2)
+
+        self.warm._worker.call(shrink).result()
 
     def _question(self) -> list[Part]:
         words = [self.chance.choice(WORDS) for _ in range(self.chance.randrange(1, 12))]
@@ -161,7 +183,17 @@ class Simulation:
             question.insert(self.chance.randrange(len(question)), self.chance.choice(WORDS))
         return question
 
-    def _ask(self, talk: Turns) -> list[Part]:
+    def _ask(self, talks: list[Turns]) -> list[list[Part]]:
+        """The answers to conversations that ask at once, having held each against a cold one."""
+        requests = [self._request(talk) for talk in talks]
+        begun = [self.warm.submit(request) for request in requests]
+        if len(begun) > 1 and self.chance.random() < 0.1:
+            leaving = self.chance.choice(begun)
+            next(leaving)
+            leaving.cancel()
+        return [self._held(*one) for one in zip(requests, begun, strict=True)]
+
+    def _request(self, talk: Turns) -> Request:
         parts: list[Part] = [BOS]
         for turn in talk:
             for part in turn:
@@ -175,9 +207,11 @@ class Simulation:
             max_tokens=3, top_logprobs=VOCAB, prefill_step_size=step, **self.options
         )
         owner = talk if self.chance.random() < 0.8 else None
+        return Request(tokens, images, wanted, owner=owner)
+
+    def _held(self, request: Request, warm_answer: Generation) -> list[Part]:
         answers = []
-        for engine in (self.warm, self.cold):
-            generation = engine.submit(Request(tokens, images, wanted, owner=owner))
+        for generation in (warm_answer, self.cold.submit(request)):
             deltas = [e for e in generation if isinstance(e, TextDelta) and e.token is not None]
             rows = np.zeros((len(deltas), VOCAB))
             for row, delta in zip(rows, deltas, strict=True):
@@ -185,11 +219,13 @@ class Simulation:
                     row[token] = logprob
             answers.append(([d.token for d in deltas], rows, generation.result()))
         (ours, warm, end), (theirs, cold, nothing) = answers
+        if end.finish_reason == "cancelled":
+            theirs, cold = theirs[: len(ours)], cold[: len(ours)]
         assert nothing.cached_tokens == nothing.images_reused == 0
         self.cached += end.cached_tokens
         self.from_disk += end.disk_tokens
         self.reused += end.images_reused
-        error = relative_error(warm, cold)
+        error = relative_error(warm, cold) if ours else 0.0
         self.worst = max(self.worst, error)
         assert ours == theirs, (self.steps, error)
         assert error <= TOLERANCE, (self.steps, error)
