@@ -229,7 +229,7 @@ def decodes_together(kit: "ModelKit") -> bool:
     prompts = [[i % kit.vocab_size for i in row] for row in ((3, 5, 7, 11, 13), (17, 19))]
     last = mx.array([[prompt[-1]] for prompt in prompts])
     try:
-        reading = prefill_together(model, prompts, [kit.make_cache() for _ in prompts], 8)
+        reading = prefill_together(model, prompts, [kit.make_cache() for _ in prompts], lambda: 8)
         merged = _result(reading)
         with mx.stream(generation_stream):
             ours = model(last, cache=[LaneCache(cache, (0, 0)) for cache in merged])[:, -1]

@@ -5,7 +5,7 @@ of tokens that see each other must not be cut, so a prompt that has one is run h
 last token, and the loop goes on from there; so is each prompt of answers that are decoded together.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -47,10 +47,12 @@ def prefill(
     caches: list[Any],
     whole: Sequence[Range],
     options: GenerationOptions,
+    step: Callable[[], int] | None = None,
 ) -> Iterator[int]:
     """Run all of `tokens` but the last through the decoder, as mlx-lm's `generate_step` would.
 
-    Yields how many were run: 0, and after each chunk. `embeddings` has shape
+    Yields how many were run: 0, and after each chunk. `step` says of how many tokens the next chunk
+    is, at most, instead of `prefill_step_size`. `embeddings` has shape
     [len(tokens), hidden_size]; `whole` counts from the first of `tokens`. Changes `caches` in
     place. Raises `PromptError` if the last token would have to be taken back from caches that
     cannot.
@@ -59,7 +61,12 @@ def prefill(
     prompt = mx.array(list(tokens))
     yield 0
     done = 0
-    for end in chunk_ends(total, options.prefill_step_size, whole):
+    while True:
+        size = options.prefill_step_size if step is None else step()
+        ahead = chunk_ends(total - done, size, [(a - done, b - done) for a, b in whole])
+        if done == total or not ahead:
+            return
+        end = done + ahead[0]
         with mx.stream(generation_stream):
             extra = {}
             if embeddings is not None:
@@ -86,7 +93,7 @@ def prefill_together(
     model: nn.Module,
     prompts: Sequence[Sequence[int]],
     caches: Sequence[Sequence[Any]],
-    step: int,
+    step: Callable[[], int],
 ) -> Generator[int, None, list[Any]]:
     """Run all tokens but the last of several texts at once, as mlx-lm's batches do.
 
@@ -105,7 +112,7 @@ def prefill_together(
                 cache.prepare(lengths=lengths, right_padding=padding)
     done = 0
     while done < longest:
-        end = min(done + step, longest)
+        end = min(done + step(), longest)
         with mx.stream(generation_stream):
             model(tokens[:, done:end], cache=merged)
             mx.eval([c.state for c in merged])

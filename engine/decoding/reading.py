@@ -1,5 +1,6 @@
 """Prompts that are being read, in turns and several at once, until their answers are decoded."""
 
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,17 @@ if TYPE_CHECKING:
     from model_kit.kit import ModelKit
 
 CHUNK = 2048
-"""Tokens of prompts that are run between two steps of the answers under way."""
+"""Tokens of prompts, at most, that are run between two steps of the answers under way."""
+
+GAP = 0.25
+"""Seconds for which those wait for prompts: chunks become smaller where the machine is slow. One
+picture, and tokens that see each other whole, are run in one piece however long they take."""
+
+PICTURE = CHUNK + 1
+"""What an image counts for: more than any chunk."""
+
+LEAST = 64
+"""Tokens of the smallest chunk, and of the first one beside answers, when the pace is unknown."""
 
 TOGETHER = 8
 """Texts that are read together, at most: as many as mlx-lm's own batches have."""
@@ -38,6 +49,8 @@ class Reading:
         self._rotates = rotates(kit.make_cache())
         self._queue: deque[tuple[list[Answer], Iterator[int]]] = deque()
         """Prompts, and what reads them: one, or several texts at once."""
+        self._pace = 0.0
+        """Seconds that a token of the latest chunk took."""
 
     def __len__(self) -> int:
         return sum(len(answers) for answers, _ in self._queue)
@@ -49,16 +62,26 @@ class Reading:
     def go_on(self) -> None:
         """Read until a chunk's worth of tokens, or a picture, was run, or each had its turn."""
         self._gather()
-        done = 0
+        done, began = 0, time.perf_counter()
         for _ in range(len(self._queue)):
             # In turns, so that a short prompt does not wait for all of a long one.
             answers, reading = self._queue.popleft()
+            started = time.perf_counter()
             ran = next(reading, None)
+            now = time.perf_counter()
             if ran is not None:
                 self._queue.append((answers, reading))
                 done += ran
-            if done >= CHUNK:
+                self._pace = (now - started) / ran if 0 < ran <= CHUNK else self._pace
+            if done >= CHUNK or (now - began >= GAP and len(self._company)):
                 break
+
+    def _step(self, most: int, rows: int = 1) -> int:
+        """How many tokens of each of so many rows the next chunk has, at most."""
+        size = min(most, CHUNK)
+        if len(self._company):
+            size = min(size, max(LEAST, int(GAP / self._pace)) if self._pace else LEAST)
+        return max(1, size // rows)
 
     # --- one prompt ------------------------------------------------------------------------------
 
@@ -79,12 +102,21 @@ class Reading:
             for span in answer.spans:
                 if span.picture.digest not in rows:
                     rows[span.picture.digest] = answer.encode(span.picture)
-                    yield CHUNK
+                    yield PICTURE
             embeddings = answer.embeddings(rest, lambda picture: rows[picture.digest])
             answer.look()
             before = 0
             options = answer.options
-            for done in prefill(self._model, rest, embeddings, answer.kv, answer.whole, options):
+            reading = prefill(
+                self._model,
+                rest,
+                embeddings,
+                answer.kv,
+                answer.whole,
+                options,
+                lambda: self._step(options.prefill_step_size),
+            )
+            for done in reading:
                 answer.progress(done, len(rest))
                 if done > before:
                     yield done - before
@@ -139,9 +171,13 @@ class Reading:
             caches = [answer.kv or [] for answer in left]
             for answer in left:
                 answer.kv = None  # the batch's
-            steps = (answer.options.prefill_step_size for answer in left)
-            step = max(1, min(CHUNK // len(group), *steps))
-            reading = prefill_together(self._model, [rest for _, rest in group], caches, step)
+            most = min(answer.options.prefill_step_size for answer in left) * len(group)
+            reading = prefill_together(
+                self._model,
+                [rest for _, rest in group],
+                caches,
+                lambda: self._step(most, len(group)),
+            )
             before = 0
             while True:
                 try:

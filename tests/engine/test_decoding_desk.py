@@ -203,3 +203,14 @@ def test_a_decoder_that_takes_padding_for_tokens_is_found(
     with load(letters_folder, parallel=4) as engine:
         asked = [engine.generate("abc" if i else "a longer one", options=SHORT) for i in range(3)]
         assert [generation.result().tokens for generation in asked[1:]] == [expected] * 2
+
+
+def test_a_long_prompt_lets_others_go_on(crowd: Engine) -> None:
+    """Between its chunks, the others have their tokens."""
+    long = GenerationOptions(max_tokens=150, prefill_step_size=64)
+    running = crowd.generate("abc", options=long)
+    next(event for event in running if isinstance(event, TextDelta))
+    reading = crowd.generate("abcdefgh " * 150, options=GenerationOptions(max_tokens=1))
+    assert reading.result().completion_tokens == 1
+    assert not running.done
+    assert running.result().completion_tokens == 150
