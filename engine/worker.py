@@ -158,7 +158,7 @@ class Worker:
                 if seen[other.client] > own + 1:
                     continue
             place = i
-        return place - len(others) + len(self._waiting)
+        return max(0, place - len(others) + len(self._waiting))
 
     def close(self) -> None:
         """Cancel all answers, keep what is to be kept, and end the thread.

@@ -87,7 +87,7 @@ class Answer:
 
     def shares(self, other: "Answer") -> int:
         """How many tokens the other's prompt begins with as this one does; 0 for too few."""
-        if not self.begun or self.options.kv_variant != other.options.kv_variant:
+        if self.generation.done or self.options.kv_variant != other.options.kv_variant:
             return 0
         common = common_prefix(self.prompt.key, other.prompt.key)
         known = self._cache.serves(other.prompt, other.options.kv_variant, other.start.owner)

@@ -107,11 +107,7 @@ class Company:
         try:
             told = self._lane.step()
         except BaseException as error:
-            # What they hold cannot be computed.
-            self._lane.clear()
-            members, self._members = list(self._members.values()), {}
-            for member in members:
-                member.answer.end("error", error)
+            self._fail(error)
         else:
             self._deliver(told)
 
@@ -128,10 +124,24 @@ class Company:
         # Whoever waits for a token has it now, and not after the next step is prepared.
         time.sleep(0)
         for name in ended:
-            self._members[name].answer.kv = self._lane.take(name)
-        self._lane.drop(ended)
-        for name, ending in ended.items():
-            self._members.pop(name).answer.end(*ending)
+            try:
+                self._members[name].answer.kv = self._lane.take(name)
+            except BaseException as error:
+                ended[name] = ("error", error)
+        leaving = [(self._members.pop(name).answer, ending) for name, ending in ended.items()]
+        try:
+            self._lane.drop(ended)
+        except BaseException as error:
+            self._fail(error)
+        for answer, ending in leaving:
+            answer.end(*ending)
+
+    def _fail(self, error: BaseException) -> None:
+        """What all of them hold cannot be computed."""
+        self._lane.clear()
+        members, self._members = list(self._members.values()), {}
+        for member in members:
+            member.answer.end("error", error)
 
 
 def _sees_itself_whole(answer: Answer) -> bool:

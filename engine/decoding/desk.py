@@ -38,7 +38,7 @@ class Desk:
         self._reading: Reading | None = None
         """None where nothing is decoded together."""
         if places > 1 and decodes_together(kit):
-            self._reading = Reading(kit, self._company)
+            self._reading = Reading(kit, self._company, sharing=memory.budget.max_bytes > 0)
         self._wired = ExitStack()
 
     @property
@@ -49,12 +49,16 @@ class Desk:
     @property
     def has_room(self) -> bool:
         """Whether another request can be taken."""
-        return self._under_way < self._places
+        return self._under_way < (1 if self._reading is None else self._places)
 
     @property
     def _under_way(self) -> int:
-        alone = len(self._alone) + (self._single is not None)
-        return alone + len(self._company) + len(self._reading or ())
+        return self._together + len(self._alone) + (self._single is not None)
+
+    @property
+    def _together(self) -> int:
+        """How many are read and decoded together."""
+        return len(self._company) + len(self._reading or ())
 
     def admit(self, generation: Generation) -> None:
         """Begin to answer a request."""
@@ -62,7 +66,7 @@ class Desk:
         if self._reading is None or answer.options.kv_bits is not None:
             self._alone.append(answer)
             return
-        if not self.busy:
+        if not self._together:
             # As mlx-lm's loop does for what it runs itself.
             self._wired.enter_context(wired_limit(self._kit.text_model, [generation_stream]))
         self._reading.add(answer)
@@ -73,9 +77,12 @@ class Desk:
             self._reading.go_on()
         if len(self._company):
             self._company.step()
+        for answer in [one for one in self._alone if one.generation.cancelled]:
+            self._alone.remove(answer)
+            answer.end("cancelled")
         if self._single is None and self._alone:
             self._single = alone.steps(self._alone.popleft())
         if self._single is not None and next(self._single, self) is self:
             self._single = None
-        if not self.busy:
+        if not self._together:
             self._wired.close()

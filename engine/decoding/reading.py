@@ -43,25 +43,35 @@ Begun = tuple[Answer, Sequence[int]]
 class Reading:
     """For the engine's thread alone."""
 
-    def __init__(self, kit: "ModelKit", company: Company) -> None:
+    def __init__(self, kit: "ModelKit", company: Company, sharing: bool) -> None:
+        """`sharing` says whether anything can be kept for others."""
         self._model: Any = kit.text_model
         self._company = company
         self._rotates = rotates(kit.make_cache())
+        # A cache that rotates serves at its borders alone, and those of others are elsewhere.
+        self._sharing = sharing and not self._rotates
+        self._waiting: list[Answer] = []
+        """Those that have not begun."""
         self._queue: deque[tuple[list[Answer], Iterator[int]]] = deque()
         """Prompts, and what reads them: one, or several texts at once."""
         self._pace = 0.0
         """Seconds that a token of the latest chunk took."""
 
     def __len__(self) -> int:
-        return sum(len(answers) for answers, _ in self._queue)
+        return len(self._waiting) + len(self._read_now)
+
+    @property
+    def _read_now(self) -> list[Answer]:
+        """Those whose prompts are being read."""
+        return [one for answers, _ in self._queue for one in answers if not one.generation.done]
 
     def add(self, answer: Answer) -> None:
         """Read an answer's prompt; then `Company` decodes it. Whatever happens, it ends."""
-        self._queue.append(([answer], self._read(answer)))
+        self._waiting.append(answer)
 
     def go_on(self) -> None:
         """Read until a chunk's worth of tokens, or a picture, was run, or each had its turn."""
-        self._gather()
+        self._begin()
         done, began = 0, time.perf_counter()
         for _ in range(len(self._queue)):
             # In turns, so that a short prompt does not wait for all of a long one.
@@ -76,6 +86,31 @@ class Reading:
             if done >= CHUNK or (now - began >= GAP and len(self._company)):
                 break
 
+    def _begin(self) -> None:
+        """Begin with those that need not wait for what others begin with too; in their order."""
+        waiting: list[Answer] = []
+        begun: list[Begun] = []
+        for answer in self._waiting:
+            # An older one that waits for the same goes first.
+            before = [*self._read_now, *(one for one, _ in begun), *waiting]
+            if not answer.generation.cancelled and self._begins_as(answer, before):
+                waiting.append(answer)
+                continue
+            try:
+                if self._sharing:
+                    self._company.share_with(answer)
+                begun.append((answer, answer.begin()))
+            except BaseException as error:
+                answer.end(*ending(error))
+        self._waiting = waiting
+        for group in _alike(begun):
+            reading = self._read(*group[0]) if len(group) == 1 else self._read_all(group)
+            self._queue.append(([answer for answer, _ in group], reading))
+
+    def _begins_as(self, answer: Answer, others: Sequence[Answer]) -> bool:
+        """Whether one of the others will have much of what this one begins with."""
+        return self._sharing and any(other.shares(answer) for other in others)
+
     def _step(self, most: int, rows: int = 1) -> int:
         """How many tokens of each of so many rows the next chunk has, at most."""
         size = min(most, CHUNK)
@@ -85,18 +120,9 @@ class Reading:
 
     # --- one prompt ------------------------------------------------------------------------------
 
-    def _read(self, answer: Answer, rest: Sequence[int] | None = None) -> Iterator[int]:
-        """Read a prompt; yields after each picture and chunk what to count for it.
-
-        `rest` are the tokens that are left to run, if it has begun.
-        """
+    def _read(self, answer: Answer, rest: Sequence[int]) -> Iterator[int]:
+        """Read what is left of a prompt; yields after each picture and chunk what it counts for."""
         try:
-            if rest is None:
-                while self._comes_behind(answer):
-                    answer.stop_if_cancelled()
-                    yield 0
-                self._company.share_with(answer)
-                rest = answer.begin()
             assert answer.kv is not None
             rows: dict[str, mx.array] = {}
             for span in answer.spans:
@@ -124,53 +150,26 @@ class Reading:
             self._share(answer)
             last = None if embeddings is None else embeddings[-1:]
             self._company.join(answer, mx.array([rest[-1]]), last)
+        except GeneratorExit:
+            raise  # the thread is at its end, and ends all that is under way
         except BaseException as error:
             answer.end(*ending(error))
-
-    # --- what several begin with -----------------------------------------------------------------
-
-    def _comes_behind(self, answer: Answer) -> bool:
-        """Whether another prompt that is being read begins as this one does."""
-        return any(other.shares(answer) for others, _ in self._queue for other in others)
-
-    def _awaited(self, answer: Answer) -> bool:
-        """Whether another prompt waits for what was read of this one."""
-        return any(answer.shares(other) for others, _ in self._queue for other in others)
 
     def _share(self, answer: Answer) -> None:
         """Leave what was read of a prompt to those that wait for it."""
         if answer.kv is not None and self._awaited(answer):
             answer.share(plain_caches(answer.kv))
 
-    # --- several texts ---------------------------------------------------------------------------
+    def _awaited(self, answer: Answer) -> bool:
+        return self._sharing and any(answer.shares(other) for other in self._waiting)
 
-    def _gather(self) -> None:
-        """Have texts that wait together read together, those of about one length."""
-        fresh = [answers[0] for answers, _ in self._queue if not answers[0].begun]
-        begun: list[Begun] = []
-        for answer in fresh if len(fresh) > 1 else ():
-            if answer.prompt.spans or answer.prompt.bidirectional or self._comes_behind(answer):
-                continue
-            others = [*self._company.answers, *(one for one, _ in begun)]
-            if any(other.shares(answer) for other in others):
-                continue
-            try:
-                begun.append((answer, answer.begin()))
-            except BaseException as error:
-                answer.end(*ending(error))
-        taken = {id(answer) for answer in fresh if answer.begun or answer.generation.done}
-        self._queue = deque(one for one in self._queue if id(one[0][0]) not in taken)
-        for group in _alike(begun):
-            reading = self._read(*group[0]) if len(group) == 1 else self._read_all(group)
-            self._queue.append(([answer for answer, _ in group], reading))
+    # --- several texts ---------------------------------------------------------------------------
 
     def _read_all(self, group: Sequence[Begun]) -> Iterator[int]:
         """Read texts together; yields after each chunk what to count for it."""
         left = {answer: len(rest) for answer, rest in group}
         try:
             caches = [answer.kv or [] for answer in left]
-            for answer in left:
-                answer.kv = None  # the batch's
             most = min(answer.options.prefill_step_size for answer in left) * len(group)
             reading = prefill_together(
                 self._model,
@@ -179,6 +178,9 @@ class Reading:
                 lambda: self._step(most, len(group)),
             )
             before = 0
+            for answer, total in list(left.items()):
+                if not _told(answer, 0, total):
+                    del left[answer]
             while True:
                 try:
                     done = next(reading)
@@ -186,7 +188,7 @@ class Reading:
                     merged = [LaneCache(cache, [0] * len(group)) for cache in end.value]
                     break
                 for answer, total in list(left.items()):
-                    if not _told(answer, max(0, min(done, total - 2)), total):
+                    if not _told(answer, min(done, total - 2), total):
                         del left[answer]
                 if not left:
                     return
@@ -198,24 +200,26 @@ class Reading:
                 if answer in left and self._border(answer, len(rest), merged, i)
             ]
             left = {group[i][0]: 0 for i in joining}
+            for answer in left:
+                answer.kv = None  # the lane's, from now on
             if joining:
                 for cache in merged:
                     cache.filter(joining)
                 last = mx.array([group[i][1][-1] for i in joining])
                 self._company.join_all(list(left), last, merged)
+        except GeneratorExit:
+            raise
         except BaseException as error:
             for answer in left:
                 answer.end("error", error)
 
     def _border(self, answer: Answer, total: int, caches: Sequence[LaneCache], row: int) -> bool:
         """Keep what others, or later turns, go on from; whether the answer itself goes on."""
-        cancelled = answer.generation.cancelled
-        if self._rotates or cancelled or self._awaited(answer):
+        if self._rotates or answer.generation.cancelled or self._awaited(answer):
             answer.kv = [cache.extract(row) for cache in caches]
         if not _told(answer, total - 1, total):
             return False
         self._share(answer)
-        answer.kv = None
         return True
 
 
@@ -230,13 +234,34 @@ def _told(answer: Answer, processed: int, total: int) -> bool:
 
 
 def _alike(begun: Sequence[Begun]) -> Iterator[list[Begun]]:
-    """Groups of prompts of about one length: the shorter ones are padded to the longest."""
+    """Groups of texts of about one length, in the cache and left to run: the shorter are padded.
+
+    What is no text, and what is one token, is by itself.
+    """
     group: list[Begun] = []
-    for one in sorted(begun, key=lambda one: len(one[1])):
-        whole = sum(len(rest) for _, rest in [*group, one])
-        if group and (len(group) == TOGETHER or len(one[1]) * (len(group) + 1) > PADDED * whole):
+    texts = []
+    for one in begun:
+        prompt = one[0].prompt
+        if prompt.spans or prompt.bidirectional or len(one[1]) < 2:
+            yield [one]
+        else:
+            texts.append(one)
+    for one in sorted(texts, key=lambda one: (len(one[0].prompt.tokens), len(one[1]))):
+        alike = all(
+            length(one) * (len(group) + 1) <= PADDED * sum(map(length, [*group, one]))
+            for length in (_left, _whole)
+        )
+        if group and (len(group) == TOGETHER or not alike):
             yield group
             group = []
         group.append(one)
     if group:
         yield group
+
+
+def _left(one: Begun) -> int:
+    return len(one[1])
+
+
+def _whole(one: Begun) -> int:
+    return len(one[0].prompt.tokens)

@@ -214,3 +214,84 @@ def test_a_long_prompt_lets_others_go_on(crowd: Engine) -> None:
     assert reading.result().completion_tokens == 1
     assert not running.done
     assert running.result().completion_tokens == 150
+
+
+def test_the_oldest_of_those_that_begin_alike_goes_first(letters_folder: Path) -> None:
+    start = "the same long beginning " * 30
+    options = GenerationOptions(max_tokens=4, prefill_step_size=64)
+    for kept in ({}, {"cache_bytes": 0}):
+        with load(letters_folder, parallel=4, **kept) as engine:
+            asked = [engine.generate(start + "x" * i, options=options) for i in range(6)]
+            for generation in asked:
+                assert generation.result().completion_tokens == 4
+
+
+def test_a_client_s_first_comes_before_another_s_second(letters_folder: Path) -> None:
+    long = GenerationOptions(max_tokens=60)
+    with load(letters_folder, parallel=3) as engine:
+        many = [engine.submit(Request("abc", options=long, client="a")) for _ in range(9)]
+        one = engine.submit(Request("abc", options=SHORT, client="b"))
+        one.result()
+        assert sum(generation.done for generation in many) < 7
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f.name == "gemma3"])
+def test_prompts_of_one_token(family: type[Reference], tmp_path: Path, seed: int) -> None:
+    written(family(seed), tmp_path)
+    with load(tmp_path) as engine:
+        expected = engine.generate([7], options=SHORT).result().tokens
+    with load(tmp_path, parallel=4) as engine:
+        asked = [engine.generate([7], options=SHORT) for _ in range(3)]
+        assert {generation.result().tokens for generation in asked} == {expected}
+
+
+def test_cancelled_while_several_are_read_a_chat_stays_warm(letters_folder: Path) -> None:
+    with load(letters_folder, parallel=4) as engine:
+        chat = engine.chat(options=SHORT)
+        chat.send("a history " * 40).result()
+        asked = [chat.send("b" * 300), engine.generate("c" * 420, options=SHORT)]
+        asked[0].cancel()
+        for generation in asked:
+            generation.result()
+        assert chat.send("So?").result().cached_tokens > 400
+
+
+def test_one_whose_cache_is_lost_at_its_end_fails_alone(
+    crowd: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.decoding.lane import Lane
+
+    take = Lane.take
+    failed: list[int] = []
+
+    def broken(lane: Lane, name: int) -> Any:
+        if not failed:
+            failed.append(name)
+            raise RuntimeError("planted: out of memory")
+        return take(lane, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lane, "take", broken)
+        asked = [crowd.generate("abc" + str(i), options=SHORT) for i in range(3)]
+        errors = 0
+        for generation in asked:
+            try:
+                generation.result()
+            except RuntimeError:
+                errors += 1
+    assert errors == 1
+    assert crowd.generate("abc", options=SHORT).result().completion_tokens == 6
+
+
+def test_a_quantized_one_that_waits_can_be_cancelled(tmp_path: Path, seed: int) -> None:
+    from support import tiny
+
+    folder = tiny.save_of_letters(seed, tmp_path / "model", head_dim=64)
+    long = GenerationOptions(max_tokens=400, kv_bits=8, quantized_kv_start=0)
+    with load(folder, parallel=3) as engine:
+        first, second = engine.generate("abc", options=long), engine.generate("abd", options=long)
+        next(event for event in first if isinstance(event, TextDelta))
+        second.cancel()
+        assert second.result().finish_reason == "cancelled"
+        assert not first.done
+        first.cancel()
