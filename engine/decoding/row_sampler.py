@@ -2,49 +2,30 @@
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
 from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p
 
-from engine.decoding.sampling import SMALLEST, Alternatives, alternatives_of, checked
+from engine.decoding.sampling import GREEDY, Alternatives, Way, alternatives_of, beside, checked
 from engine.options import GenerationOptions
 
 
-class Way(NamedTuple):
-    """How rows are drawn: those that are drawn alike share one program."""
+def draw(way: Way, logprobs: mx.array, uniform: mx.array) -> mx.array:
+    """Tokens [rows] for log-probabilities [rows, vocab_size], by one number of [0, 1) a row.
 
-    temperature: float
-    top_p: float
-    min_p: float
-    top_k: int
-
-    @classmethod
-    def of(cls, options: GenerationOptions, vocab_size: int) -> "Way":
-        if options.temperature < SMALLEST or options.top_p < SMALLEST:
-            return GREEDY
-        top_k = options.top_k if options.top_k < vocab_size else 0
-        return cls(options.temperature, options.top_p, options.min_p, top_k)
-
-    def draw(self, logprobs: mx.array, uniform: mx.array) -> mx.array:
-        """Tokens [rows] for log-probabilities [rows, vocab_size], by one number of [0, 1) a row.
-
-        With the filters of mlx-lm, in its order, and drawn as `mx.random.categorical` draws.
-        """
-        if self == GREEDY:
-            return mx.argmax(logprobs, axis=-1)
-        logprobs = logprobs.astype(mx.float32)  # divided by a small temperature, float16 overflows
-        if 0 < self.top_p < 1:
-            logprobs = apply_top_p(logprobs, self.top_p)
-        if self.min_p:
-            logprobs = apply_min_p(logprobs, self.min_p)
-        if self.top_k:
-            logprobs = apply_top_k(logprobs, self.top_k)
-        return _drawn(logprobs, 1 / self.temperature, uniform)
-
-
-GREEDY = Way(0, 1, 0, 0)
+    With the filters of mlx-lm, in its order, and drawn as `mx.random.categorical` draws.
+    """
+    if way == GREEDY:
+        return mx.argmax(logprobs, axis=-1)
+    logprobs = logprobs.astype(mx.float32)  # divided by a small temperature, float16 overflows
+    if 0 < way.top_p < 1:
+        logprobs = apply_top_p(logprobs, way.top_p)
+    if way.min_p:
+        logprobs = apply_min_p(logprobs, way.min_p)
+    if way.top_k:
+        logprobs = apply_top_k(logprobs, way.top_k)
+    return _drawn(logprobs, 1 / way.temperature, uniform)
 
 
 def _drawn(logprobs: mx.array, scale: float, uniform: mx.array) -> mx.array:
@@ -102,10 +83,7 @@ class RowSampler:
     def __call__(self, logprobs: mx.array) -> mx.array:
         """Tokens [rows] for log-probabilities [rows, vocab_size]."""
         tokens = self._tokens(logprobs)
-        told = [mx.take_along_axis(logprobs, tokens[:, None], axis=-1).astype(mx.float32)]
-        if count := max(row.count for row in self.rows):
-            ids = mx.argpartition(-logprobs, kth=count - 1, axis=-1)[:, :count]
-            told += [ids, mx.take_along_axis(logprobs, ids, axis=-1).astype(mx.float32)]
+        told = beside(logprobs, tokens, max(row.count for row in self.rows))
         shared = _Told(told)
         for i, row in enumerate(self.rows):
             row.told.append((shared, i))
@@ -123,12 +101,12 @@ class RowSampler:
         self._keys = pairs[:, 0]
         uniform = _uniform(pairs[:, 1])
         if len(ways) == 1:
-            return next(iter(ways)).draw(logprobs, uniform)
+            return draw(next(iter(ways)), logprobs, uniform)
         parts = []
         order: list[int] = []
         for way, indices in ways.items():
             chosen = mx.array(indices)
-            parts.append(way.draw(logprobs[chosen], uniform[chosen]))
+            parts.append(draw(way, logprobs[chosen], uniform[chosen]))
             order += indices
         back = sorted(range(len(order)), key=order.__getitem__)
         return mx.concatenate(parts)[mx.array(back)]

@@ -3,6 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -19,6 +20,28 @@ SMALLEST = 1e-6
 """Temperatures and top_p below it take the likeliest token."""
 
 
+class Way(NamedTuple):
+    """How tokens are drawn, in the bounds that mlx-lm's filters take."""
+
+    temperature: float
+    top_p: float
+    min_p: float
+    top_k: int
+
+    @classmethod
+    def of(cls, options: GenerationOptions, vocab_size: int) -> "Way":
+        # mlx-lm divides by the temperature, and takes a top_p of 0 for none, and a tiny one for
+        # less than the likeliest token has.
+        if options.temperature < SMALLEST or options.top_p < SMALLEST:
+            return GREEDY
+        # It refuses a k that filters nothing.
+        top_k = options.top_k if options.top_k < vocab_size else 0
+        return cls(options.temperature, options.top_p, options.min_p, top_k)
+
+
+GREEDY = Way(temperature=0.0, top_p=1.0, min_p=0.0, top_k=0)
+
+
 class Sampler:
     """mlx-lm's sampler for these options, which also tells how likely its tokens were.
 
@@ -26,16 +49,9 @@ class Sampler:
     """
 
     def __init__(self, options: GenerationOptions, vocab_size: int) -> None:
-        # mlx-lm divides by the temperature, and takes a top_p of 0 for none, and a tiny one for
-        # less than the likeliest token has.
-        self._greedy = options.temperature < SMALLEST or options.top_p < SMALLEST
-        self._choose = make_sampler(
-            temp=0.0 if self._greedy else options.temperature,
-            top_p=options.top_p,
-            min_p=options.min_p,
-            # mlx-lm refuses a k that filters nothing.
-            top_k=options.top_k if options.top_k < vocab_size else 0,
-        )
+        way = Way.of(options, vocab_size)
+        self._greedy = way == GREEDY
+        self._choose = make_sampler(way.temperature, way.top_p, way.min_p, top_k=way.top_k)
         self._alternatives = min(options.top_logprobs, vocab_size)
         self._told: deque[list[mx.array]] = deque()
 
@@ -43,10 +59,7 @@ class Sampler:
         """A token, [1], for log-probabilities [1, vocab_size]."""
         # Divided by a small temperature, float16 overflows.
         token = self._choose(logprobs if self._greedy else logprobs.astype(mx.float32))
-        told = [mx.take_along_axis(logprobs, token[:, None], axis=-1)]
-        if count := self._alternatives:
-            ids = mx.argpartition(-logprobs, kth=count - 1, axis=-1)[:, :count]
-            told += [ids, mx.take_along_axis(logprobs, ids, axis=-1).astype(mx.float32)]
+        told = beside(logprobs, token, self._alternatives)
         self._told.append(told)
         # Computed along with the token: when mlx-lm's loop hands a token on, the next step is under
         # way, and whatever is asked for only then waits for that.
@@ -66,6 +79,16 @@ class Sampler:
         return logprob, alternatives_of(*likeliest) if likeliest else ()
 
 
+def beside(logprobs: mx.array, tokens: mx.array, count: int) -> list[mx.array]:
+    """What is told of `tokens`, [rows]: their log-probabilities, [rows, 1], and of the `count`
+    likeliest, if any, ids and log-probabilities, [rows, count] each; in float32."""
+    told = [mx.take_along_axis(logprobs, tokens[:, None], axis=-1).astype(mx.float32)]
+    if count:
+        ids = mx.argpartition(-logprobs, kth=count - 1, axis=-1)[:, :count]
+        told += [ids, mx.take_along_axis(logprobs, ids, axis=-1).astype(mx.float32)]
+    return told
+
+
 def checked(logprob: float) -> float:
     """A token's log-probability; raises `NumericalError` for one that is not finite."""
     if not math.isfinite(logprob):
@@ -76,9 +99,8 @@ def checked(logprob: float) -> float:
     return logprob
 
 
-def alternatives_of(tokens: mx.array | np.ndarray, logprobs: mx.array | np.ndarray) -> Alternatives:
+def alternatives_of(ids: np.ndarray, values: np.ndarray) -> Alternatives:
     """Both [count] in any order; likeliest first, without tokens that the model rules out."""
-    ids, values = np.array(tokens), np.array(logprobs)
     order = np.argsort(-values, kind="stable")
     return tuple((int(ids[i]), float(values[i])) for i in order if values[i] > -math.inf)
 
