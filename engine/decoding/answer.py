@@ -4,7 +4,7 @@ import logging
 import secrets
 import time
 import traceback
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -62,8 +62,6 @@ class Answer:
         """What holds the prompt, and the answer so far."""
         self.start = Start(None, 0, generation.owner)
         """What of the prompt was in the cache."""
-        self.begun = False
-        """Whether its prompt is being read, or was."""
         self._started = time.perf_counter()
         self._first_token: float | None = None
         self._last_token: float | None = None
@@ -78,7 +76,6 @@ class Answer:
     def begin(self) -> Sequence[int]:
         """Take what the cache has of the prompt; the tokens that are left to run."""
         self.stop_if_cancelled()
-        self.begun = True
         self.start = self._cache.take(self.prompt, self.options.kv_variant, self.start.owner)
         self.kv, self.start.kv = self.start.kv, None
         if self.kv is None:
@@ -140,7 +137,9 @@ class Answer:
         picture.release()
         return rows
 
-    def embeddings(self, rest: Sequence[int], encode: Any = None) -> mx.array | None:
+    def embeddings(
+        self, rest: Sequence[int], encode: Callable[[Picture], mx.array] | None = None
+    ) -> mx.array | None:
         """The embeddings of the tokens left to run, pictures in place; None for text alone."""
         spans = self.spans
         if not spans:

@@ -50,8 +50,8 @@ class Reading:
         self._rotates = rotates(kit.make_cache())
         # A cache that rotates serves at its borders alone, and those of others are elsewhere.
         self._sharing = sharing and not self._rotates
-        self._waiting: list[Answer] = []
-        """Those that have not begun."""
+        self._waiting: dict[Answer, Answer | None] = {}
+        """Those that have not begun, in their order, and the one that each waits for."""
         self._queue: deque[tuple[list[Answer], Iterator[int]]] = deque()
         """Prompts, and what reads them: one, or several texts at once."""
         self._pace = 0.0
@@ -67,7 +67,7 @@ class Reading:
 
     def add(self, answer: Answer) -> None:
         """Read an answer's prompt; then `Company` decodes it. Whatever happens, it ends."""
-        self._waiting.append(answer)
+        self._waiting[answer] = None
 
     def go_on(self) -> None:
         """Read until a chunk's worth of tokens, or a picture, was run, or each had its turn."""
@@ -88,14 +88,17 @@ class Reading:
 
     def _begin(self) -> None:
         """Begin with those that need not wait for what others begin with too; in their order."""
-        waiting: list[Answer] = []
+        waiting: dict[Answer, Answer | None] = {}
         begun: list[Begun] = []
-        for answer in self._waiting:
+        for answer, awaited in self._waiting.items():
             # An older one that waits for the same goes first.
             before = [*self._read_now, *(one for one, _ in begun), *waiting]
-            if not answer.generation.cancelled and self._begins_as(answer, before):
-                waiting.append(answer)
-                continue
+            if not answer.generation.cancelled and self._sharing:
+                if awaited not in before:
+                    awaited = next((other for other in before if other.shares(answer)), None)
+                if awaited is not None:
+                    waiting[answer] = awaited
+                    continue
             try:
                 if self._sharing:
                     self._company.share_with(answer)
@@ -106,10 +109,6 @@ class Reading:
         for group in _alike(begun):
             reading = self._read(*group[0]) if len(group) == 1 else self._read_all(group)
             self._queue.append(([answer for answer, _ in group], reading))
-
-    def _begins_as(self, answer: Answer, others: Sequence[Answer]) -> bool:
-        """Whether one of the others will have much of what this one begins with."""
-        return self._sharing and any(other.shares(answer) for other in others)
 
     def _step(self, most: int, rows: int = 1) -> int:
         """How many tokens of each of so many rows the next chunk has, at most."""
@@ -157,11 +156,8 @@ class Reading:
 
     def _share(self, answer: Answer) -> None:
         """Leave what was read of a prompt to those that wait for it."""
-        if answer.kv is not None and self._awaited(answer):
+        if answer.kv is not None and answer in self._waiting.values():
             answer.share(plain_caches(answer.kv))
-
-    def _awaited(self, answer: Answer) -> bool:
-        return self._sharing and any(answer.shares(other) for other in self._waiting)
 
     # --- several texts ---------------------------------------------------------------------------
 
@@ -215,7 +211,8 @@ class Reading:
 
     def _border(self, answer: Answer, total: int, caches: Sequence[LaneCache], row: int) -> bool:
         """Keep what others, or later turns, go on from; whether the answer itself goes on."""
-        if self._rotates or answer.generation.cancelled or self._awaited(answer):
+        awaited = answer in self._waiting.values()
+        if self._rotates or awaited or answer.generation.cancelled:
             answer.kv = [cache.extract(row) for cache in caches]
         if not _told(answer, total - 1, total):
             return False
