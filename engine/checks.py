@@ -89,8 +89,13 @@ def token_id(token: object, vocab_size: int) -> int:
     except Exception:
         number = -1
     if not 0 <= number < vocab_size:
-        raise RequestError(f"token ids must be from 0 to {vocab_size - 1}")
+        raise no_token_id(vocab_size)
     return number
+
+
+def no_token_id(vocab_size: int) -> RequestError:
+    """What is raised for a number that is no token's id."""
+    return RequestError(f"token ids must be from 0 to {vocab_size - 1}")
 
 
 def file_name(path: object, what: str, kind: type[SightlineError]) -> str:

@@ -16,6 +16,7 @@ from engine.checks import (
     check_cancel,
     check_options,
     file_name,
+    no_token_id,
     reading,
     token_id,
     token_ids,
@@ -285,7 +286,7 @@ class Engine:
                 "shorten the conversation or start a new one"
             )
         if not prompt.fits(self._vocab_size):
-            raise RequestError(f"token ids must be from 0 to {self._vocab_size - 1}")
+            raise no_token_id(self._vocab_size)
 
     def _check(self, options: GenerationOptions) -> None:
         """What an option asks for that this model cannot do."""

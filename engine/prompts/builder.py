@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from engine.checks import reading
+from engine.checks import no_token_id, reading
 from engine.images import LoadedPicture, load_pictures
 from engine.pieces import piece_bytes
 from engine.prompts.chat_template import ChatTemplate
@@ -170,8 +170,7 @@ class PromptBuilder:
             try:
                 return TokenIds(prompt) if prompt and ids else None
             except OverflowError as error:
-                most = self._vocab_size - 1
-                raise PromptError(f"token ids must be from 0 to {most}") from error
+                raise no_token_id(self._vocab_size) from error
 
     def _check_sight(self, pictures: Sequence[LoadedPicture]) -> None:
         if pictures and self._add_on is None:
