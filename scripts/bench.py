@@ -173,33 +173,7 @@ class Bench:
 
     def together(self) -> Iterator[Row]:
         """1 to 16 answers at once, texts and then half of them about pictures, against mlx-lm's."""
-        from model_kit.demo import demo_folder
-
-        for what, folder, kinds in (
-            ("texts", self.folder, (True,)),
-            ("half with pictures", demo_folder(eyes=True), (True, False)),
-        ):
-            both = bench_together.Together(folder, 100, 32, pictures=len(kinds) > 1)
-            for seen in kinds:
-                told = what if seen else f"{what}, new"
-                for count in bench_together.COUNTS:
-                    yield from self._together(told, list(both.rounds(count, self.rounds, seen)))
-            both.close()
-
-    def _together(self, what: str, pairs: list[bench_together.Pair]) -> Iterator[Row]:
-        count, pictures = pairs[0].answers, what != "texts"
-        lone = 0.99 if count == 1 else 0.95
-        for figure, bar in (("step", lone), ("total", 0.90 if pictures else lone)):
-            a, b = ([getattr(run, figure) for run in runs] for runs in _sides(pairs))
-            ratios = [y / x for x, y in zip(a, b, strict=True)]
-            first, theirs = (statistics.median(r.first for r in runs) for runs in _sides(pairs))
-            gap = max(pair.ours.gap for pair in pairs)
-            detail = (
-                f"{statistics.median(a) * 1000:.1f} ms against {statistics.median(b) * 1000:.1f}, "
-                f"the last first token after {first:.2f} s against {theirs:.2f}, "
-                f"the longest gap {gap:.2f} s"
-            )
-            name = f"{count} {what}: {figure}"
+        for name, ratios, bar, detail in bench_together.figures(self.folder, self.rounds):
             yield self._row(name, ratios, "ratio", at_least=bar, detail=detail)
 
     def pictures(self) -> Iterator[Row]:
@@ -334,12 +308,6 @@ class Bench:
         aim = f">= {at_least:g}" if at_least is not None else f"<= {at_most:g}"
         met = (at_least is None or value >= at_least) and (at_most is None or value <= at_most)
         return Row(name, value, min(values), max(values), unit, aim, met, detail)
-
-
-def _sides(
-    pairs: "list[bench_together.Pair]",
-) -> "tuple[list[bench_together.Run], list[bench_together.Run]]":
-    return [pair.ours for pair in pairs], [pair.theirs for pair in pairs]
 
 
 def _pace(tokens: Iterable[Any]) -> float:

@@ -5,7 +5,7 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from mlx_lm.generate import BatchGenerator
 from PIL import Image
 
 from engine import Engine, GenerationOptions, Request, TextDelta, load
+from model_kit.demo import demo_folder
 
 COUNTS = (1, 2, 4, 8, 16)
 
@@ -138,3 +139,38 @@ class Together:
 
     def close(self) -> None:
         self.engine.close()
+
+
+def figures(folder: Path, rounds: int) -> Iterator[tuple[str, list[float], float, str]]:
+    """What is compared, mlx-lm's times over ours, how much at least they should be, and details."""
+    for what, model, kinds in (
+        ("texts", folder, (True,)),
+        ("half with pictures", demo_folder(eyes=True), (True, False)),
+    ):
+        pictures = len(kinds) > 1
+        both = Together(model, 100, 32, pictures)
+        for seen, count in product(kinds, COUNTS):
+            told = f"{count} {what}" + ("" if seen else ", new")
+            pairs = list(both.rounds(count, rounds, seen))
+            lone = 0.99 if count == 1 else 0.95
+            for figure, bar in (("step", lone), ("total", 0.90 if pictures else lone)):
+                ratios = [getattr(p.theirs, figure) / getattr(p.ours, figure) for p in pairs]
+                yield f"{told}: {figure}", ratios, bar, _detail(pairs, figure)
+        both.close()
+
+
+def _detail(pairs: Sequence[Pair], figure: str) -> str:
+    def median(name: str) -> tuple[float, float]:
+        ours, theirs = ([getattr(run, name) for run in side] for side in _sides(pairs))
+        return statistics.median(ours), statistics.median(theirs)
+
+    (a, b), (first, theirs) = median(figure), median("first")
+    gap = max(pair.ours.gap for pair in pairs)
+    return (
+        f"{a * 1000:.1f} ms against {b * 1000:.1f}, the last first token after {first:.2f} s "
+        f"against {theirs:.2f}, the longest gap {gap:.2f} s"
+    )
+
+
+def _sides(pairs: Sequence[Pair]) -> tuple[list[Run], list[Run]]:
+    return [pair.ours for pair in pairs], [pair.theirs for pair in pairs]

@@ -20,10 +20,8 @@ from model_kit.blas import preload_openblas  # noqa: E402
 
 preload_openblas()
 
-from support.engine_conversations import BUDGET, Simulation  # noqa: E402
+from support.engine_conversations import Simulation  # noqa: E402
 from support.families import FAMILIES  # noqa: E402
-
-from vision_add_ons.testing import written  # noqa: E402
 
 
 def main() -> int:
@@ -36,14 +34,9 @@ def main() -> int:
     chosen = [f for f in FAMILIES if not args.family or f.name.startswith(tuple(args.family))]
     print(f"seed {args.seed}")
     for family in chosen:
-        reference = family(args.seed)
         with tempfile.TemporaryDirectory() as directory:
-            folder = Path(directory)
-            written(reference, folder)
             started = time.perf_counter()
-            with Simulation(
-                folder, reference.image_token, args.seed, BUDGET, together=args.together
-            ) as simulation:
+            with Simulation.of(family, Path(directory), args.seed, args.together) as simulation:
                 for _ in range(-(-args.steps // len(chosen))):
                     simulation.step()
         print(

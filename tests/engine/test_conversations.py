@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 pytest.importorskip("torch")
 
-from support.engine_conversations import BUDGET, MOVES, Simulation
+from support.engine_conversations import MOVES, Simulation
 from support.families import FAMILIES
 
-from vision_add_ons.testing import Reference, written
+from vision_add_ons.testing import Reference
 
 Step = tuple[str, int]
 STEP = st.tuples(st.sampled_from(list(MOVES)), st.integers(0, 2**16))
@@ -26,9 +26,7 @@ tried first is always the simplest, the same step again and again: it need not b
 def test_warm_answers_are_cold_answers(
     family: type[Reference], tmp_path: Path, seed: int, record_property
 ) -> None:
-    reference = family(seed)
-    written(reference, tmp_path)
-    with Simulation(tmp_path, reference.image_token, seed, BUDGET) as simulation:
+    with Simulation.of(family, tmp_path, seed) as simulation:
 
         @settings(max_examples=2)
         @given(steps=STEPS)
@@ -52,9 +50,7 @@ def test_several_at_once(
     family: type[Reference], tmp_path: Path, seed: int, record_property
 ) -> None:
     """Warm and in company, against cold and alone; some leave before their end."""
-    reference = family(seed)
-    written(reference, tmp_path)
-    with Simulation(tmp_path, reference.image_token, seed, BUDGET, together=4) as simulation:
+    with Simulation.of(family, tmp_path, seed, together=4) as simulation:
         for _ in range(12):
             simulation.step()
         assert simulation.cached > 0

@@ -17,7 +17,16 @@ from PIL import Image
 
 from engine import Engine, Generation, GenerationOptions, Request, TextDelta, load
 from engine.memory.memory import Memory
-from vision_add_ons.testing import BOS, TOLERANCE, VOCAB, WORDS, Part, relative_error
+from vision_add_ons.testing import (
+    BOS,
+    TOLERANCE,
+    VOCAB,
+    WORDS,
+    Part,
+    Reference,
+    relative_error,
+    written,
+)
 
 MOVES = {
     "go on": 33,
@@ -78,6 +87,15 @@ class Simulation:
         self.stack.callback(lambda: self.warm.close())
         self.steps = self.cached = self.reused = self.from_disk = self.restarts = 0
         self.worst = 0.0
+
+    @classmethod
+    def of(
+        cls, family: type[Reference], folder: Path, seed: int, together: int = 1
+    ) -> "Simulation":
+        """With a checkpoint of a family's, which is written to `folder`."""
+        reference = family(seed)
+        written(reference, folder)
+        return cls(folder, reference.image_token, seed, BUDGET, together)
 
     def _load(self) -> Engine:
         sizes = {"cache_bytes": self.cache_bytes, "cache_dir_bytes": 4 * self.cache_bytes}
