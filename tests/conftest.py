@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from support.processes import WITHOUT_TORCH
+from support.processes import USERS_MACHINE
 from support.seeds import load_profile, seed_of
 
 from model_kit.blas import preload_openblas
@@ -47,10 +47,10 @@ def seeded(request: pytest.FixtureRequest) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def others_without_torch() -> Iterator[None]:
+def others_on_a_user_s_machine() -> Iterator[None]:
     """Not those that pytest-xdist starts, which are there by now."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", WITHOUT_TORCH, prepend=os.pathsep)
+        patch.setenv("PYTHONPATH", USERS_MACHINE, prepend=os.pathsep)
         yield
 
 

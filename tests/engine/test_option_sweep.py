@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("torch")
 
 from support import tiny
+from support.seeds import SWEEP
 from support.serving import running
 
 from engine import Engine, GenerationOptions, OptionError, TextDelta, load
@@ -73,7 +74,8 @@ CALM: dict[str, Any] = {"max_tokens": SHORT, "top_logprobs": 3, "seed": 1}
 def pairs(dtype: str) -> Iterator[dict[str, Any]]:
     """Every two options, one at a bound, the other just inside; all such pairs of sampling's.
 
-    In the smaller dtype, which overflows first; of the larger one those of sampling alone.
+    In the smaller dtype, which overflows first; of the larger one those of sampling alone. What is
+    just inside a bound is tried at both of its ends in the larger dtype, and in a sweep.
     """
     for one, other in combinations(VALUES, 2):
         at, inside = VALUES[one][0], VALUES[other][0]
@@ -83,7 +85,7 @@ def pairs(dtype: str) -> Iterator[dict[str, Any]]:
         elif dtype == "float32":
             continue
         for first, seconds in zip((at[0], at[-1]), near, strict=True):
-            for second in seconds:
+            for second in seconds if SWEEP or dtype == "float32" else seconds[:1]:
                 yield {**CALM, "max_context": 40, one: first, other: second}
         yield {**CALM, "max_context": 40, one: at[0], other: inside[-1]}
         yield {**CALM, "max_context": 40, one: at[-1], other: inside[0]}

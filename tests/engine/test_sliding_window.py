@@ -84,7 +84,7 @@ def test_random_requests_are_answered_as_if_cold(engines: tuple[Engine, Engine],
     rng = random.Random(seed)
     words = rng.choices(WORDS, k=60)
     reused = 0
-    for _ in range(40):
+    for _ in range(24):
         prompt = words[: rng.randrange(1, 60)] + rng.choices(words, k=rng.randrange(3))
         options = GenerationOptions(max_tokens=rng.randrange(1, 6), prefill_step_size=13)
         generation = warm.submit(Request(prompt, options=options, owner=rng.choice(OWNERS)))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.guides import DOCS, run
-from support.processes import WITHOUT_TORCH, environment_with_torch
+from support.processes import USERS_MACHINE, whole_environment
 
 from scripts.follow_tutorial import PAGE, ROOT, files, follow, steps
 
@@ -31,7 +31,7 @@ def quick_environment(folder: Path) -> Path:
         script = folder / "bin" / program
         python = f'"{folder}/bin/python"'
         if program == "sightline":  # needs no torch, which transformers takes seconds to import
-            python = f'env PYTHONPATH="{WITHOUT_TORCH}:$PYTHONPATH" {python}'
+            python = f'env PYTHONPATH="{USERS_MACHINE}:$PYTHONPATH" {python}'
         script.write_text(f'#!/bin/sh\nexec {python} -m {module} "$@"\n')
         script.chmod(0o755)
     return folder / "bin"
@@ -42,7 +42,7 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The package's folder and all that was printed, after every step but the making of an
     environment and the snippets."""
     place = tmp_path_factory.mktemp("tutorial")
-    inherited = environment_with_torch()  # the reference needs it
+    inherited = whole_environment()  # the reference needs it
     environment = {
         **{name: value for name, value in inherited.items() if not name.startswith("PYTEST")},
         "PATH": f"{quick_environment(place / 'environment')}:{os.environ['PATH']}",

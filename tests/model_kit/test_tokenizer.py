@@ -17,6 +17,7 @@ from transformers.tokenization_utils_tokenizers import TokenizersBackend
 pytest.importorskip("torch")
 
 from support import tiny
+from support.processes import whole_environment
 
 from model_kit import inspect_checkpoint, load_model_kit
 from model_kit.config import CheckpointConfig
@@ -40,7 +41,13 @@ def test_tekken_alone_is_named_with_what_makes_a_tokenizer_of_it(tmp_path: Path)
     assert told is not None
     python, *arguments = shlex.split(told[1])
     assert python == "python"
-    subprocess.run([sys.executable, *arguments], cwd=folder, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        env=whole_environment(),
+    )
     tokenizer = load_model_kit(folder).tokenizer
     from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 

@@ -5,11 +5,12 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from support.seeds import SWEEP
 from support.serving import Running, running
 
 from engine import Engine, GenerationOptions
 
-EXAMPLES = 10
+EXAMPLES = 10 if SWEEP else 6
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,15 @@
-"""Processes that tests start: without torch, but where it is what a test is about.
+"""Processes that tests start: as on a user's machine, but where a test is about more.
 
-Torch is for references, a user has none, and transformers takes seconds to import it where it is.
+Torch and mistral-common are there for references; transformers imports them wherever they are,
+which takes seconds.
 """
 
 import os
 import sys
 from pathlib import Path
 
-WITHOUT_TORCH = str(Path(__file__).with_name("without_torch"))
-"""In a PYTHONPATH, this folder takes torch away; all tests run with it there."""
+USERS_MACHINE = str(Path(__file__).with_name("users_machine"))
+"""In a PYTHONPATH, this folder takes away what users do not have; all tests run with it there."""
 
 COMMAND = [sys.executable, "-m", "engine"]
 """The command `sightline`."""
@@ -19,8 +20,8 @@ def python(code: str, *arguments: object) -> list[str]:
     return [sys.executable, "-c", code, *map(str, arguments)]
 
 
-def environment_with_torch() -> dict[str, str]:
-    """This process' environment, for one that has torch."""
+def whole_environment() -> dict[str, str]:
+    """This process' environment, for one that has all that is installed."""
     places = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    kept = os.pathsep.join(place for place in places if place != WITHOUT_TORCH)
+    kept = os.pathsep.join(place for place in places if place != USERS_MACHINE)
     return {**os.environ, "PYTHONPATH": kept}

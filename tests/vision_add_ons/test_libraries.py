@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.processes import environment_with_torch
+from support.processes import whole_environment
 
 from vision_add_ons.libraries import VARIABLES, import_library
 
@@ -68,7 +68,7 @@ for name in ("transformers", "huggingface_hub"):
 
 def process(*arguments: str) -> "subprocess.CompletedProcess[str]":
     """Python with these arguments, and without what other tests' imports set in this process."""
-    inherited = environment_with_torch()
+    inherited = whole_environment()
     env = {name: value for name, value in inherited.items() if name not in VARIABLES}
     command = [sys.executable, *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
