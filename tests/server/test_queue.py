@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support.serving import Flow, Reply, Running, Watched, image_part, read_all, running, wait_for
 
-from engine import Engine, Generation, Request
+from engine import Engine, Finished, Generation, Request
 from engine.events import Event
 from engine.server.fetch import Fetcher
 
@@ -59,25 +59,15 @@ def read_until(connection: socket.socket, what: bytes) -> bytes:
 
 def test_whoever_comes_first_is_answered_first(engine: Engine, flow: Flow) -> None:
     flow.hold(2)
-    with running(engine) as server:
+    with running(engine) as server, ExitStack() as stack:
         first = start(server, **LONG)
         read_until(first, b'"content":"')
-        ended: list[int] = []
-        waiting = []
         for number in range(4):
-            connection = start(server, f"question {number}", max_tokens=5)
-            read_until(connection, b": queued")
-            thread = threading.Thread(
-                target=lambda c=connection, n=number: (read_until(c, b"[DONE]"), ended.append(n))
-            )
-            thread.start()
-            waiting.append((thread, connection))
+            waiting = stack.enter_context(start(server, max_tokens=5 + number))
+            read_until(waiting, b": queued")
         first.close()
         flow.release()
-        for thread, connection in waiting:
-            thread.join(20)
-            connection.close()
-        assert ended == [0, 1, 2, 3]
+        assert flow.order(5) == [LONG["max_tokens"], 5, 6, 7, 8]
 
 
 @pytest.mark.parametrize("by", ["agent", "user"])
@@ -88,23 +78,12 @@ def test_one_client_with_many_requests_holds_no_other_up(
     with running(engine) as server, ExitStack() as stack:
         first = stack.enter_context(start(server, **LONG, **{by: "many"}))
         read_until(first, b'"content":"')
-        ended: list[str] = []
-
-        def wait(connection: socket.socket, name: str) -> None:
-            read_until(connection, b"[DONE]")
-            ended.append(name)
-
-        threads = []
-        for name in ["many"] * 4 + ["one"]:
-            connection = stack.enter_context(start(server, max_tokens=5, **{by: name}))
-            read_until(connection, b": queued")
-            threads.append(threading.Thread(target=wait, args=(connection, name)))
-            threads[-1].start()
+        for name, tokens in [*[("many", 5)] * 4, ("one", 6)]:
+            waiting = stack.enter_context(start(server, max_tokens=tokens, **{by: name}))
+            read_until(waiting, b": queued")
         first.close()
         flow.release()
-        for thread in threads:
-            thread.join(20)
-        assert ended == ["one"] + ["many"] * 4
+        assert flow.order(6) == [LONG["max_tokens"], 6, 5, 5, 5, 5]
 
 
 def test_one_client_never_has_the_whole_queue(engine: Engine, flow: Flow) -> None:
@@ -308,7 +287,9 @@ def test_what_is_cancelled_before_it_is_asked(engine: Engine, flow: Flow) -> Non
     stop.set()
     at_work = engine.submit(Request("abc"))
     next(at_work)
-    assert engine.submit(Request("abc"), cancel=stop).result(30).finish_reason == "cancelled"
+    generation = engine.submit(Request("abc"), cancel=stop)
+    assert generation.result(30).finish_reason == "cancelled"
+    assert [type(event) for event in generation] == [Finished]
     at_work.cancel()
     flow.release()
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from engine import Engine, Generation, Progress, TextDelta
+from engine import Engine, Finished, Generation, TextDelta
 from engine.events import Event
 from engine.server import Settings
 from engine.server.fetch import Fetcher
@@ -183,10 +183,14 @@ class Watched:
             tokens += isinstance(event, TextDelta) and event.token is not None
             self._at_event(generation, event, tokens)
 
-        made.set_result(self._engine.submit(request, on_event=on_event, **given))
-        for event in early:
-            on_event(event)
-        return made.result()
+        generation = self._engine.submit(request, on_event=on_event, **given)
+        made.set_result(generation)
+        if early:
+            assert generation._events.get_nowait() is None  # the end of those that follow
+            for event in early:
+                on_event(event)
+            generation._deliver(None)
+        return generation
 
 
 class Flow:
@@ -194,6 +198,8 @@ class Flow:
 
     def __init__(self) -> None:
         self._tokens: int | None = None
+        self.ended: list[Generation] = []
+        """The answers in the order in which the engine ended them."""
 
     def hold(self, tokens: int) -> None:
         """Have every answer wait after so many tokens; after none, once some of it was read."""
@@ -202,8 +208,15 @@ class Flow:
     def release(self) -> None:
         self._tokens = None
 
+    def order(self, count: int) -> list[int]:
+        """The `max_tokens` of the first so many answers that ended, in that order."""
+        wait_for(lambda: len(self.ended) >= count)
+        return [generation.options.max_tokens for generation in self.ended[:count]]
+
     def at_event(self, generation: Generation, event: Event, tokens: int) -> None:
-        if isinstance(event, Progress | TextDelta):
+        if isinstance(event, Finished):
+            self.ended.append(generation)
+        else:
             wait_for(lambda: generation.cancelled or self._tokens is None or tokens < self._tokens)
 
 
