@@ -199,7 +199,8 @@ class Bench:
     def first(self) -> Iterator[Row]:
         """The first token of a follow-up after histories of several lengths."""
         histories = bench_first.HISTORIES[: 1 if self._small else None]
-        for name, ratios, detail, more in bench_first.figures(self.folder, self.rounds, histories):
+        rounds = self.rounds if self._small else max(7, self.rounds)
+        for name, ratios, detail, more in bench_first.figures(self.folder, rounds, histories):
             row = self._row(name, ratios, "ratio", at_most=bench_first.BAR, detail=detail)
             yield replace(row, figures=more)
 

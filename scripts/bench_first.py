@@ -31,7 +31,6 @@ from engine.prompts.text_encoder import TextEncoder
 HISTORIES = (2_000, 8_000, 32_000)
 BAR = 1.05
 """Our time over mlx-lm's, at most."""
-LEAST_ROUNDS = 7
 NEW = 50
 """Tokens of a question, with what the template puts around it."""
 ANSWER = 4
@@ -246,7 +245,6 @@ def figures(
     folder: Path, rounds: int, histories: Sequence[int] = HISTORIES
 ) -> Iterator[tuple[str, list[float], str, dict[str, Any]]]:
     """A name, our time over mlx-lm's of each round, a line and all figures, for each history."""
-    rounds = max(rounds, LEAST_ROUNDS)
     with long_enough(folder, max(histories) + 4096) as longer:
         for parallel in (1, 8):
             with load(longer, parallel=parallel) as engine:

@@ -30,9 +30,9 @@ class Sizes(NamedTuple):
     answer: int
 
 
-SMALL = Sizes((1, 2, 4), 48, 12)
+SMALL = Sizes((1, 4), 32, 8)
 SIZES = {
-    mx.DeviceType.cpu: Sizes((1, 2, 4, 8, 16), 100, 32),
+    mx.DeviceType.cpu: Sizes((1, 2, 4, 8, 16), 64, 24),
     mx.DeviceType.gpu: Sizes((1, 2, 4, 8, 16), 300, 64),
 }
 
