@@ -3,6 +3,7 @@ against mlx-vlm's, as ratios measured in one run.
 
     python scripts/bench.py                       # everything, on the default model
     python scripts/bench.py follow-up --rounds 9 --json figures.json
+    python scripts/bench.py together clients first --small
     python scripts/bench.py --model FOLDER        # another checkpoint
 
 The machines that this runs on are noisy, so both sides of a ratio take turns and the medians are
@@ -10,7 +11,6 @@ compared. Each row says what it aims at; the exit status is 1 if a row misses it
 """
 
 import argparse
-import gc
 import itertools
 import json
 import platform
@@ -19,7 +19,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ preload_openblas()
 
 import bench_apc  # noqa: E402
 import bench_cache  # noqa: E402
+import bench_clients  # noqa: E402
+import bench_first  # noqa: E402
+import bench_follow_up  # noqa: E402
 import bench_prompts  # noqa: E402
 import bench_quantize  # noqa: E402
 import bench_server  # noqa: E402
@@ -38,13 +42,10 @@ import bench_vision  # noqa: E402
 import mlx.core as mx  # noqa: E402
 from mlx_lm import load as mlx_lm_load  # noqa: E402
 from mlx_lm import stream_generate  # noqa: E402
-from mlx_lm.models.cache import make_prompt_cache  # noqa: E402
 from mlx_lm.sample_utils import make_logits_processors  # noqa: E402
 
 from engine import Engine, GenerationOptions, TextDelta, load  # noqa: E402
-
-HISTORY = 2000
-"""Tokens of conversation before a follow-up."""
+from model_kit.demo import demo_folder  # noqa: E402
 
 
 @dataclass
@@ -59,14 +60,43 @@ class Row:
     aim: str
     met: bool
     detail: str
+    figures: dict[str, Any] = field(default_factory=dict)
+    """What else was found, where that is more than fits a line."""
 
 
 class Bench:
-    def __init__(self, folder: Path, rounds: int) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path | None, rounds: int, small: bool = False) -> None:
+        """`folder` is a checkpoint's, instead of smollm2's and demo's; `small` asks for less."""
+        self.folder = folder or demo_folder()
+        self._seeing = folder
         self.rounds = rounds
-        self.engine: Engine = load(folder)
-        self.model, self.tokenizer = mlx_lm_load(str(folder))
+        self._small = small
+
+    @cached_property
+    def engine(self) -> Engine:
+        return load(self.folder)
+
+    @cached_property
+    def _alone(self) -> Any:
+        return mlx_lm_load(str(self.folder))
+
+    @property
+    def model(self) -> Any:
+        """mlx-lm's own."""
+        return self._alone[0]
+
+    @property
+    def tokenizer(self) -> Any:
+        return self._alone[1]
+
+    @property
+    def seeing(self) -> Path:
+        """A checkpoint with eyes."""
+        return self._seeing or demo_folder(eyes=True)
+
+    @property
+    def sizes(self) -> bench_together.Sizes:
+        return bench_together.SMALL if self._small else bench_together.usual_sizes()
 
     def decode(self) -> Iterator[Row]:
         """Tokens per second while decoding, after a short prompt, seen from outside.
@@ -101,37 +131,17 @@ class Bench:
 
     def follow_up(self) -> Iterator[Row]:
         """The first token of a question after 2,000 tokens of conversation."""
-        chat = self.engine.chat(options=GenerationOptions(max_tokens=4))
-        text = "The river bends, and the old mill turns slowly in the evening light. "
-        words = text * (HISTORY // len(self.engine.tokenize(text)) + 1)
-        chat.send(words).result()
-        cache = make_prompt_cache(self.model)
-        warm: list[float] = []
-        alone: list[float] = []
-        cold: list[float] = []
-        growth: list[float] = []
-        held: list[int] = []
-        for i in range(self.rounds + 1):
-            whole, new, seconds, used = self._ask(chat, f"What turns in the light? ({i})")
-            alone.append(self._first_token(new if i else whole, cache))
-            warm.append(seconds)
-            growth.append(used)
-            held.append(sum(c.nbytes for c in cache))
-            if i:
-                cold.append(self._first_token(whole, make_prompt_cache(self.model)))
-        # The first round fills mlx-lm's own cache; it only warms up.
-        warm, alone, growth, held = warm[1:], alone[1:], growth[1:], held[1:]
-        ratios = [x / y for x, y in zip(warm, alone, strict=True)]
-        detail = f"{statistics.median(warm):.3f} s against {statistics.median(alone):.3f} s"
+        args = self.engine, self.model, self.tokenizer, self.rounds
+        found = list(bench_follow_up.follow_ups(*args))
+        warm, alone, cold, growth, held = map(statistics.median, zip(*found, strict=True))
+        detail = f"{warm:.3f} s against {alone:.3f} s"
+        ratios = [f.warm / f.alone for f in found]
         yield self._row("follow-up, engine / mlx-lm", ratios, "ratio", at_most=1.10, detail=detail)
-        gains = [x / y for x, y in zip(cold, warm, strict=True)]
-        detail = f"{statistics.median(cold):.2f} s against {statistics.median(warm):.3f} s"
+        detail = f"{cold:.2f} s against {warm:.3f} s"
+        gains = [f.cold / f.warm for f in found]
         yield self._row("cold / follow-up", gains, "ratio", at_least=25, detail=detail)
-        shares = [x / y for x, y in zip(growth, held, strict=True)]
-        detail = (
-            f"{statistics.median(growth) / 2**20:.1f} MiB over a history of "
-            f"{statistics.median(held) / 2**20:.1f} MiB"
-        )
+        detail = f"{growth / 2**20:.1f} MiB over a history of {held / 2**20:.1f} MiB"
+        shares = [f.growth / f.held for f in found]
         yield self._row("peak memory / history", shares, "ratio", at_most=0.5, detail=detail)
 
     def imports(self) -> Iterator[Row]:
@@ -173,8 +183,26 @@ class Bench:
 
     def together(self) -> Iterator[Row]:
         """1 to 16 answers at once, texts and then half of them about pictures, against mlx-lm's."""
-        for name, ratios, bar, detail in bench_together.figures(self.folder, self.rounds):
-            yield self._row(name, ratios, "ratio", at_least=bar, detail=detail)
+        yield from self._at_least(bench_together.lone(self.folder, 2 * self.rounds, self.sizes))
+        folders = self.folder, self.seeing
+        yield from self._at_least(bench_together.figures(*folders, self.rounds, self.sizes))
+
+    def clients(self) -> Iterator[Row]:
+        """As many clients of the server as answers, against the engine's own route."""
+        yield from self._at_least(bench_clients.figures(self.seeing, self.rounds, self.sizes))
+
+    def _at_least(self, found: Iterable[bench_together.Figure]) -> Iterator[Row]:
+        for name, ratios, bar, detail, more in found:
+            row = self._row(name, ratios, "ratio", at_least=bar, detail=detail)
+            yield replace(row, figures=more)
+
+    def first(self) -> Iterator[Row]:
+        """The first token of a follow-up after histories of several lengths."""
+        histories = bench_first.HISTORIES[: 1 if self._small else None]
+        rounds = self.rounds if self._small else max(7, self.rounds)
+        for name, ratios, detail, more in bench_first.figures(self.folder, rounds, histories):
+            row = self._row(name, ratios, "ratio", at_most=bench_first.BAR, detail=detail)
+            yield replace(row, figures=more)
 
     def pictures(self) -> Iterator[Row]:
         """A follow-up with a picture in its history, and the search for a conversation."""
@@ -209,15 +237,10 @@ class Bench:
 
     def peak(self) -> Iterator[Row]:
         """Memory of a follow-up after 4,000 tokens, beside the weights, over the cache's own."""
-        with load(self.folder) as engine:
-            chat = engine.chat(options=bench_cache.SHORT)
-            chat.send(" river" * 2 * HISTORY).result()
-            shares = []
-            for i in range(self.rounds):
-                held = engine.cache_stats()["bytes"]
-                tokens, _, _, growth = self._ask(chat, f"What turns in the light? ({i})")
-                shares.append((held + growth) / held)
-        detail = f"{held / 2**20:.0f} MiB held for {len(tokens)} tokens"
+        found = list(bench_follow_up.peaks(self.folder, self.rounds))
+        held, _, tokens = found[-1]
+        shares = [(held + growth) / held for held, growth, _ in found]
+        detail = f"{held / 2**20:.0f} MiB held for {tokens} tokens"
         yield self._row("peak / cache", shares, "ratio", at_most=1.10, detail=detail)
 
     def apc(self) -> Iterator[Row]:
@@ -254,34 +277,6 @@ class Bench:
         a, b = (statistics.median(f[side] for f in found) * 1000 for side in ("through", "alone"))
         detail = f"read {a:.2f} ms after it was made, against {b:.2f} ms in the same process"
         yield self._row("server, added a token", added, "ms", at_most=1.0, detail=detail)
-
-    def _ask(self, chat: Any, question: str) -> tuple[list[int], list[int], float, float]:
-        """Ask; the whole prompt and its new part, seconds to the first token, bytes of growth."""
-        gc.collect()
-        mx.clear_cache()
-        before = mx.get_active_memory()
-        mx.reset_peak_memory()
-        started = time.perf_counter()
-        generation = chat.send(question)
-        seconds = next(
-            time.perf_counter() - started for e in generation if isinstance(e, TextDelta)
-        )
-        end = generation.result()
-        growth = mx.get_peak_memory() - before
-        tokens = generation.prompt.tokens
-        return tokens, tokens[end.cached_tokens :], seconds, growth
-
-    def _first_token(self, tokens: list[int], cache: list[Any]) -> float:
-        """Seconds to mlx-lm's first token; the cache is left as the engine's is."""
-        started = time.perf_counter()
-        responses = stream_generate(
-            self.model, self.tokenizer, mx.array(tokens), max_tokens=4, prompt_cache=cache
-        )
-        next(iter(responses))
-        seconds = time.perf_counter() - started
-        for _ in responses:
-            pass
-        return seconds
 
     def _take_turns(
         self, ours: Callable[[], float], theirs: Callable[[], float]
@@ -326,6 +321,9 @@ PARTS = {
     "follow-up": Bench.follow_up,
     "import": Bench.imports,
     "load": Bench.loads,
+    "first": Bench.first,
+    "together": Bench.together,
+    "clients": Bench.clients,
     "embeddings": Bench.embeddings,
     "prompts": Bench.prompts,
     "pictures": Bench.pictures,
@@ -340,19 +338,15 @@ PARTS = {
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
-    parser.add_argument("--model", default="smollm2", help="a checkpoint folder (default: smollm2)")
+    parser.add_argument("--model", type=Path, help="a checkpoint folder (default: smollm2, demo)")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--small", action="store_true", help="few answers, and short ones")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     args = parser.parse_args()
     unknown = set(args.parts) - set(PARTS)
     if unknown or args.rounds < 1:
         parser.error(f"unknown part {', '.join(unknown)}" if unknown else "--rounds must be > 0")
-    folder = Path(args.model)
-    if args.model == "smollm2":
-        from model_kit.demo import demo_folder
-
-        folder = demo_folder()
-    bench = Bench(folder, args.rounds)
+    bench = Bench(args.model, args.rounds, args.small)
     where = f"{platform.platform()}, {mx.default_device()}, {args.rounds} rounds"
     print(f"{where}\n{'':34}{'median':>9}{'low':>9}{'high':>9}  {'aim':9} ")
     rows = []
@@ -369,7 +363,8 @@ def main() -> int:
     if args.json:
         figures = {"where": where, "rows": [asdict(row) for row in rows]}
         args.json.write_text(json.dumps(figures, indent=2) + "\n")
-    bench.engine.close()
+    if "engine" in vars(bench):
+        bench.engine.close()
     return 0 if all(row.met for row in rows) else 1
 
 

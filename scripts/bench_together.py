@@ -3,21 +3,43 @@
 import random
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import pairwise, product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 from mlx_lm import stream_generate
 from mlx_lm.generate import BatchGenerator
-from PIL import Image
 
 from engine import Engine, GenerationOptions, Request, TextDelta, load
-from model_kit.demo import demo_folder
+from vision_add_ons.testing import Photo
 
-COUNTS = (1, 2, 4, 8, 16)
+WORDS = ("the", "river", "bends", "and", "an", "old", "mill", "turns", "in", "evening", "light")
+
+
+class Sizes(NamedTuple):
+    """What is asked."""
+
+    counts: tuple[int, ...]
+    """Answers at once."""
+    prompt: int
+    """Tokens of a text's prompt; the words about a picture are a quarter of it."""
+    answer: int
+
+
+SMALL = Sizes((1, 4), 32, 8)
+SIZES = {
+    mx.DeviceType.cpu: Sizes((1, 2, 4, 8, 16), 64, 24),
+    mx.DeviceType.gpu: Sizes((1, 2, 4, 8, 16), 300, 64),
+}
+
+
+def usual_sizes() -> Sizes:
+    """Those of the device that MLX uses."""
+    return SIZES[mx.default_device().type]
 
 
 @dataclass
@@ -28,72 +50,107 @@ class Run:
     step: float
     """The median time between two tokens of one answer."""
     first: float
-    """When the last of them had its first token."""
+    """When the median one of them had its first token."""
+    last_first: float
+    """When the last one had."""
     gap: float
     """The longest time between two tokens of one answer."""
+    grown: int = 0
+    """The most memory that was taken beside what there was before, in bytes."""
 
 
 @dataclass
 class Pair:
-    """One round: the engine's and mlx-lm's."""
+    """One round: the engine's, and what it is held against."""
 
-    answers: int
     ours: Run
     theirs: Run
 
 
-def _run(started: float, stamps: Sequence[Sequence[float]]) -> Run:
+def run_of(started: float, stamps: Iterable[Sequence[float]], grown: int = 0) -> Run:
+    """A run by the times of each answer's tokens."""
+    stamps = list(stamps)
     gaps = [b - a for own in stamps for a, b in pairwise(own)]
     return Run(
         total=max(own[-1] for own in stamps) - started,
         step=statistics.median(gaps),
-        first=max(own[0] for own in stamps) - started,
+        first=statistics.median(own[0] for own in stamps) - started,
+        last_first=max(own[0] for own in stamps) - started,
         gap=max(gaps),
+        grown=grown,
     )
 
 
-class Together:
-    """An engine that makes `COUNTS[-1]` answers at once, and mlx-lm's generator with its model."""
+class Asker:
+    """Draws what is asked of an engine: random texts, and pictures that nobody has seen."""
 
-    def __init__(self, folder: Path, prompt: int, answer: int, pictures: bool = False) -> None:
-        """`prompt` and `answer` are lengths in tokens; with `pictures`, half have one."""
-        self.prompt, self.answer, self.pictures = prompt, answer, pictures
-        self.engine: Engine = load(folder, parallel=COUNTS[-1])
+    def __init__(self, engine: Engine, sizes: Sizes, pictures: bool) -> None:
+        """With `pictures`, half of the requests are about one."""
+        self._engine, self._sizes, self._pictures = engine, sizes, pictures
+        self._chance = random.Random(1)
+        self._options = GenerationOptions(max_tokens=sizes.answer)
+        kit: Any = engine._worker.kit
+        kit.tokenizer._eos_token_ids = set()  # all run to their end
+        self._vocab = kit.vocab_size
+
+    def requests(self, count: int, as_ids: bool = False) -> list[Request]:
+        """So many; `as_ids` gives texts as token ids, as mlx-lm's generator is given them."""
+        return [self._request(i, as_ids) for i in range(count)]
+
+    def _request(self, index: int, as_ids: bool) -> Request:
+        images: list[bytes] = []
+        length = self._sizes.prompt
+        if self._pictures and not index % 2:
+            images, length = [self._picture()], length // 4
+        prompt: list[Any] = self.ids(length)
+        if images or not as_ids:
+            prompt = [{"role": "user", "content": self._words(length)}]
+        return Request(prompt, images, self._options, client=index)
+
+    def ids(self, count: int) -> list[int]:
+        """So many random tokens, none of them special."""
+        return [self._chance.randrange(self._vocab // 4, self._vocab // 2) for _ in range(count)]
+
+    def _words(self, count: int) -> str:
+        """A text of about so many tokens."""
+        text = " ".join(self._chance.choices(WORDS, k=count))
+        return self._engine.detokenize(self._engine.tokenize(text)[:count]).strip()
+
+    def _picture(self) -> bytes:
+        """A photograph as a file, as applications have it."""
+        file = BytesIO()
+        Photo(512, 384, self._chance.randrange(2**31)).image.save(file, "JPEG", quality=90)
+        return file.getvalue()
+
+
+class Together:
+    """An engine that makes several answers at once, and mlx-lm's generator with its model."""
+
+    def __init__(self, folder: Path, sizes: Sizes, pictures: bool, parallel: int) -> None:
+        self.engine: Engine = load(folder, parallel=parallel)
         kit: Any = self.engine._worker.kit
-        self.model, self.tokenizer, self.eyes = kit.text_model, kit.tokenizer, kit.add_on
-        self.vocab = kit.vocab_size
-        self.tokenizer._eos_token_ids = set()  # all run to their end
-        self.chance = random.Random(1)
+        self.model, self.tokenizer = kit.text_model, kit.tokenizer
+        self._asker = Asker(self.engine, sizes, pictures)
+        self._answer = sizes.answer
 
     def rounds(self, count: int, rounds: int, seen: bool = True) -> Iterator[Pair]:
         """`seen` says whether the pictures were encoded before."""
         for i in range(rounds + 1):
-            asked = [self._request(j, count) for j in range(count)]
-            if self.pictures and seen:
-                for request in asked:
-                    if request.images:
-                        self.engine.submit(self._question(request.images[0])).result()
+            asked = self._asker.requests(count, as_ids=True)
+            if seen:
+                self._see(asked)
             ours, lengths = self._ours(asked)
-            pair = Pair(count, ours, self._theirs(lengths))
+            pair = Pair(ours, self._theirs(lengths))
             if i:  # the first round compiles
                 yield pair
 
-    def _words(self, count: int) -> list[int]:
-        return [self.chance.randrange(100, self.vocab - 100) for _ in range(count)]
+    def _see(self, asked: Sequence[Request]) -> None:
+        """Encode the pictures, and keep nothing else of the requests."""
+        from engine.images import load_pictures
 
-    def _request(self, index: int, count: int) -> Request:
-        options = GenerationOptions(max_tokens=self.answer)
-        if not self.pictures or index % 2:
-            return Request(self._words(self.prompt), options=options, client=index)
-        colour = tuple(self.chance.randrange(256) for _ in range(3))
-        picture = Image.new("RGB", (512, 512), colour)  # type: ignore[arg-type]
-        request = self._question(picture)
-        return Request(request.prompt, request.images, options, client=index)
-
-    def _question(self, picture: Any) -> Request:
-        said = self.tokenizer.decode(self._words(self.prompt // 4))
-        options = GenerationOptions(max_tokens=1)
-        return Request([{"role": "user", "content": said}], [picture], options)
+        pictures = [picture for request in asked for picture in load_pictures(request.images)]
+        rows = self.engine._worker.call(lambda memory: [*map(memory.features.encode, pictures)])
+        rows.result()
 
     def _ours(self, asked: Sequence[Request]) -> tuple[Run, list[int]]:
         stamps: list[list[float]] = [[] for _ in asked]
@@ -105,72 +162,107 @@ class Together:
 
             return told
 
+        before = _reset_peak()
         started = time.perf_counter()
         begun = [
             self.engine.submit(request, on_event=note(own))
             for request, own in zip(asked, stamps, strict=True)
         ]
         for generation in begun:
-            assert generation.result().completion_tokens == self.answer
-        return _run(started, stamps), [len(generation.prompt.tokens) for generation in begun]
+            assert generation.result().completion_tokens == self._answer
+        grown = mx.get_peak_memory() - before
+        return run_of(started, stamps, grown), [len(g.prompt.tokens) for g in begun]
 
     def _theirs(self, lengths: Sequence[int]) -> Run:
         """On a thread of its own an array cannot be used: so on the engine's."""
         return self.engine._worker.call(lambda _: self._batch(lengths)).result()
 
     def _batch(self, lengths: Sequence[int]) -> Run:
-        prompts = [self._words(length) for length in lengths]
+        prompts = [self._asker.ids(length) for length in lengths]
         stamps: dict[int, list[float]] = {}
+        before = _reset_peak()
         started = time.perf_counter()
         if len(lengths) == 1:
             own = stamps[0] = []
             prompt = mx.array(prompts[0])
-            for _ in stream_generate(self.model, self.tokenizer, prompt, max_tokens=self.answer):
+            for _ in stream_generate(self.model, self.tokenizer, prompt, max_tokens=self._answer):
                 own.append(time.perf_counter())
-            return _run(started, [own])
-        generator = BatchGenerator(self.model, max_tokens=self.answer)
-        generator.insert(prompts)
-        while responses := generator.next_generated():
-            now = time.perf_counter()
-            for response in responses:
-                stamps.setdefault(response.uid, []).append(now)
-        generator.close()
-        return _run(started, list(stamps.values()))
+        else:
+            generator = BatchGenerator(self.model, max_tokens=self._answer)
+            generator.insert(prompts)
+            while responses := generator.next_generated():
+                now = time.perf_counter()
+                for response in responses:
+                    stamps.setdefault(response.uid, []).append(now)
+            generator.close()
+        return run_of(started, stamps.values(), mx.get_peak_memory() - before)
 
     def close(self) -> None:
         self.engine.close()
 
 
-def figures(folder: Path, rounds: int) -> Iterator[tuple[str, list[float], float, str]]:
-    """What is compared, mlx-lm's times over ours, how much at least they should be, and details."""
-    for what, model, kinds in (
-        ("texts", folder, (True,)),
-        ("half with pictures", demo_folder(eyes=True), (True, False)),
+def _reset_peak() -> int:
+    """Begin to look for the most memory; how much is taken now."""
+    mx.reset_peak_memory()
+    return mx.get_active_memory()
+
+
+Figure = tuple[str, list[float], float, str, dict[str, Any]]
+"""A name, mlx-lm's times over ours, how much at least they should be, a line, and all figures."""
+
+
+def lone(folder: Path, rounds: int, sizes: Sizes | None = None) -> Iterator[Figure]:
+    """One answer at a time, of engines that make one and several, against `stream_generate`."""
+    sizes = sizes or usual_sizes()
+    for parallel in (1, max(sizes.counts)):
+        both = Together(folder, sizes, False, parallel)
+        pairs = list(both.rounds(1, rounds))
+        both.close()
+        for figure in ("step", "total"):
+            yield row(f"alone, parallel={parallel}: {figure}", pairs, figure, 0.99)
+
+
+def figures(texts: Path, seeing: Path, rounds: int, sizes: Sizes | None = None) -> Iterator[Figure]:
+    """Several answers at once: texts, and half with pictures that were encoded before, or not.
+
+    The latter if the checkpoint in `seeing` has eyes.
+    """
+    sizes = sizes or usual_sizes()
+    for what, folder, kinds in (
+        ("texts", texts, (True,)),
+        ("half with pictures", seeing, (True, False)),
     ):
         pictures = len(kinds) > 1
-        both = Together(model, 100, 32, pictures)
-        for seen, count in product(kinds, COUNTS):
+        both = Together(folder, sizes, pictures, max(sizes.counts))
+        if pictures and both.engine.report.add_on is None:
+            kinds = ()
+        for seen, count in product(kinds, sizes.counts):
             told = f"{count} {what}" + ("" if seen else ", new")
             pairs = list(both.rounds(count, rounds, seen))
-            lone = 0.99 if count == 1 else 0.95
-            for figure, bar in (("step", lone), ("total", 0.90 if pictures else lone)):
-                ratios = [getattr(p.theirs, figure) / getattr(p.ours, figure) for p in pairs]
-                yield f"{told}: {figure}", ratios, bar, _detail(pairs, figure)
+            step = 0.99 if count == 1 else 0.95
+            yield row(f"{told}: step", pairs, "step", step)
+            yield row(f"{told}: total", pairs, "total", 0.90 if pictures else step)
         both.close()
 
 
-def _detail(pairs: Sequence[Pair], figure: str) -> str:
-    def median(name: str) -> tuple[float, float]:
-        ours, theirs = ([getattr(run, name) for run in side] for side in _sides(pairs))
-        return statistics.median(ours), statistics.median(theirs)
+def row(name: str, pairs: Sequence[Pair], figure: str, bar: float) -> Figure:
+    """What was found of one figure of several runs."""
 
-    (a, b), (first, theirs) = median(figure), median("first")
-    gap = max(pair.ours.gap for pair in pairs)
-    return (
-        f"{a * 1000:.1f} ms against {b * 1000:.1f}, the last first token after {first:.2f} s "
-        f"against {theirs:.2f}, the longest gap {gap:.2f} s"
-    )
+    def median(side: str, of: str) -> float:
+        return statistics.median(getattr(getattr(pair, side), of) for pair in pairs)
 
-
-def _sides(pairs: Sequence[Pair]) -> tuple[list[Run], list[Run]]:
-    return [pair.ours for pair in pairs], [pair.theirs for pair in pairs]
+    sides = {
+        side: {of: median(side, of) for of in vars(pairs[0].ours)} for side in ("ours", "theirs")
+    }
+    a, b = sides["ours"], sides["theirs"]
+    a["gap"], b["gap"] = (max(getattr(p, s).gap for p in pairs) for s in sides)
+    detail = f"{a[figure] * 1000:.1f} ms against {b[figure] * 1000:.1f}"
+    if figure == "total":
+        detail += (
+            f"; first tokens {a['first']:.3f} s, all {a['last_first']:.3f}, against "
+            f"{b['first']:.3f} and {b['last_first']:.3f}; longest gap {a['gap'] * 1000:.0f} ms "
+            f"against {b['gap'] * 1000:.0f}; memory +{a['grown'] / 1e6:.0f} MB against "
+            f"+{b['grown'] / 1e6:.0f}"
+        )
+    ratios = [getattr(pair.theirs, figure) / getattr(pair.ours, figure) for pair in pairs]
+    return name, ratios, bar, detail, sides
