@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, overload
 
 import mlx.core as mx
+import numpy as np
 
 
 class TokenIds(Sequence[int]):
@@ -33,6 +34,21 @@ class TokenIds(Sequence[int]):
     def copy(self) -> "array[int]":
         """The ids in an array, which may be changed."""
         return self._ids[:]
+
+    def within(self, count: int) -> bool:
+        """Whether all of them are ids of a vocabulary of so many."""
+        ids = np.frombuffer(self._ids, np.intc) if self._ids else np.zeros(1)
+        return bool(ids.min() >= 0 and ids.max() < count)
+
+    def shared(self, other: "TokenIds") -> int:
+        """How many leading ids are the other's too."""
+        length = min(len(self), len(other))
+        if not length:
+            return 0
+        ours, theirs = (np.frombuffer(x._ids, np.intc, length) for x in (self, other))
+        apart = ours != theirs
+        first = int(apart.argmax())
+        return first if apart[first] else length
 
     def __len__(self) -> int:
         return len(self._ids)

@@ -133,7 +133,7 @@ class PromptBuilder:
         self._check_sight(pictures)
         encoded = self._messages.encode(messages)
         if self._add_on is None:
-            return Prompt(encoded.tokens, greatest=encoded.greatest)
+            return Prompt(encoded.tokens)
         tokens: Sequence[int] = encoded.tokens
         positions = encoded.positions
         if not pictures:
@@ -141,8 +141,7 @@ class PromptBuilder:
         elif encoded.typed and positions is None:
             tokens, positions = self._without_marks(tokens, encoded.typed)
         expanded = self._add_on.expand_prompt(tokens, pictures, positions)
-        greatest = encoded.greatest if expanded.tokens is encoded.tokens else None
-        return Prompt(expanded.tokens, expanded.spans, expanded.bidirectional, greatest)
+        return Prompt(expanded.tokens, expanded.spans, expanded.bidirectional)
 
     def _without_marks(
         self, tokens: Sequence[int], typed: list[int]

@@ -37,8 +37,6 @@ class EncodedMessages:
     """The indices before which images go; None where the template wrote image tokens itself."""
     typed: list[int]
     """The indices of image tokens that a message holds as text."""
-    greatest: int | None = None
-    """No id is greater, if that is known."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +55,6 @@ class _Known:
     """The character of `text` that each token begins at."""
     replaced: Sequence[Span]
     """What of `text` has the ids that it was generated as."""
-    greatest: int
-    """No token has a greater id."""
 
 
 class MessageEncoder:
@@ -122,7 +118,6 @@ class MessageEncoder:
             TokenIds.joined((before, made.tokens, behind)),
             [len(before) + i for i in positions] or None,
             [len(before) + i for i in typed],
-            max([made.greatest, *before, *behind]),
         )
 
     def _around(self, text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -201,14 +196,7 @@ class MessageEncoder:
             replaced = [span for span in known.replaced if span[1] <= done]
         own = [answer for answer in answers if answer[0] >= done]
         replaced += self._replace(tokens, starts, own, len(text))
-        greatest = max(tokens[index:], default=0)
-        if index and known is not None:
-            greatest = max(greatest, known.greatest)
-            if greatest >= self._vocab_size:  # what had it may be gone
-                greatest = max(tokens)
-        return _Known(
-            rendered, pieces, spans, text, answers, TokenIds(tokens), starts, replaced, greatest
-        )
+        return _Known(rendered, pieces, spans, text, answers, TokenIds(tokens), starts, replaced)
 
     def _cut(self, known: _Known, shared: int, answers: Sequence[Answer]) -> int:
         """How many of a known prompt's ids begin a text that shares so many characters with it."""

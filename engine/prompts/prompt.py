@@ -6,20 +6,16 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from vision_add_ons.base import ExpandedPrompt
+from vision_add_ons.token_ids import TokenIds
 
 
 @dataclass(frozen=True)
 class Prompt(ExpandedPrompt):
     """An expanded prompt and what the prompt cache knows it by."""
 
-    greatest: int | None = None
-    """No id is greater, and none below 0, where that is known without looking through them."""
-
     def fits(self, vocab_size: int) -> bool:
         """Whether all its ids are of a vocabulary."""
-        if self.greatest is not None:
-            return self.greatest < vocab_size
-        return min(self.tokens) >= 0 and max(self.tokens) < vocab_size
+        return TokenIds(self.tokens).within(vocab_size)
 
     @cached_property
     def key(self) -> Sequence[Hashable]:

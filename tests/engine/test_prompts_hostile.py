@@ -163,14 +163,3 @@ def test_empty_answers_have_no_ids_of_their_own() -> None:
     for last in ("and a longer question", "but another one"):
         said = [Message("user", "hi"), Message("assistant", "", (3,)), Message("user", last)]
         assert going_on.encode(said).tokens == encoder(made).encode(said).tokens
-
-
-def test_bounds_are_those_of_what_is_there() -> None:
-    made = tokenizer("byte level", PLAIN)
-    going_on = encoder(made)
-    most = len(made) - 10
-    going_on._vocab_size = most
-    for last in ("a<word> b", "a b"):
-        encoded = going_on.encode([Message("user", "hi " * 50 + "<|turn|>"), Message("user", last)])
-        assert encoded.greatest is not None
-        assert (encoded.greatest >= most) == (max(encoded.tokens) >= most)
