@@ -202,12 +202,13 @@ class Lane:
             with mx.stream(generation_stream):
                 for cache in self.caches:
                     cache.filter(keep)
+                    mx.eval(cache.state)  # a layer after the other: there are never two copies
             self._keep(keep)
 
     def _keep(self, keep: Sequence[int]) -> None:
         """Forget the rows but for these, which the caches did already."""
         with mx.stream(generation_stream):
-            self._next = self._next[mx.array(keep)]
+            self._next = self._next[mx.array(list(keep))]
         self.rows = [self.rows[i] for i in keep]
         self._sampler.filter(keep)
 
@@ -220,8 +221,7 @@ class Lane:
             for cache in self.caches:
                 caches.append(cache.part(chosen))
                 cache.filter(keep)
-                # A layer after the other: there are never two copies of all.
-                mx.eval(cache.state, caches[-1].state)
+                mx.eval(cache.state, caches[-1].state)  # a layer after the other, as above
             last = self._next[mx.array(chosen)]
         rows = [self.rows[i] for i in chosen]
         part = Lane(self._model, rows, last, caches, self._sampler.part(chosen))
