@@ -2,7 +2,7 @@
 
 In a lane, each row is padded to the longest: a row of 16,000 tokens beside seven of 300 would have
 a step read, and the engine hold, 8 times 16,000 tokens of KV caches. Each lane more reads the
-decoder's weights once more a step. Between the two, the lanes are made that cost the fewest bytes.
+decoder's weights once more. Between the two, the lanes are made that cost the fewest bytes.
 """
 
 import math
@@ -58,7 +58,7 @@ class Lanes:
     def settle(self) -> list[tuple[list[int], BaseException]]:
         """Begin with the rows that are new, and have each in its lane, if anybody came or left.
 
-        New rows that come into one lane begin at once. Returns those that could not begin, and why;
+        New rows that come into one lane begin together. Returns those that could not begin, and why;
         they are left out.
         """
         if not self._changed:
@@ -147,8 +147,8 @@ def _widths(caches: Sequence[Any]) -> dict[float, float]:
         if hasattr(cache, "caches"):  # several of one layer
             grown = _widths(cache.caches)
         elif keys is not None:
-            rows, _, room, _ = keys.shape
-            grown = {getattr(cache, "max_size", math.inf): cache.nbytes / (rows * room)}
+            places = keys.shape[0] * keys.shape[-2]  # rows, and tokens that there is room for
+            grown = {getattr(cache, "max_size", math.inf): cache.nbytes / places}
         else:
             continue
         for most, width in grown.items():
