@@ -58,8 +58,8 @@ class Lanes:
     def settle(self) -> list[tuple[list[int], BaseException]]:
         """Begin with the rows that are new, and have each in its lane, if anybody came or left.
 
-        New rows that come into one lane begin together. Returns those that could not begin, and why;
-        they are left out.
+        New rows that come into one lane begin together. Returns those that could not begin, which
+        are left out, and why.
         """
         if not self._changed:
             return []
