@@ -129,9 +129,6 @@ def test_rows_of_one_length_share_a_lane() -> None:
     assert groups_of([7, 7, 7], float, 0) == [[0, 1, 2]]
 
 
-# --- rows of very different lengths ------------------------------------------------------------
-
-
 def asked_of(lengths: Sequence[int], count: int = 40) -> list[Request]:
     options = GenerationOptions(max_tokens=count, logprobs=True, logit_bias=ENDLESS)
     return [Request(tokens_of(n, n), options=options, client=n) for n in lengths]
@@ -155,7 +152,8 @@ def test_the_long_and_the_short_are_apart(
     alone = [told(letters.submit(request)) for request in asked]
     assert_same(together(letters_folder, asked), alone)
     weights = Path(letters_folder / "model.safetensors").stat().st_size
-    assert (apart := of_all(rounds))
+    apart = of_all(rounds)
+    assert apart
     for lanes in apart:
         assert sorted(len(lane.lengths) for lane in lanes) == [2, 2]
         for lane in lanes:
@@ -191,7 +189,8 @@ def test_lanes_become_one_when_the_longest_left(
     asked = [*asked_of((400,), count=5), *asked_of((220, 20), count=50)]
     alone = [told(letters.submit(request)) for request in asked]
     assert_same(together(letters_folder, asked), alone)
-    assert (three := [[lane.lengths for lane in lanes] for lanes in of_all(rounds, 3)])
+    three = [[lane.lengths for lane in lanes] for lanes in of_all(rounds, 3)]
+    assert three
     assert {(len(short), len(long)) for short, long in map(sorted, three)} == {(1, 2)}
     assert len(of_all(rounds, 2)[-1]) == 1
 
