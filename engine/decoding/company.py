@@ -1,13 +1,14 @@
-"""Answers that are decoded together: rows of one lane, and the texts that they become."""
+"""Answers that are decoded together: rows of lanes, and the texts that they become."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import mlx.core as mx
 
 from engine.decoding.answer import Answer, Ending
-from engine.decoding.lane import Lane, LaneCache
+from engine.decoding.lane import Lane, LaneCache, LaneRow
+from engine.decoding.lanes import Lanes
 from engine.decoding.row_sampler import Row, RowSampler
 from engine.decoding.sampling import logits_processors
 from engine.events import FinishReason
@@ -15,7 +16,7 @@ from vision_add_ons.cache_views import plain_caches, shift_of
 
 
 class _Member:
-    """An answer that is decoded in the lane, and its text."""
+    """An answer that is decoded in a lane, and its text."""
 
     def __init__(self, answer: Answer) -> None:
         self.answer = answer
@@ -45,7 +46,8 @@ class Company:
     """For the engine's thread alone."""
 
     def __init__(self, model: Any) -> None:
-        self._lane = Lane(model)
+        self._model = model
+        self._lanes = Lanes(model)
         self._members: dict[int, _Member] = {}
 
     def __len__(self) -> int:
@@ -61,7 +63,7 @@ class Company:
         shared = {name: member.answer.shares(answer) for name, member in self._members.items()}
         most = max(shared, key=shared.__getitem__, default=0)
         if shared.get(most):
-            self._members[most].answer.share(self._lane.take(most))
+            self._members[most].answer.share(self._lanes.take(most))
 
     def join(self, answer: Answer, last: mx.array, embedding: mx.array | None) -> None:
         """Decode an answer too, from its prompt's `last` token, [1], on.
@@ -71,47 +73,59 @@ class Company:
         """
         assert answer.kv is not None
         views, answer.kv = answer.kv, None  # the lane's, from now on
-        tokens, first = answer.prompt.tokens, None
-        member = _Member(answer)
-        sampler = RowSampler([member.row])
-        if _sees_itself_whole(answer):
-            processors = logits_processors(answer.options, tokens[:-1])
-            last = first = self._lane.first(last, embedding, views, sampler, processors)
-        processors = logits_processors(answer.options, tokens if first is not None else tokens[:-1])
         shift = [shift_of(views)]
         caches = [LaneCache(cache, shift) for cache in plain_caches(views)]
-        self._lane.add([id(member)], last, caches, sampler, [processors])
-        self._members[id(member)] = member
-        answer.read()
+        members, lane = self._lane([answer], last, caches)
+        first = lane.first(views, embedding) if _sees_itself_whole(answer) else None
+        self._add(members, lane)
         if first is not None:
-            self._deliver([(id(member), int(first))])
+            self._deliver(lane, [(name, first) for name in lane.names])
 
     def join_all(
         self, answers: Sequence[Answer], last: mx.array, caches: Sequence[LaneCache]
     ) -> None:
         """Decode several too, from the `last` tokens of their texts, [answers], on.
 
-        `caches` hold the tokens before those. Raises what the decoder raises.
+        `caches` hold the tokens before those.
         """
+        self._add(*self._lane(answers, last, caches))
+
+    def _lane(
+        self, answers: Sequence[Answer], last: mx.array, caches: Sequence[LaneCache]
+    ) -> tuple[list[_Member], Lane]:
         members = [_Member(answer) for answer in answers]
-        processors = [logits_processors(a.options, a.prompt.tokens[:-1]) for a in answers]
+        rows = []
+        for member in members:
+            before = member.answer.prompt.tokens[:-1]
+            processors = logits_processors(member.answer.options, before)
+            rows.append(LaneRow(id(member), len(before), processors))
         sampler = RowSampler([member.row for member in members])
-        names = [id(member) for member in members]
-        self._lane.add(names, last, caches, sampler, processors)
-        self._members.update(zip(names, members, strict=True))
-        for answer in answers:
-            answer.read()
+        return members, Lane(self._model, rows, last, caches, sampler)
+
+    def _add(self, members: Sequence[_Member], lane: Lane) -> None:
+        self._lanes.add(lane)
+        self._members.update(zip(lane.names, members, strict=True))
+        for member in members:
+            member.answer.read()
 
     def step(self) -> None:
         """A token of each answer."""
         try:
-            told = self._lane.step()
+            failed = self._lanes.settle()
         except BaseException as error:
-            self._fail(error)
-        else:
-            self._deliver(told)
+            self._lanes = Lanes(self._model)
+            failed = [(list(self._members), error)]
+        for names, reason in failed:
+            self._fail(names, reason)
+        for lane in self._lanes:
+            try:
+                told = lane.step()
+            except BaseException as error:
+                self._lose(lane, error)
+            else:
+                self._deliver(lane, told)
 
-    def _deliver(self, told: Sequence[tuple[int, int]]) -> None:
+    def _deliver(self, lane: Lane, told: Sequence[tuple[int, int]]) -> None:
         ended: dict[int, Ending] = {}
         for name, token in told:
             try:
@@ -123,24 +137,28 @@ class Company:
                     ended[name] = (reason, None)
         # Whoever waits for a token has it now, and not after the next step is prepared.
         time.sleep(0)
+        if not ended:
+            return
         for name in ended:
             try:
-                self._members[name].answer.kv = self._lane.take(name)
+                self._members[name].answer.kv = lane.take(name)
             except BaseException as error:
                 ended[name] = ("error", error)
         leaving = [(self._members.pop(name).answer, ending) for name, ending in ended.items()]
         try:
-            self._lane.drop(ended)
+            self._lanes.drop(lane, ended)
         except BaseException as error:
-            self._fail(error)
+            self._lose(lane, error)
         for answer, ending in leaving:
             answer.end(*ending)
 
-    def _fail(self, error: BaseException) -> None:
-        """What all of them hold cannot be computed."""
-        self._lane.clear()
-        members, self._members = list(self._members.values()), {}
-        for member in members:
+    def _lose(self, lane: Lane, error: BaseException) -> None:
+        """What its rows hold cannot be computed."""
+        self._lanes.drop(lane, lane.names)
+        self._fail(lane.names, error)
+
+    def _fail(self, names: Iterable[int], error: BaseException) -> None:
+        for member in [self._members.pop(name) for name in names if name in self._members]:
             member.answer.end("error", error)
 
 

@@ -54,12 +54,19 @@ class LaneCache:
         offset = self._cache.offset
         return offset + mx.array(self._shifts) if any(self._shifts) else offset
 
-    def extend(self, other: "LaneCache") -> None:
-        """Take the other's rows behind one's own."""
-        self._cache = self._batch()
+    def extend(self, others: Sequence["LaneCache"]) -> None:
+        """Take the others' rows behind one's own; the others are used up."""
+        every = [self, *others]
+        if all(one._alone for one in every):
+            self._cache = type(self._cache).merge([one._cache for one in every])
+        else:
+            self._cache = self._batch()
+            for other in others:
+                self._cache.extend(other._batch())
+        self._shifts = [shift for one in every for shift in one._shifts]
         self._alone = False
-        self._cache.extend(other._batch())
-        self._shifts += other._shifts
+        for other in others:
+            other._cache = None  # or what it held would be kept beside its copy
 
     def _batch(self) -> Any:
         return type(self._cache).merge([self._cache]) if self._alone else self._cache
@@ -77,12 +84,20 @@ class LaneCache:
         """A row's cache, plain."""
         return self._cache if self._alone else self._cache.extract(index)
 
+    def part(self, chosen: Sequence[int]) -> "LaneCache":
+        """The rows at these indices, in a cache of their own."""
+        caches = [self.extract(i) for i in chosen]
+        cache = caches[0] if len(caches) == 1 else type(caches[0]).merge(caches)
+        return LaneCache(cache, [self._shifts[i] for i in chosen])
 
-class _Row:
-    """What the lane knows of a row beside what is drawn for it."""
 
-    def __init__(self, name: int, processors: Sequence[LogitsProcessor]) -> None:
+class LaneRow:
+    """What a lane knows of a row beside what is drawn for it."""
+
+    def __init__(self, name: int, length: int, processors: Sequence[LogitsProcessor]) -> None:
+        """`length` is how many tokens the row's caches hold."""
         self.name = name
+        self.length = length
         self.processors = processors
         self._tokens: mx.array | None = None
 
@@ -100,75 +115,61 @@ class _Row:
 class Lane:
     """Rows that are decoded together, a token of each a step. For one thread."""
 
-    def __init__(self, model: Any) -> None:
-        self._model = model
-        self._rows: list[_Row] = []
-        self._caches: list[LaneCache] = []
-        self._sampler = RowSampler(())
-        self._next: mx.array | None = None
-        """The tokens that the next step delivers, [rows]; being computed."""
-        self._steps = 0
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def add(
+    def __init__(
         self,
-        names: Sequence[int],
+        model: Any,
+        rows: Sequence[LaneRow],
         last: mx.array,
         caches: Sequence[LaneCache],
         sampler: RowSampler,
-        processors: Sequence[Sequence[LogitsProcessor]],
     ) -> None:
-        """Decode the rows of `sampler` from their `last` tokens, [rows], on.
+        """Rows whose `caches` hold their texts up to the `last` tokens, [rows].
 
-        `caches` hold the tokens before those.
+        `sampler` draws for them, in the same order.
         """
-        rows = [_Row(*row) for row in zip(names, processors, strict=True)]
-        with mx.stream(generation_stream):
-            drawn = self._draw(rows, last, caches, sampler)
-            if self._next is None:
-                self._caches, self._sampler, self._next = list(caches), sampler, drawn
-            else:
-                for ours, new in zip(self._caches, caches, strict=True):
-                    ours.extend(new)
-                self._sampler.extend(sampler)
-                self._next = mx.concatenate([self._next, drawn])
-        self._rows += rows
+        self._model = model
+        self.rows = list(rows)
+        self.caches = list(caches)
+        self._sampler = sampler
+        self._next = last
+        """What the next step runs, [rows], being computed; and delivers, unless it is new."""
+        self.new = True
+        """Whether all that was drawn of it was delivered: it has to `begin`."""
+        self._steps = 0
 
-    def first(
-        self,
-        last: mx.array,
-        embedding: mx.array | None,
-        caches: Sequence[Any],
-        sampler: RowSampler,
-        processors: Sequence[LogitsProcessor],
-    ) -> mx.array:
-        """The first token, [1], of a row whose prompt's `last` one needs its views or its row.
+    @property
+    def names(self) -> list[int]:
+        """Whose rows these are."""
+        return [row.name for row in self.rows]
 
-        `embedding` has shape [1, hidden_size].
+    def first(self, caches: Sequence[Any], embedding: mx.array | None) -> int:
+        """The first token of a row whose prompt's last one needs its views or its row.
+
+        `caches` are those of the lane, in their views; `embedding` has shape [1, hidden_size].
         """
         with mx.stream(generation_stream):
             extra = {} if embedding is None else {"input_embeddings": embedding[None]}
-            return self._draw([_Row(0, processors)], last, caches, sampler, **extra)
+            self._next = self._draw(self._next, caches, **extra)
+            return int(self._next)
 
-    def _draw(
-        self,
-        rows: Sequence[_Row],
-        tokens: mx.array,
-        caches: Sequence[Any],
-        sampler: RowSampler,
-        **extra: mx.array,
-    ) -> mx.array:
+    def begin(self) -> None:
+        """Draw the first tokens of a lane that is new."""
+        with mx.stream(generation_stream):
+            self._next = self._draw(self._next, self.caches)
+        self.new = False
+
+    def _draw(self, tokens: mx.array, caches: Sequence[Any], **extra: mx.array) -> mx.array:
         """What comes after `tokens`, [rows], as mlx-lm's `generate_step` draws it."""
         logits = self._model(tokens[:, None], cache=caches, **extra)[:, -1, :]
-        if any(row.processors for row in rows):
+        if any(row.processors for row in self.rows):
             parts = [
-                row.process(tokens[i : i + 1], logits[i : i + 1]) for i, row in enumerate(rows)
+                row.process(tokens[i : i + 1], logits[i : i + 1]) for i, row in enumerate(self.rows)
             ]
             logits = mx.concatenate(parts)
-        drawn = sampler(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
+        drawn = self._sampler(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
         mx.async_eval(drawn)
+        for row in self.rows:
+            row.length += 1
         return drawn
 
     def step(self) -> list[tuple[int, int]]:
@@ -176,45 +177,71 @@ class Lane:
 
         The step after it is under way by then.
         """
-        if self._next is None:
-            return []
         tokens = self._next
         with mx.stream(generation_stream):
-            self._next = self._draw(self._rows, tokens, self._caches, self._sampler)
+            self._next = self._draw(tokens, self.caches)
             told: list[int] = tokens.tolist()  # type: ignore[assignment]
         self._steps += 1
         if self._steps % 256 == 0:  # as mlx-lm's loop does
             mx.clear_cache()
-        return [(row.name, token) for row, token in zip(self._rows, told, strict=True)]
+        return [(row.name, token) for row, token in zip(self.rows, told, strict=True)]
 
     def take(self, name: int) -> list[Any]:
         """A row's plain caches, which hold all tokens that were delivered."""
-        index = [row.name for row in self._rows].index(name)
+        index = self.names.index(name)
         with mx.stream(generation_stream):
-            caches = [cache.extract(index) for cache in self._caches]
+            caches = [cache.extract(index) for cache in self.caches]
             # Whoever looks at them later need not be this thread, whose stream it is.
             mx.async_eval([cache.state for cache in caches])
         return caches
 
     def drop(self, names: Collection[int]) -> None:
-        """Leave these rows out from now on."""
-        keep = [i for i, row in enumerate(self._rows) if row.name not in names]
-        if len(keep) == len(self._rows):
-            return
-        if not keep or self._next is None:
-            self.clear()
-            return
+        """Leave these rows out from now on, which are not all."""
+        keep = [i for i, row in enumerate(self.rows) if row.name not in names]
+        if len(keep) < len(self.rows):
+            with mx.stream(generation_stream):
+                for cache in self.caches:
+                    cache.filter(keep)
+                    mx.eval(cache.state)  # a layer after the other: there are never two copies
+            self._keep(keep)
+
+    def _keep(self, keep: Sequence[int]) -> None:
+        """Forget the rows but for these, which the caches did already."""
         with mx.stream(generation_stream):
-            for cache in self._caches:
-                cache.filter(keep)
-            self._next = self._next[mx.array(keep)]
-        self._rows = [self._rows[i] for i in keep]
+            self._next = self._next[mx.array(list(keep))]
+        self.rows = [self.rows[i] for i in keep]
         self._sampler.filter(keep)
 
-    def clear(self) -> None:
-        """Leave all rows out."""
-        self._rows, self._caches, self._next = [], [], None
-        self._sampler = RowSampler(())
+    def part(self, names: Collection[int]) -> "Lane":
+        """Have these rows, which are not all, leave into a lane of their own."""
+        chosen = [i for i, row in enumerate(self.rows) if row.name in names]
+        keep = [i for i in range(len(self.rows)) if i not in chosen]
+        caches = []
+        with mx.stream(generation_stream):
+            for cache in self.caches:
+                caches.append(cache.part(chosen))
+                cache.filter(keep)
+                mx.eval(cache.state, caches[-1].state)  # a layer after the other, as above
+            last = self._next[mx.array(chosen)]
+        rows = [self.rows[i] for i in chosen]
+        part = Lane(self._model, rows, last, caches, self._sampler.part(chosen))
+        part.new = self.new
+        self._keep(keep)
+        return part
+
+    def extend(self, others: Sequence["Lane"]) -> None:
+        """Take the rows of others behind one's own; the others are used up.
+
+        All of them are new, or none.
+        """
+        with mx.stream(generation_stream):
+            for ours, *theirs in zip(self.caches, *(one.caches for one in others), strict=True):
+                ours.extend(theirs)
+                mx.eval(ours.state)  # a layer after the other, as above
+            for other in others:
+                self._sampler.extend(other._sampler)
+            self._next = mx.concatenate([self._next, *(other._next for other in others)])
+        self.rows += [row for other in others for row in other.rows]
 
 
 def decodes_together(kit: "ModelKit") -> bool:

@@ -78,7 +78,7 @@ class RowSampler:
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = list(rows)
-        self._keys = mx.stack([row.key for row in self.rows]) if rows else mx.zeros((0, 2))
+        self._keys = mx.stack([row.key for row in self.rows])
 
     def __call__(self, logprobs: mx.array) -> mx.array:
         """Tokens [rows] for log-probabilities [rows, vocab_size]."""
@@ -119,8 +119,14 @@ class RowSampler:
     def filter(self, keep: Sequence[int]) -> None:
         """Draw for the rows at these indices alone."""
         self.rows = [self.rows[i] for i in keep]
-        if keep:
-            self._keys = self._keys[mx.array(list(keep))]
+        self._keys = self._keys[mx.array(list(keep))]
+
+    def part(self, chosen: Sequence[int]) -> "RowSampler":
+        """What draws for the rows at these indices from here on."""
+        part = RowSampler(self.rows)
+        part._keys = self._keys
+        part.filter(chosen)
+        return part
 
 
 _split: Callable[[mx.array], mx.array] = mx.vmap(mx.random.split)
