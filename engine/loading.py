@@ -43,6 +43,7 @@ def load(
     decoder_only: bool = False,
     vocab_only: bool = False,
     cache_bytes: int | None = None,
+    memory_bytes: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     cache_dir_bytes: int = CACHE_DIR_BYTES,
     adapter: str | os.PathLike[str] | None = None,
@@ -57,11 +58,13 @@ def load(
     `"org/name@revision"`; models are downloaded at their first use (see `model_kit.hub.resolve`).
     `decoder_only` loads a vision model's text half alone, `vocab_only` its tokenizer alone.
     `cache_bytes` is the prompt cache's budget; by default a quarter of the memory that the device
-    recommends to use. `cache_dir` is a folder in which conversations' KV caches outlive the engine,
-    those of all models together within `cache_dir_bytes`. `adapter` is the folder of a low-rank
-    adapter in mlx-lm's format, see `Engine.load_adapter`. `add_on` is the class of a vision add-on
-    that serves the checkpoint in place of the one that the registry names: for one that is not
-    installed, or an application without its packages' metadata. It is refused
+    recommends to use. `memory_bytes` is the most that the model and all its work may take, by
+    default what the device recommends: a request that does not fit waits for those under way, or is
+    refused (`NotEnoughMemory`). `cache_dir` is a folder in which conversations' KV caches outlive
+    the engine, those of all models together within `cache_dir_bytes`. `adapter` is the folder of a
+    low-rank adapter in mlx-lm's format, see `Engine.load_adapter`. `add_on` is the class of a
+    vision add-on that serves the checkpoint in place of the one that the registry names: for one
+    that is not installed, or an application without its packages' metadata. It is refused
     (`UnsupportedCheckpoint`) if its `model_types` do not hold the checkpoint's.
     `parallel` is how many answers are made at once: one after the other by default, each bit for
     bit as mlx-lm alone makes it; more are decoded together, each within rounding of what it is
@@ -78,6 +81,8 @@ def load(
     check_cancel(cancel)
     if cache_bytes is not None:
         check_bytes("cache_bytes", cache_bytes)
+    if memory_bytes is not None:
+        check_bytes("memory_bytes", memory_bytes)
     check_bytes("cache_dir_bytes", cache_dir_bytes)
     check_count("parallel", parallel, MOST_PARALLEL)
     _check_add_on(add_on)
@@ -121,8 +126,10 @@ def load(
         from engine.memory.memory import Memory
         from model_kit.report import memory_there
 
-        share = int((memory_there() or 0) * CACHE_SHARE) if cache_bytes is None else cache_bytes
-        return Memory(kit, share, kept_in, cache_dir_bytes)
+        there = memory_there()
+        share = int((there or 0) * CACHE_SHARE) if cache_bytes is None else cache_bytes
+        most = there if memory_bytes is None else memory_bytes
+        return Memory(kit, share, kept_in, cache_dir_bytes, most)
 
     worker = Worker(load_kit, remember, parallel)
     try:

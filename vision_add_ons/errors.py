@@ -104,6 +104,11 @@ class ContextExceeded(RequestError):
     """The prompt leaves no room for an answer within the context limit."""
 
 
+class NotEnoughMemory(RequestError, MemoryError):
+    """What the request would take does not fit the memory that there is; the message names both,
+    and what would fit."""
+
+
 class PromptError(RequestError):
     """The messages cannot be turned into a prompt: empty, malformed, or refused by the template."""
 

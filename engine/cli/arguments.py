@@ -68,6 +68,7 @@ def add_loading(parser: argparse.ArgumentParser) -> None:
     add("--decoder-only", action="store_true", help="load a vision model's text half alone")
     add("--adapter", metavar="DIR", help="a low-rank adapter for the decoder, in mlx-lm's format")
     add("--cache-bytes", type=int, metavar="N", help="the most that the prompt cache may take")
+    add("--memory-bytes", type=int, metavar="N", help="the most memory that the model may take")
     add("--cache-dir", metavar="DIR", help="keep conversations' KV caches in this folder")
 
 

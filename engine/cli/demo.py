@@ -26,7 +26,13 @@ MEANING = (
 def add_command(commands: "argparse._SubParsersAction[Any]") -> None:
     parser = commands.add_parser("demo", help="watch a short conversation about two pictures")
     parser.set_defaults(
-        run=run, model="demo", decoder_only=False, cache_bytes=None, cache_dir=None, adapter=None
+        run=run,
+        model="demo",
+        decoder_only=False,
+        cache_bytes=None,
+        memory_bytes=None,
+        cache_dir=None,
+        adapter=None,
     )
 
 

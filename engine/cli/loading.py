@@ -35,6 +35,7 @@ def open_engine(args: argparse.Namespace, parallel: int = 1) -> Engine:
                 progress=progress,
                 decoder_only=args.decoder_only,
                 cache_bytes=args.cache_bytes,
+                memory_bytes=args.memory_bytes,
                 cache_dir=args.cache_dir,
                 adapter=args.adapter,
                 parallel=parallel,

@@ -30,7 +30,11 @@ def steps(answer: Answer) -> Iterator[None]:
 
 
 def _tokens(answer: Answer) -> Generator[None, None, FinishReason]:
-    rest, extra = _run_ahead(answer, answer.begin())
+    left = answer.begin()
+    while not answer.fits():
+        answer.stop_if_cancelled()
+        yield  # until others have ended
+    rest, extra = _run_ahead(answer, left)
     options, kit, ahead = answer.options, answer.kit, len(answer.prompt.tokens) - answer.cached
     ahead -= len(rest)
 
@@ -54,7 +58,7 @@ def _tokens(answer: Answer) -> Generator[None, None, FinishReason]:
         sampler=sampler,
         logits_processors=logits_processors(options, answer.prompt.tokens[: -len(rest)]),
         prompt_cache=answer.kv,
-        prefill_step_size=options.prefill_step_size,
+        prefill_step_size=answer.step,
         prompt_progress_callback=progress,
         **extra,
     )
@@ -83,7 +87,10 @@ def _run_ahead(answer: Answer, rest: Sequence[int]) -> tuple[Sequence[int], dict
         assert answer.kv is not None
         assert answer.kit.text_model is not None
         model, total = answer.kit.text_model, len(rest)
-        for done in prefill(model, rest, embeddings, answer.kv, answer.whole, answer.options):
+        steps = prefill(
+            model, rest, embeddings, answer.kv, answer.whole, answer.options, lambda: answer.step
+        )
+        for done in steps:
             if done < total - 1:  # the loop tells the rest
                 answer.progress(done, total)
         rest, embeddings = rest[-1:], None if embeddings is None else embeddings[-1:]

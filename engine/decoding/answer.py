@@ -53,7 +53,7 @@ class Answer:
         self.generation = generation
         self.options = generation.options
         self.prompt = generation.prompt
-        self._cache, self._features = memory.prompts, memory.features
+        self._cache, self._features, self._room = memory.prompts, memory.features, memory.room
         self._stops = StopStrings(self.options.stop)
         seed = self.options.seed
         # 53 bits survive JSON in every language, so that a told seed can be used again.
@@ -62,6 +62,10 @@ class Answer:
         """What holds the prompt, and the answer so far."""
         self.start = Start(None, 0, generation.owner)
         """What of the prompt was in the cache."""
+        self.step = self.options.prefill_step_size
+        """Of how many tokens the prompt is run at once, at most."""
+        self.limit: int | None = None
+        """How many tokens the answer may have where memory ends before `max_tokens` do."""
         self._started = time.perf_counter()
         self._first_token: float | None = None
         self._last_token: float | None = None
@@ -81,6 +85,10 @@ class Answer:
         if self.kv is None:
             self.kv = self.kit.make_cache()
         return self.prompt.tokens[self.cached :]
+
+    def fits(self) -> bool:
+        """Whether there is memory for it now; raises `NotEnoughMemory` if there never is."""
+        return self._room.admits(self)
 
     def shares(self, other: "Answer") -> int:
         """How many tokens the other's prompt begins with as this one does; 0 for too few."""
@@ -121,10 +129,11 @@ class Answer:
     @property
     def max_tokens(self) -> int:
         """How many tokens the answer may have."""
-        limit = self.options.context_limit(self.kit.max_context)
-        if limit is None:
-            return self.options.max_tokens
-        return min(self.options.max_tokens, limit - len(self.prompt.tokens))
+        context = self.options.context_limit(self.kit.max_context)
+        limits = [self.options.max_tokens] if self.limit is None else [self.limit]
+        if context is not None:
+            limits.append(context - len(self.prompt.tokens))
+        return min(limits)
 
     def encode(self, picture: Picture) -> mx.array:
         """A picture's rows, encoded here or before."""

@@ -54,11 +54,13 @@ class Reading:
         """Those that have not begun, in their order, and the one that each waits for."""
         self._queue: deque[tuple[list[Answer], Iterator[int]]] = deque()
         """Prompts, and what reads them: one, or several texts at once."""
+        self._stalled: Begun | None = None
+        """One that waits for memory; those behind it wait too."""
         self._pace = 0.0
         """Seconds that a token of the latest chunk took."""
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self._read_now)
+        return len(self._waiting) + (self._stalled is not None) + len(self._read_now)
 
     @property
     def _read_now(self) -> list[Answer]:
@@ -90,25 +92,42 @@ class Reading:
         """Begin with those that need not wait for what others begin with too; in their order."""
         waiting: dict[Answer, Answer | None] = {}
         begun: list[Begun] = []
+        stalled, self._stalled = self._stalled, None
+        if stalled is not None:
+            self._admit(stalled, begun)
         for answer, awaited in self._waiting.items():
             # An older one that waits for the same goes first.
             before = [*self._read_now, *(one for one, _ in begun), *waiting]
-            if not answer.generation.cancelled and self._sharing:
-                if awaited not in before:
+            if not answer.generation.cancelled:
+                if self._sharing and awaited not in before:
                     awaited = next((other for other in before if other.shares(answer)), None)
-                if awaited is not None:
+                if awaited is not None or self._stalled is not None:
                     waiting[answer] = awaited
                     continue
             try:
                 if self._sharing:
                     self._company.share_with(answer)
-                begun.append((answer, answer.begin()))
+                rest = answer.begin()
             except BaseException as error:
                 answer.end(*ending(error))
+            else:
+                self._admit((answer, rest), begun)
         self._waiting = waiting
         for group in _alike(begun):
             reading = self._read(*group[0]) if len(group) == 1 else self._read_all(group)
             self._queue.append(([answer for answer, _ in group], reading))
+
+    def _admit(self, one: Begun, begun: list[Begun]) -> None:
+        """Let one begin if there is memory for it."""
+        answer, _ = one
+        try:
+            answer.stop_if_cancelled()
+            if answer.fits():
+                begun.append(one)
+            else:
+                self._stalled = one
+        except BaseException as error:
+            answer.end(*ending(error))
 
     def _step(self, most: int, rows: int = 1) -> int:
         """How many tokens of each of so many rows the next chunk has, at most."""
@@ -139,7 +158,7 @@ class Reading:
                 answer.kv,
                 answer.whole,
                 options,
-                lambda: self._step(options.prefill_step_size),
+                lambda: self._step(answer.step),
             )
             for done in reading:
                 answer.progress(done, len(rest))
@@ -166,7 +185,7 @@ class Reading:
         left = {answer: len(rest) for answer, rest in group}
         try:
             caches = [answer.kv or [] for answer in left]
-            most = min(answer.options.prefill_step_size for answer in left) * len(group)
+            most = min(answer.step for answer in left) * len(group)
             reading = prefill_together(
                 self._model,
                 [rest for _, rest in group],

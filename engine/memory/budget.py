@@ -38,11 +38,12 @@ class Budget:
             return
         self._kept[id(item)] = item, drop
         self.nbytes += item.nbytes
-        if self.nbytes > self.max_bytes:
-            self.shrink(self.max_bytes)
+        self.shrink(self.max_bytes)
 
     def shrink(self, nbytes: int) -> None:
         """Let go of what is needed least until no more than `nbytes` are kept."""
+        if self.nbytes <= nbytes:
+            return
         while self._kept and self.nbytes > nbytes:
             oldest = next(iter(self._kept.values()))
             item, forget = next((k for k in self._kept.values() if not k[0].owned), oldest)

@@ -31,6 +31,10 @@ class FeatureCache:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def knows(self, digest: str) -> bool:
+        """Whether the rows of the picture with this digest are there."""
+        return digest in self._rows
+
     def encode(self, picture: Picture) -> mx.array:
         """The picture's rows, [row_count, hidden_size], evaluated.
 

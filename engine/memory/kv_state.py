@@ -114,12 +114,12 @@ def as_caches(kv: Sequence[Any], state: Snapshot) -> list[Any]:
 
 def finite(kv: Sequence[Any]) -> bool:
     """Whether the last layer holds numbers alone: what is NaN or infinite before it comes to it."""
-    arrays = [a for a in _arrays(kv[-1].state) if mx.issubdtype(a.dtype, mx.floating)]
-    return all(mx.isfinite(a).all().item() for a in arrays)
+    floats = [a for a in arrays(kv[-1].state) if mx.issubdtype(a.dtype, mx.floating)]
+    return all(mx.isfinite(a).all().item() for a in floats)
 
 
 def nbytes(kv: Sequence[Any], snapshots: Mapping[int, Snapshot]) -> int:
-    return sum(c.nbytes for c in kv) + sum(a.nbytes for s in snapshots.values() for a in _arrays(s))
+    return sum(c.nbytes for c in kv) + sum(a.nbytes for s in snapshots.values() for a in arrays(s))
 
 
 def _gone_back(
@@ -146,7 +146,7 @@ def _always_trims(cache: Any) -> bool:
 
 def _used(cache: Any) -> tuple[int, int, int]:
     """Where the tokens that a cache needs begin and end in its arrays, and how many these hold."""
-    room = _arrays(cache.keys)[0].shape[-2]
+    room = arrays(cache.keys)[0].shape[-2]
     window = getattr(cache, "max_size", None)
     if window is None or cache.offset < window:
         return 0, cache.offset, room
@@ -159,5 +159,5 @@ def _alias(state: Any) -> Any:
     return tree_map(lambda x: x[...] if isinstance(x, mx.array) else x, state)
 
 
-def _arrays(tree: Any) -> list[mx.array]:
+def arrays(tree: Any) -> list[mx.array]:
     return [a for a in dict(tree_flatten(tree)).values() if isinstance(a, mx.array)]

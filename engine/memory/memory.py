@@ -14,6 +14,7 @@ from engine.memory.disk_writer import DiskWriter
 from engine.memory.features import FeatureCache
 from engine.memory.kv_file import SUFFIX
 from engine.memory.prompt_cache import PromptCache
+from engine.memory.room import Room
 
 if TYPE_CHECKING:
     from engine.prompts.messages import Message
@@ -24,10 +25,17 @@ class Memory:
     """The KV caches of past requests, and the rows of pictures. For the engine's thread alone."""
 
     def __init__(
-        self, kit: "ModelKit", max_bytes: int, cache_dir: Path | None, max_disk_bytes: int
+        self,
+        kit: "ModelKit",
+        max_bytes: int,
+        cache_dir: Path | None,
+        max_disk_bytes: int,
+        memory_bytes: int | None = None,
     ) -> None:
+        """`max_bytes` bounds what is kept in memory, `memory_bytes` all that there may be."""
         self.budget = Budget(max_bytes)
         self.features = FeatureCache(kit.add_on, self.budget)
+        self.room = Room(kit, self.budget, self.features, memory_bytes)
         self._layers = 0 if kit.text_model is None else len(kit.make_cache())
         self._cache_dir, self._max_disk_bytes = cache_dir, max_disk_bytes
         # One for all models: what is saved twice to one place must be written in that order.

@@ -18,6 +18,7 @@ from vision_add_ons.errors import (
     EngineFailed,
     ImageCountError,
     ImageError,
+    NotEnoughMemory,
     NumericalError,
     OptionError,
     RequestError,
@@ -39,6 +40,7 @@ _REASONS = {
 _REASON_CODES = {400: "invalid_json", 404: "not_found", 405: "method_not_allowed"}
 _CODES: tuple[tuple[type[Exception], str], ...] = (
     (ContextExceeded, "context_length_exceeded"),
+    (NotEnoughMemory, "not_enough_memory"),
     (ImageError, "invalid_image"),
     (ImageCountError, "invalid_image"),
     (OptionError, "invalid_value"),

@@ -1,0 +1,147 @@
+"""How much memory a request takes beside the weights, known before any of it is spent."""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+
+from engine.memory.kv_state import arrays
+from engine.options import GenerationOptions
+from engine.prompts.prompt import Prompt
+
+if TYPE_CHECKING:
+    from model_kit.kit import ModelKit
+
+BLOCK = 256
+"""mlx-lm's KV caches make room for so many tokens at a time."""
+
+HIDDEN_ROWS, INNER_ROWS = 7, 4
+"""How many rows as wide as the decoder, and as its feed-forward layers, there are at once for each
+token of a chunk: as measured with `mx.get_peak_memory`, see `scripts/check_memory.py`."""
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """The KV cache of one layer: `fixed` bytes, and `each` for a token."""
+
+    fixed: int
+    each: float
+    window: int | None
+    """The tokens after which it drops the oldest; None if it never does."""
+
+    def nbytes(self, tokens: int, chunk: int) -> int:
+        if self.window is not None:
+            tokens = min(tokens, self.window + chunk)
+        return self.fixed + int(self.each * (-(-tokens // BLOCK) * BLOCK))
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What there is to read, as far as its memory goes."""
+
+    tokens: int
+    whole: int = 0
+    """Of the longest range that is run in one piece."""
+    sees: bool = False
+    """Whether there are pictures in it."""
+    images: tuple[tuple[int, int], ...] = ()
+    """The width and height of those that are to be encoded."""
+
+    @classmethod
+    def of(cls, prompt: Prompt, encoded: Callable[[str], bool]) -> "Shape":
+        """`encoded` says of a picture's digest whether its rows are there already."""
+        spans = prompt.spans
+        sizes = tuple(s.picture.size for s in spans if not encoded(s.picture.digest))
+        whole = max((end - start for start, end in prompt.bidirectional), default=0)
+        return cls(len(prompt.tokens), whole, bool(spans), sizes)
+
+
+class Needs:
+    """Estimates for one model, from the shapes of its arrays: nothing is computed for them."""
+
+    def __init__(self, kit: "ModelKit") -> None:
+        self._add_on = kit.add_on
+        config = kit.config.decoder
+        hidden = int(config.get("hidden_size") or 0)
+        inner = int(config.get("intermediate_size") or 4 * hidden)
+        heads = int(config.get("num_attention_heads") or 1)
+        self._layers, dtype = _layers_of(kit)
+        self._itemsize = dtype.size
+        self._row = hidden * dtype.size
+        self._each = (HIDDEN_ROWS * hidden + INNER_ROWS * inner) * dtype.size
+        width = int(config.get("head_dim") or hidden // heads or 1)
+        # Where no kernel does it at once, each head's scores, and the mask of them all.
+        self._scores = (heads + 1) * 4 if _holds_scores(heads, width, dtype) else 0
+
+    def kv(self, tokens: int, options: GenerationOptions) -> int:
+        """The bytes of the KV caches of so many tokens of prompt and answer, while they grow."""
+        chunk = min(options.prefill_step_size, tokens)
+
+        def plain(length: int) -> int:
+            layers = [layer.nbytes(length, chunk) for layer in self._layers]
+            return sum(layers) + max(layers, default=0)  # one that grows is there twice
+
+        if options.kv_bits is None or tokens < options.quantized_kv_start:
+            return plain(tokens)
+        # Values of `kv_bits`, and a scale and a bias for each group of them.
+        share = options.kv_bits / 8 + 2 * self._itemsize / options.kv_group_size
+        # What comes first is quantized once it is long enough: until then it is there as it is.
+        before = min(tokens, options.quantized_kv_start + chunk)
+        return max(int(plain(tokens) * share / self._itemsize), plain(before))
+
+    def tokens(self, nbytes: int, options: GenerationOptions) -> int:
+        """How many tokens' KV caches so many bytes are enough for, as far as they grow at all."""
+        low, high = 0, 2**31
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.kv(middle, options) <= nbytes:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def reading(self, shape: "Shape", step: int) -> int:
+        """The most bytes that the reading of a prompt, in chunks of at most `step` tokens, holds at
+        once beside its KV caches."""
+        step = min(max(step, shape.whole), shape.tokens)
+        rest = shape.tokens % step
+        # The last whole chunk sees nearly all of the prompt, what is left after it the rest too.
+        scores = max(step * (shape.tokens - rest), rest * shape.tokens)
+        running = step * self._each + self._scores * scores
+        if not shape.sees:
+            return running
+        assert self._add_on is not None
+        towers = [self._add_on.tower_bytes(size) or 0 for size in shape.images]
+        rows = 2 * shape.tokens * self._row  # the pictures', and the embeddings they go into
+        return rows + max([running, *towers])
+
+
+def _layers_of(kit: "ModelKit") -> tuple[list[_Layer], mx.Dtype]:
+    """What each layer's KV cache takes, and its dtype: from prompts that are never computed."""
+    model: Any = kit.text_model
+    if model is None:
+        return [], mx.float32
+    shorter, longer = kit.make_cache(), kit.make_cache()
+    for caches, tokens in ((shorter, BLOCK), (longer, 2 * BLOCK)):
+        model(mx.zeros((1, tokens), dtype=mx.int32), cache=caches)
+    layers = []
+    for a, b in zip(shorter, longer, strict=True):
+        each = (b.nbytes - a.nbytes) / BLOCK
+        layers.append(_Layer(a.nbytes - int(each * BLOCK), each, getattr(a, "max_size", None)))
+    held = [array.dtype for cache in longer for array in arrays(cache.state)]
+    floats = [dtype for dtype in held if mx.issubdtype(dtype, mx.floating)]
+    return layers, max(floats, key=lambda dtype: dtype.size, default=mx.float32)
+
+
+def _holds_scores(heads: int, width: int, dtype: mx.Dtype) -> bool:
+    """Whether attention over a prompt makes all scores on this device, rather than none at once.
+
+    MLX decides by device, dtype and width: what it would do is asked for, and not done.
+    """
+    queries, keys = (mx.zeros((1, heads, n, width), dtype) for n in (BLOCK, 2 * BLOCK))
+    attended = mx.fast.scaled_dot_product_attention(queries, keys, keys, scale=1.0, mask="causal")
+    graph = io.StringIO()
+    mx.export_to_dot(graph, attended)
+    return "Softmax" in graph.getvalue()

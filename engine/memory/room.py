@@ -1,0 +1,134 @@
+"""Room for requests: what they will take is known before they begin."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+
+from engine.memory.budget import Budget
+from engine.memory.features import FeatureCache
+from engine.memory.kv_state import nbytes
+from engine.memory.needs import Needs, Shape
+from vision_add_ons.errors import NotEnoughMemory
+from vision_add_ons.pixels import shrunk
+
+if TYPE_CHECKING:
+    from engine.decoding.answer import Answer
+    from model_kit.kit import ModelKit
+
+LEAST_STEP = 64
+"""Tokens of the smallest chunks in which a prompt is read where memory is short."""
+
+SIDES = (2048, 1536, 1024, 768, 512, 384, 256, 128)
+"""Longest sides, in pixels, of which the largest that would fit is recommended."""
+
+
+class Room:
+    """Admits requests while they fit beside the weights. For the engine's thread alone.
+
+    Counted are the weights, the KV caches of all answers under way at their greatest length, and
+    the most that reading any of their prompts takes; if MLX holds more than that, so much. What is
+    kept for later makes room.
+    """
+
+    def __init__(
+        self, kit: "ModelKit", budget: Budget, features: FeatureCache, max_bytes: int | None
+    ) -> None:
+        """`max_bytes` is the most that MLX may hold in all; None for no bound."""
+        self._kit = kit
+        self._budget = budget
+        self._features = features
+        self.max_bytes = max_bytes
+        self.needs = Needs(kit)
+        self._weights = kit.report.decoder_bytes + kit.report.vision_bytes
+        self._held: dict[Answer, tuple[int, int]] = {}
+        """Of each answer under way, the bytes of its KV caches, and those that reading takes."""
+
+    def admits(self, answer: "Answer") -> bool:
+        """Whether an answer may begin now; if so, it counts until it has ended.
+
+        False where it has to wait until others have ended. Raises `NotEnoughMemory` where that
+        would not help. One for all of whose tokens there would not be room, though for its prompt,
+        is made as long as there is.
+        """
+        if self.max_bytes is None:
+            return True
+        self._held = {a: held for a, held in self._held.items() if not a.generation.done}
+        total, options, needs = len(answer.prompt.tokens), answer.options, self.needs
+        shape = Shape.of(answer.prompt, self._features.knows)
+        kv = needs.kv(total + answer.max_tokens, options)
+        reading = needs.reading(shape, answer.step)
+        free = self._beside(answer) - kv
+        if self._held and free < self._passing(reading):
+            return False
+        while free < reading and answer.step > LEAST_STEP:
+            # A prompt can be read in smaller chunks, which takes longer.
+            answer.step = max(LEAST_STEP, answer.step // 2)
+            reading = needs.reading(shape, answer.step)
+        if free < reading:
+            fits = needs.tokens(max(0, free + kv - reading), options) - total
+            if fits < 1:
+                raise self._refusal(answer, reading + needs.kv(total + 1, options))
+            answer.limit, kv, free = fits, kv + free - reading, reading
+        self._budget.shrink(free - self._passing(reading))
+        self._held[answer] = kv, reading
+        return True
+
+    def _beside(self, answer: "Answer") -> int:
+        """The bytes that there are beside the weights and the KV caches of others under way."""
+        assert self.max_bytes is not None
+        # Without what is kept for later, and what the answer has taken of that.
+        own = nbytes(answer.kv, {}) if answer.kv else 0
+        held = mx.get_active_memory() - self._budget.nbytes - own
+        return self.max_bytes - max(held, self._weights + sum(kv for kv, _ in self._held.values()))
+
+    def _passing(self, reading: int) -> int:
+        """The most that the reading of any prompt takes, of one more among them: one at a time."""
+        return max([reading, *(other for _, other in self._held.values())])
+
+    def _refusal(self, answer: "Answer", needed: int) -> NotEnoughMemory:
+        assert self.max_bytes is not None
+        prompt = answer.prompt
+        there = max(0, self.max_bytes - self._weights)
+        text = (
+            f"this prompt would need {_gigabytes(needed)} of memory beside the model's weights, "
+            f"and {_gigabytes(there)} are there; "
+        )
+        longest = max((max(span.picture.size) for span in prompt.spans), default=0)
+        for side in SIDES:
+            smaller = self._smaller(answer, side) if side < longest else there + 1
+            if smaller <= there:
+                return NotEnoughMemory(f"{text}max_image_size={side} needs {_gigabytes(smaller)}")
+        return NotEnoughMemory(f"{text}shorten it, or start a new conversation")
+
+    def _smaller(self, answer: "Answer", side: int) -> int:
+        """What a prompt would need whose pictures are at most so long."""
+        add_on, prompt = self._kit.add_on, answer.prompt
+        assert add_on is not None
+        sizes = [
+            shrunk(s.picture.size, side) if max(s.picture.size) > side else s.picture.size
+            for s in prompt.spans
+        ]
+        rows = sum(len(add_on.picture_tokens(_Sized(size))) for size in sizes)
+        total = len(prompt.tokens) - sum(span.length for span in prompt.spans) + rows
+        whole = max((end - start for start, end in prompt.bidirectional), default=0)
+        shape = Shape(total, min(whole, total), True, tuple(sizes))
+        return self.needs.reading(shape, answer.step) + self.needs.kv(total + 1, answer.options)
+
+
+@dataclass(frozen=True)
+class _Sized:
+    """A picture of which the size alone is known."""
+
+    size: tuple[int, int]
+    digest: str = ""
+
+    def pixels(self) -> Any:
+        raise NotImplementedError
+
+    def release(self) -> None:
+        pass
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 // 10 else f"{count / 2**20:.0f} MiB"

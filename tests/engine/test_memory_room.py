@@ -1,0 +1,176 @@
+"""Requests wait for memory, are read in smaller chunks, or are refused; what MLX holds stays below
+the limit."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from support import tiny
+
+from engine import (
+    Engine,
+    Finished,
+    Generation,
+    GenerationOptions,
+    NotEnoughMemory,
+    OptionError,
+    Progress,
+    Request,
+    load,
+)
+from engine.memory.needs import Shape
+
+MB = 2**20
+SHORT = GenerationOptions(max_tokens=4)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text model whose context does not end."""
+    place = tmp_path_factory.mktemp("long") / "model"
+    return tiny.save_of_letters(7, place, max_position_embeddings=2**20)
+
+
+@pytest.fixture
+def limited(folder: Path, request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """An engine with as many megabytes beside all that the tests' process holds."""
+    megabytes, parallel = request.param
+    weights = (folder / "model.safetensors").stat().st_size
+    limit = mx.get_active_memory() + weights + int(megabytes * MB)
+    with load(folder, memory_bytes=limit, cache_bytes=64 * MB, parallel=parallel) as engine:
+        yield engine
+
+
+def limit_of(engine: Engine) -> int:
+    limit = room(engine).max_bytes
+    assert limit is not None
+    return limit
+
+
+def room(engine: Engine) -> Any:
+    memory = engine._worker.memory
+    assert memory is not None
+    return memory.room
+
+
+def text(chance: random.Random, length: int) -> str:
+    return "".join(chance.choices("abcdefgh ", k=length))
+
+
+@pytest.mark.parametrize("limited", [(6, 1), (6, 4)], indirect=True)
+def test_sizes_around_the_limit(limited: Engine, seed: int) -> None:
+    """Some are answered, some refused; never is there more than the limit."""
+    chance = random.Random(seed)
+    lengths = [chance.choice((100, 900, 1_800, 6_000, 20_000)) for _ in range(12)]
+    mx.reset_peak_memory()
+    asked = [limited.submit(Request(text(chance, n), options=SHORT)) for n in lengths]
+    outcomes = {"length": 0, "refused": 0}
+    for generation in asked:
+        end = last(generation)
+        if end.error is None:
+            outcomes[end.finish_reason] += 1
+        else:
+            assert isinstance(end.error, NotEnoughMemory)
+            assert "shorten it" in str(end.error)
+            outcomes["refused"] += 1
+    assert mx.get_peak_memory() <= limit_of(limited)
+    assert min(outcomes.values()) > 1, outcomes
+    assert limited.generate("Hello", options=SHORT).result().tokens
+
+
+def last(generation: Generation) -> Finished:
+    *_, end = generation
+    assert isinstance(end, Finished)
+    return end
+
+
+@pytest.mark.parametrize("limited", [(8, 4)], indirect=True)
+def test_one_waits_for_another(limited: Engine, seed: int) -> None:
+    """Both would fit alone; together they would not."""
+    chance = random.Random(seed)
+    needs, options = room(limited).needs, GenerationOptions(max_tokens=8)
+    tokens = needs.tokens(5 * MB // 2, options)
+    order: list[tuple[str, str]] = []
+
+    def note(name: str) -> Any:
+        def on_event(event: Any) -> None:
+            if isinstance(event, Progress) and event.processed:
+                order.append((name, "read"))
+            elif isinstance(event, Finished):
+                order.append((name, "end"))
+
+        return on_event
+
+    asked = [
+        limited.submit(Request(text(chance, tokens), options=options), on_event=note(name))
+        for name in "ab"
+    ]
+    assert [generation.result().finish_reason for generation in asked] == ["length", "length"]
+    assert order.index(("a", "end")) < order.index(("b", "read"))
+
+
+@pytest.mark.parametrize("limited", [(8, 4)], indirect=True)
+def test_one_that_waits_can_be_cancelled(limited: Engine, seed: int) -> None:
+    chance = random.Random(seed)
+    needs, options = room(limited).needs, GenerationOptions(max_tokens=8)
+    tokens = needs.tokens(5 * MB // 2, options)
+    asked = [limited.submit(Request(text(chance, tokens), options=options)) for _ in range(3)]
+    asked[1].cancel()
+    assert last(asked[0]).finish_reason == "length"
+    assert last(asked[1]).finish_reason == "cancelled"
+    assert last(asked[2]).finish_reason == "length"
+
+
+@pytest.mark.parametrize("limited", [(6, 1), (6, 4)], indirect=True)
+def test_long_prompts_are_read_in_smaller_chunks(limited: Engine, seed: int) -> None:
+    prompt = text(random.Random(seed), 1_500)
+    needs = room(limited).needs
+    assert needs.reading(Shape(1_500), 2048) > 6 * MB > needs.reading(Shape(1_500), 64)
+    mx.reset_peak_memory()
+    told = [e.processed for e in limited.generate(prompt, options=SHORT) if isinstance(e, Progress)]
+    assert len(told) > 5
+    assert mx.get_peak_memory() <= limit_of(limited)
+
+
+@pytest.mark.parametrize("limited", [(6, 1), (6, 4)], indirect=True)
+def test_what_is_kept_makes_room(limited: Engine, seed: int) -> None:
+    chance = random.Random(seed)
+    for _ in range(8):
+        limited.generate(text(chance, 1_200), options=SHORT).result()
+        assert mx.get_active_memory() <= limit_of(limited)
+    assert 0 < limited.cache_stats()["conversations"] < 8
+
+
+@pytest.mark.parametrize("limited", [(0.5, 1), (0.5, 4)], indirect=True)
+def test_an_answer_ends_where_memory_does(limited: Engine) -> None:
+    """Alone, it may have what there is; it is not refused for tokens that it may never make."""
+    endless = GenerationOptions(max_tokens=2**30, logit_bias={2: -100})
+    mx.reset_peak_memory()
+    end = limited.generate("Hello", options=endless).result()
+    assert end.finish_reason == "length"
+    assert 100 < len(end.tokens) < 1_000
+    assert mx.get_peak_memory() <= limit_of(limited)
+
+
+def test_estimates_of_prompts(folder: Path, seed: int) -> None:
+    """At most a quarter above what MLX counts, and never below."""
+    chance = random.Random(seed)
+    with load(folder, cache_bytes=0) as engine:
+        needs = room(engine).needs
+        for tokens in (500, 1500, 2500):
+            options = GenerationOptions(max_tokens=1)
+            before = mx.get_active_memory()
+            mx.reset_peak_memory()
+            engine.generate(text(chance, tokens - 1), options=options).result()
+            taken = mx.get_peak_memory() - before
+            estimate = needs.kv(tokens + 1, options) + needs.reading(Shape(tokens), 2048)
+            assert taken <= estimate <= 1.25 * taken, tokens
+
+
+def test_it_is_checked(folder: Path) -> None:
+    for wrong in (-1, 1.5, "much"):
+        with pytest.raises(OptionError, match="memory_bytes"):
+            load(folder, memory_bytes=wrong)  # type: ignore[arg-type]
