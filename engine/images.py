@@ -27,6 +27,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from engine.heic import heic_reader, is_heic
 from vision_add_ons.errors import ImageError
+from vision_add_ons.pixels import shrunk
 
 ImageSource = os.PathLike | str | bytes | bytearray | memoryview | Image.Image
 
@@ -131,11 +132,8 @@ class LoadedPicture:
         return self._within.get(longest) or self._within.setdefault(longest, self._shrunk(longest))
 
     def _shrunk(self, longest: int) -> "LoadedPicture":
-        scale = longest / max(self.size)
-        width, height = (max(1, round(side * scale)) for side in self.size)
-
         def decode() -> Image.Image:
-            small = self.pixels().resize((width, height), Image.Resampling.BICUBIC)
+            small = self.pixels().resize(shrunk(self.size, longest), Image.Resampling.BICUBIC)
             self.release()
             return small
 
