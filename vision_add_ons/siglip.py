@@ -4,10 +4,22 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import mlx.nn as nn
 
 from vision_add_ons.configs import check_fields, positive
 from vision_add_ons.errors import BrokenConfig
+from vision_add_ons.graph_bytes import graph_bytes
+from vision_add_ons.vit_blocks import (
+    Block,
+    Costs,
+    Cutting,
+    Heads,
+    Tables,
+    in_pieces,
+    most_of,
+    run_blocks,
+)
 from vision_add_ons.weights import (
     channels_last,
     first_prefix,
@@ -64,3 +76,57 @@ def load_siglip(
     load_module(tower, named, where, UNUSED)
     where = first_prefix(weights, PROJECTOR)
     load_module(projector, with_prefix(weights, where), where)
+
+
+def siglip_features(tower: nn.Module, pixels: mx.array, cutting: Cutting) -> mx.array:
+    """What mlx-vlm's `SigLipVisionModel` makes of one picture: [patches, width].
+
+    `pixels` is [side, side, 3].
+    """
+    dtype = tower.post_layernorm.weight.dtype
+    embedded = tower.embeddings(pixels[None].astype(dtype))[0]
+    rows = in_pieces(embedded, cutting.pieces([1] * len(embedded)))
+    del embedded
+    run_blocks(rows, [_block(layer) for layer in tower.encoder.layers], cutting)
+    whole = rows[0] if len(rows) == 1 else mx.concatenate(rows)
+    rows.clear()
+    return tower.post_layernorm(whole)
+
+
+def siglip_bytes(tower: nn.Module, projector: nn.Module, cutting: Cutting) -> int:
+    """The most bytes beside the weights that a picture's way to `projector`'s rows takes."""
+    table = tower.embeddings
+    total, width = table.num_positions, table.embed_dim
+    layers = tower.encoder.layers
+    dtype = tower.post_layernorm.weight.dtype
+    costs = Costs.of(_block(layers[0]), width, layers[0].self_attn.num_heads, dtype)
+    pixels = table.image_size**2 * 3
+    embedded = pixels * 2 * dtype.size + 3 * total * costs.row
+    features = mx.zeros((1, total, width), dtype)
+    projected = graph_bytes(lambda x: projector(tower.post_layernorm(x)), features)
+    # float32 in any case, and there all the time.
+    return 4 * pixels + most_of(
+        total,
+        cutting,
+        embedded,
+        costs.most(total, cutting, len(layers)),
+        2 * total * costs.row + projected,
+    )
+
+
+def _block(layer: nn.Module) -> Block:
+    attention = layer.self_attn
+
+    def heads(x: mx.array, tables: Tables | None) -> Heads:
+        x = layer.layer_norm1(x)
+        queries, keys, values = (
+            mx.unflatten(project(x), -1, (attention.num_heads, -1)).swapaxes(0, 1)
+            for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
+        return queries, keys, values
+
+    def rest(x: mx.array, seen: mx.array) -> mx.array:
+        x = x + attention.out_proj(seen)
+        return x + layer.mlp(layer.layer_norm2(x))
+
+    return Block(heads, rest)

@@ -8,6 +8,7 @@ import mlx.core as mx
 
 from vision_add_ons.base import Picture, VisionAddOn, with_markers
 from vision_add_ons.errors import UnsupportedCheckpoint
+from vision_add_ons.graph_bytes import graph_bytes
 from vision_add_ons.moxin import config as moxin_config
 from vision_add_ons.moxin.names import PROJECTOR, TOWERS, published_name
 from vision_add_ons.moxin.preprocessing import read_recipes
@@ -98,6 +99,14 @@ class MoxinAddOn(VisionAddOn):
         """One row per patch. Raises `ImageError` for a picture that preprocessing would refuse."""
         self.dino_recipe.check(picture.size)
         return self.dino.config.num_patches
+
+    def tower_bytes(self, size: tuple[int, int]) -> int:
+        self.dino_recipe.check(size)
+        parts = [tower.config for tower in (self.dino, self.siglip)]
+        width = sum(part.embed_dim for part in parts)
+        features = mx.zeros((1, parts[0].num_patches, width), self.dino.pos_embed.dtype)
+        projected = 2 * features.nbytes + graph_bytes(self.projector, features)
+        return self.dino.most_bytes() + self.siglip.most_bytes() + projected
 
     def encode_image(self, picture: Picture) -> mx.array:
         image = picture.pixels()

@@ -18,6 +18,7 @@ from vision_add_ons.errors import (
     BrokenConfig,
     ImageError,
 )
+from vision_add_ons.graph_bytes import graph_bytes
 from vision_add_ons.json_files import read_json_if_there
 from vision_add_ons.pixels import CLIP_MEAN, CLIP_STD, Pixels, read_processor_config
 from vision_add_ons.pixtral.config import (
@@ -26,6 +27,7 @@ from vision_add_ons.pixtral.config import (
 )
 from vision_add_ons.pixtral.prompt import CHAT_TEMPLATE, TOKENS, token_ids
 from vision_add_ons.pixtral.tower import ACTIVATIONS, PixtralTower
+from vision_add_ons.vit_blocks import Cutting, most_of
 from vision_add_ons.weights import (
     channels_last,
     first_prefix,
@@ -108,6 +110,7 @@ class PixtralAddOn(VisionAddOn):
                 f"the image processor's size {self.limit} is smaller than one row's "
                 f"{self.cell} x {self.cell} pixels"
             )
+        self.cutting = Cutting()
         self.pixels = Pixels.read(settings, Image.Resampling.BICUBIC, CLIP_MEAN, CLIP_STD)
         self._load(read_weights(folder))
 
@@ -185,7 +188,23 @@ class PixtralAddOn(VisionAddOn):
         line = [self.placeholder_id] * columns + [self.break_id]
         return [*(line * lines)[:-1], self.end_id]
 
+    def tower_bytes(self, size: tuple[int, int]) -> int:
+        lines, columns = self.grid(size)
+        pixels = lines * columns * self.cell**2 * 3
+        patch = self.tower.patch_conv.weight.shape[1]
+        grid = lines * self.cell // patch, columns * self.cell // patch
+        width, *_ = self.tower.patch_conv.weight.shape
+        features = mx.zeros((*grid, len(self.states) * width), self.tower.patch_conv.weight.dtype)
+        total = math.prod(grid)
+        # float32 in any case, and there all the time.
+        return 4 * pixels + most_of(
+            total,
+            self.cutting,
+            self.tower.most_bytes(grid, self.states, self.cutting),
+            2 * features.nbytes + graph_bytes(self.projector, features),
+        )
+
     def encode_image(self, picture: Picture) -> mx.array:
         lines, columns = self.grid(picture.size)
         pixels = self.pixels(picture.pixels(), columns * self.cell, lines * self.cell)
-        return self.projector(self.tower(pixels, self.states)).flatten(0, 1)
+        return self.projector(self.tower(pixels, self.states, self.cutting)).flatten(0, 1)

@@ -1,0 +1,113 @@
+"""One picture's way through the tower of Qwen2-VL or Qwen2.5-VL, whose modules are mlx-vlm's."""
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from vision_add_ons.graph_bytes import graph_bytes
+from vision_add_ons.vit_blocks import (
+    Block,
+    Costs,
+    Cutting,
+    Heads,
+    Tables,
+    in_pieces,
+    most_of,
+    rotate,
+    run_blocks,
+    settle,
+)
+
+FOUR = 4
+"""Patches that become one row."""
+
+
+def encode(
+    tower: nn.Module,
+    patches: np.ndarray,
+    values: Callable[[np.ndarray], mx.array],
+    grid: tuple[int, int],
+    cutting: Cutting,
+) -> mx.array:
+    """The rows of one picture: [patches / 4, hidden_size].
+
+    `patches` [patches, ...] stand in the fours that become a row; `values` makes of some of them
+    what the tower reads. `grid` says how many stand below and beside each other.
+    """
+    place = mx.array([[1, *grid]])
+    angles = tower.rot_pos_emb(place)
+    whole = getattr(tower, "fullatt_block_indexes", None)
+    windows, order = [FOUR] * (len(patches) // FOUR), None
+    if whole is not None:
+        index, ends = tower.get_window_index(place)
+        windows = [end - start for start, end in pairwise(ends.tolist()) if end > start]
+        order = np.array(index)
+        patches = patches.reshape(-1, FOUR, *patches.shape[1:])[order].reshape(patches.shape)
+        angles = mx.unflatten(angles, 0, (-1, FOUR))[index].flatten(0, 1)
+    lengths = cutting.pieces(windows)
+    turns = [in_pieces(mx.tile(turn(angles), (1, 2)), lengths) for turn in (mx.cos, mx.sin)]
+
+    rows = []
+    start = 0
+    for length in lengths:
+        part = values(patches[start : start + length])
+        rows.append(tower.patch_embed(part.astype(tower.patch_embed.proj.weight.dtype)))
+        del part
+        settle(rows[-1], when=len(lengths) > 1)
+        start += length
+    blocks = [
+        _block(block, windowed=whole is not None and number not in whole)
+        for number, block in enumerate(tower.blocks)
+    ]
+    run_blocks(rows, blocks, cutting, list(zip(*turns, strict=True)), windows)
+    for i in range(len(rows)):
+        rows[i] = tower.merger(rows[i])
+        settle(rows[i], when=len(rows) > 1)
+    merged = rows[0] if len(rows) == 1 else mx.concatenate(rows)
+    return merged if order is None else merged[mx.array(np.argsort(order))]
+
+
+def most_bytes(tower: nn.Module, grid: tuple[int, int], cutting: Cutting) -> int:
+    """The most bytes beside the weights that `encode` takes."""
+    total = math.prod(grid)
+    kernel, heads = tower.patch_embed.proj.weight, tower.blocks[0].attn.num_heads
+    width, values = kernel.shape[0], math.prod(kernel.shape[1:])
+    whole = getattr(tower, "fullatt_block_indexes", None)
+    window = 0 if whole is None else (tower.window_size // tower.patch_size) ** 2
+    block = _block(tower.blocks[0], windowed=False)
+    costs = Costs.of(block, width, heads, kernel.dtype, mx.float32)
+    piece = min(total, cutting.rows + window)
+    # The pixels in float32 and in the tower's dtype, once and once more for each frame.
+    embedded = piece * values * (12 + 3 * kernel.dtype.size) + total * (
+        costs.row + 4 * costs.tables
+    )
+    merger = graph_bytes(tower.merger, mx.zeros((piece, width), kernel.dtype))
+    made = total // FOUR * tower.merger.mlp[-1].weight.shape[0] * kernel.dtype.size
+    return most_of(
+        total,
+        cutting,
+        embedded,
+        costs.most(total, cutting, len(tower.blocks), window),
+        total * (costs.row + costs.tables) + merger,
+        total * costs.tables + 3 * made,
+    )
+
+
+def _block(block: nn.Module, windowed: bool) -> Block:
+    def heads(x: mx.array, tables: Tables | None) -> Heads:
+        assert tables is not None
+        cut = mx.unflatten(block.attn.qkv(block.norm1(x)), -1, (3, block.attn.num_heads, -1))
+        queries, keys, values = cut.transpose(1, 2, 0, 3)
+        # The tables are float32, whatever the rows are in.
+        turned = rotate(queries, tables), rotate(keys, tables)
+        return turned[0].astype(x.dtype), turned[1].astype(x.dtype), values
+
+    def rest(x: mx.array, seen: mx.array) -> mx.array:
+        x = x + block.attn.proj(seen)
+        return x + block.mlp(block.norm2(x))
+
+    return Block(heads, rest, windowed)
