@@ -24,7 +24,13 @@ from vision_add_ons.pixels import (
     check_square,
     read_processor_config,
 )
-from vision_add_ons.siglip import check_siglip, load_siglip, siglip_bytes, siglip_features
+from vision_add_ons.siglip import (
+    check_siglip,
+    load_siglip,
+    siglip_bytes,
+    siglip_costs,
+    siglip_features,
+)
 from vision_add_ons.vit_blocks import Cutting
 
 BEGIN, ROW, END = "<start_of_image>", "<image_soft_token>", "<end_of_image>"
@@ -98,6 +104,7 @@ class Gemma3AddOn(VisionAddOn):
 
         eps = vision["layer_norm_eps"]
         load_siglip(self.tower, self.projector, eps, folder, self.decoder_prefixes)
+        self.costs = siglip_costs(self.tower, self.projector)
 
     @classmethod
     def default_chat_template(cls, config: dict[str, Any], folder: Path) -> str:
@@ -129,7 +136,7 @@ class Gemma3AddOn(VisionAddOn):
         return tuple(ranges)
 
     def tower_bytes(self, size: tuple[int, int]) -> int:
-        return siglip_bytes(self.tower, self.projector, self.cutting)
+        return siglip_bytes(self.tower, self.costs, self.cutting)
 
     def encode_image(self, picture: Picture) -> mx.array:
         pixels = self.pixels(picture.pixels(), self.side, self.side)

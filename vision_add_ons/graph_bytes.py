@@ -6,10 +6,12 @@ So at worst all buffers of what is evaluated at once are there together. That su
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_map
 
 # Their outputs are other views of the buffers that they are given.
 VIEWS = frozenset(
@@ -23,19 +25,33 @@ IN_PLACE = frozenset(
 )
 
 
-def graph_bytes(function: Callable[..., mx.array | tuple[mx.array, ...]], *inputs: mx.array) -> int:
+def graph_bytes(
+    function: Callable[..., mx.array | tuple[mx.array, ...]],
+    *inputs: mx.array,
+    modules: Sequence[nn.Module],
+) -> int:
     """The bytes of all buffers that `function` of these inputs allocates, its outputs included.
 
-    The inputs' own are not among them, and nothing is computed: `mx.zeros` will do for them.
+    Nothing is computed or read: `mx.zeros` will do for the inputs, and stands in for the weights
+    of `modules` meanwhile, which are all that the function uses. Not to be asked while somebody
+    else uses them.
     """
+    weights = [module.parameters() for module in modules]
+    for module, real in zip(modules, weights, strict=True):
+        module.update(tree_map(lambda array: mx.zeros(array.shape, array.dtype), real))
+    try:
+        return _graph_bytes(function, inputs)
+    finally:
+        for module, real in zip(modules, weights, strict=True):
+            module.update(real)
+
+
+def _graph_bytes(function: Callable[..., Any], inputs: tuple[mx.array, ...]) -> int:
     nodes: list[dict[str, Any]] = []
-    given: list[str] = []
 
     def note(node: dict[str, Any]) -> None:
         if node["type"] == "primitive":
             nodes.append(node)
-        elif node["type"] == "inputs":
-            given.extend(name for name, *_ in node["inputs"])
 
     mx.export_function(note, function, *inputs)
     readers = Counter(name for node in nodes for name, *_ in node["inputs"])
@@ -45,6 +61,8 @@ def graph_bytes(function: Callable[..., mx.array | tuple[mx.array, ...]], *input
         sources = [name for name, *_ in node["inputs"]]
         for name, shape, dtype in node["outputs"]:
             size = math.prod(shape) * dtype.size
+            if node["name"] == "Full":  # the stand-ins
+                continue
             if node["name"] in VIEWS:
                 if ours.get(sources[0]) == size and readers[sources[0]] == 1:
                     ours[name] = size

@@ -10,16 +10,8 @@ import mlx.nn as nn
 from vision_add_ons.configs import check_fields, positive
 from vision_add_ons.errors import BrokenConfig
 from vision_add_ons.graph_bytes import graph_bytes
-from vision_add_ons.vit_blocks import (
-    Block,
-    Costs,
-    Cutting,
-    Heads,
-    Tables,
-    in_pieces,
-    most_of,
-    run_blocks,
-)
+from vision_add_ons.tower_bytes import Costs, most_of
+from vision_add_ons.vit_blocks import Block, Cutting, Heads, Tables, in_pieces, run_blocks
 from vision_add_ons.weights import (
     channels_last,
     first_prefix,
@@ -93,24 +85,30 @@ def siglip_features(tower: nn.Module, pixels: mx.array, cutting: Cutting) -> mx.
     return tower.post_layernorm(whole)
 
 
-def siglip_bytes(tower: nn.Module, projector: nn.Module, cutting: Cutting) -> int:
-    """The most bytes beside the weights that a picture's way to `projector`'s rows takes."""
-    table = tower.embeddings
-    total, width = table.num_positions, table.embed_dim
-    layers = tower.encoder.layers
+def siglip_costs(tower: nn.Module, projector: nn.Module) -> tuple[Costs, int]:
+    """What a row takes in the tower's blocks, and all rows behind them; see `siglip_bytes`."""
+    embeddings, layer = tower.embeddings, tower.encoder.layers[0]
     dtype = tower.post_layernorm.weight.dtype
-    costs = Costs.of(_block(layers[0]), width, layers[0].self_attn.num_heads, dtype)
-    pixels = table.image_size**2 * 3
-    embedded = pixels * 2 * dtype.size + 3 * total * costs.row
-    features = mx.zeros((1, total, width), dtype)
-    projected = graph_bytes(lambda x: projector(tower.post_layernorm(x)), features)
-    # float32 in any case, and there all the time.
+    width, heads = embeddings.embed_dim, layer.self_attn.num_heads
+    behind = graph_bytes(
+        lambda x: projector(tower.post_layernorm(x)),
+        mx.zeros((1, embeddings.num_positions, width), dtype),
+        modules=[tower.post_layernorm, projector],
+    )
+    return Costs.of(layer, _block(layer), width, heads, dtype), behind
+
+
+def siglip_bytes(tower: nn.Module, costs: tuple[Costs, int], cutting: Cutting) -> int:
+    """The most bytes beside the weights that a picture takes on its way to the projector's rows."""
+    row, behind = costs
+    total, pixels = tower.embeddings.num_positions, tower.embeddings.image_size**2 * 3
+    # The pixels in float32 are there all the time; in the tower's dtype, as they are and cut.
     return 4 * pixels + most_of(
         total,
         cutting,
-        embedded,
-        costs.most(total, cutting, len(layers)),
-        2 * total * costs.row + projected,
+        pixels * 2 * row.dtype.size + 3 * total * row.row,
+        row.most(total, cutting, len(tower.encoder.layers)),
+        2 * total * row.row + behind,
     )
 
 

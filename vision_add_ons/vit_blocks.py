@@ -12,11 +12,6 @@ from itertools import accumulate
 
 import mlx.core as mx
 
-from vision_add_ons.graph_bytes import graph_bytes
-
-SAMPLE = 256
-"""Rows by which it is counted what each takes."""
-
 Tables = tuple[mx.array, mx.array]
 """Cosines and sines for each row, both [rows, head_dim]."""
 Heads = tuple[mx.array, mx.array, mx.array]
@@ -214,84 +209,15 @@ def queries_at_once(
 ) -> int:
     """How many queries attention takes at once: all where MLX does not write the scores out."""
     fit = cutting.scores // (heads * keys * dtype.size)
-    if fit >= queries or not _writes_scores(heads, queries, keys, head_dim, dtype):
+    if fit >= queries or not writes_scores(heads, queries, keys, head_dim, dtype):
         return queries
     return max(1, fit)
 
 
-def _writes_scores(heads: int, queries: int, keys: int, head_dim: int, dtype: mx.Dtype) -> bool:
+def writes_scores(heads: int, queries: int, keys: int, head_dim: int, dtype: mx.Dtype) -> bool:
     """Whether MLX's attention has no kernel of its own here: its graph shows, uncomputed."""
     q = mx.zeros((1, heads, queries, head_dim), dtype)
     kv = mx.zeros((1, heads, keys, head_dim), dtype)
     graph = io.StringIO()
     mx.export_to_dot(graph, mx.fast.scaled_dot_product_attention(q, kv, kv, scale=1.0))
     return "Softmax" in graph.getvalue()
-
-
-@dataclass(frozen=True)
-class Costs:
-    """What one row takes of memory in a tower's blocks, in bytes."""
-
-    row: int
-    """The row itself."""
-    heads: int
-    """All that `Block.heads` makes of it."""
-    rest: int
-    """All that `Block.rest` makes of it."""
-    tables: int
-    """Its cosines and sines."""
-    head_count: int
-    head_dim: int
-    dtype: mx.Dtype
-
-    @classmethod
-    def of(
-        cls, block: Block, width: int, heads: int, dtype: mx.Dtype, turned: mx.Dtype | None = None
-    ) -> "Costs":
-        """Of a block, by its graph; `turned` is the dtype of its tables, if it has any."""
-        head_dim = width // heads
-        rows = mx.zeros((SAMPLE, width), dtype)
-        table = None if turned is None else mx.zeros((SAMPLE, head_dim), turned)
-        tables = None if table is None else (table, table)
-        return cls(
-            row=width * dtype.size,
-            heads=-(-graph_bytes(lambda x: block.heads(x, tables), rows) // SAMPLE),
-            rest=-(-graph_bytes(block.rest, rows, rows) // SAMPLE),
-            tables=0 if turned is None else 2 * head_dim * turned.size,
-            head_count=heads,
-            head_dim=head_dim,
-            dtype=dtype,
-        )
-
-    def most(self, total: int, cutting: Cutting, depth: int, window: int = 0) -> int:
-        """The most bytes that `run_blocks` holds at once of so many rows, beside what it returns.
-
-        `window` is the length of the windows, where there are any.
-        """
-        piece = min(total, cutting.rows)
-        shape = self.head_count, piece, total, self.head_dim, self.dtype
-        at_once = queries_at_once(*shape, cutting)
-        scores = 0
-        if at_once < piece or _writes_scores(*shape):
-            scores = self.head_count * at_once * total * self.dtype.size
-        # Of what is seen two orders; of values, and of all that is not turned, a copy; and queries
-        # that are scaled.
-        attention = (3 if self.tables else 6) * self.row
-        block = self.heads + attention + self.rest
-        held = total * (self.row + self.tables)
-        if piece == total:
-            together = min(depth, cutting.together(total))
-            return held + together * (total * block + scores)
-        others = 3 * total * self.row
-        return held + max(
-            4 * total * self.row,
-            others + piece * self.heads,
-            others + piece * 4 * self.row + scores,
-            others + piece * (self.row + self.rest),
-            piece * (block + self.head_count * window * self.dtype.size) if window else 0,
-        )
-
-
-def most_of(total: int, cutting: Cutting, *phases: int) -> int:
-    """The most bytes of phases that follow each other; of few rows they are evaluated at once."""
-    return sum(phases) if total < cutting.lazy else max(phases)

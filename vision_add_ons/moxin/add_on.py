@@ -65,6 +65,10 @@ class MoxinAddOn(VisionAddOn):
         vision_dim = dino_config.embed_dim + siglip_config.embed_dim
         hidden_size = self.decoder_config(config)[0]["hidden_size"]
         self.projector = load_projector(weights, PROJECTOR, vision_dim, hidden_size)
+        features = mx.zeros((1, dino_config.num_patches, vision_dim), self.dino.pos_embed.dtype)
+        projected = graph_bytes(self.projector, features, modules=[self.projector])
+        towers = self.dino.most_bytes() + self.siglip.most_bytes()
+        self.most_bytes = towers + 2 * features.nbytes + projected
 
     @classmethod
     def decoder_config(cls, config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -102,11 +106,7 @@ class MoxinAddOn(VisionAddOn):
 
     def tower_bytes(self, size: tuple[int, int]) -> int:
         self.dino_recipe.check(size)
-        parts = [tower.config for tower in (self.dino, self.siglip)]
-        width = sum(part.embed_dim for part in parts)
-        features = mx.zeros((1, parts[0].num_patches, width), self.dino.pos_embed.dtype)
-        projected = 2 * features.nbytes + graph_bytes(self.projector, features)
-        return self.dino.most_bytes() + self.siglip.most_bytes() + projected
+        return self.most_bytes
 
     def encode_image(self, picture: Picture) -> mx.array:
         image = picture.pixels()

@@ -116,13 +116,13 @@ class ViTEncoder(nn.Module):
         return x[:, -patches:]
 
     def most_bytes(self) -> int:
-        """The most bytes beside the weights that one picture takes."""
+        """The most bytes beside the weights that one picture takes; for when it was just loaded."""
         kernel = self.patch_embed.proj.weight
         patch, dtype = self.config.patch_size, kernel.dtype
         rows = self.config.num_patches + self.config.num_registers + self.config.has_cls_token
         x = mx.zeros((1, rows, self.config.embed_dim), dtype)
         # Attention copies what comes in another order: queries, keys, values, and what is seen.
-        block = graph_bytes(self.blocks[0], x) + 4 * x.nbytes
+        block = graph_bytes(self.blocks[0], x, modules=[self.blocks[0]]) + 4 * x.nbytes
         pixels = self.config.num_patches * patch * patch * 3 * (8 + 2 * dtype.size)
         return pixels + 4 * x.nbytes + min(TOGETHER, len(self.blocks)) * block
 

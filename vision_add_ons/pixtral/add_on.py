@@ -18,7 +18,6 @@ from vision_add_ons.errors import (
     BrokenConfig,
     ImageError,
 )
-from vision_add_ons.graph_bytes import graph_bytes
 from vision_add_ons.json_files import read_json_if_there
 from vision_add_ons.pixels import CLIP_MEAN, CLIP_STD, Pixels, read_processor_config
 from vision_add_ons.pixtral.config import (
@@ -27,7 +26,8 @@ from vision_add_ons.pixtral.config import (
 )
 from vision_add_ons.pixtral.prompt import CHAT_TEMPLATE, TOKENS, token_ids
 from vision_add_ons.pixtral.tower import ACTIVATIONS, PixtralTower
-from vision_add_ons.vit_blocks import Cutting, most_of
+from vision_add_ons.tower_bytes import most_of, per_row
+from vision_add_ons.vit_blocks import Cutting
 from vision_add_ons.weights import (
     channels_last,
     first_prefix,
@@ -120,6 +120,11 @@ class PixtralAddOn(VisionAddOn):
         named = channels_last(with_prefix(weights, tower), "patch_conv.weight", channels=3)
         load_module(self.tower, named, tower)
         load_module(self.projector, with_prefix(weights, projector), projector)
+        costs = self.tower.costs()
+        side = 4 * self.cell // self.tower.patch_conv.weight.shape[1]
+        width = len(self.states) * self.tower.patch_conv.weight.shape[0]
+        features = mx.zeros((side, side, width), costs.dtype)
+        self.costs = costs, per_row(self.projector, features, modules=[self.projector])
 
     @classmethod
     def resolve(cls, config: dict[str, Any]) -> dict[str, Any]:
@@ -189,19 +194,16 @@ class PixtralAddOn(VisionAddOn):
         return [*(line * lines)[:-1], self.end_id]
 
     def tower_bytes(self, size: tuple[int, int]) -> int:
-        lines, columns = self.grid(size)
-        pixels = lines * columns * self.cell**2 * 3
-        patch = self.tower.patch_conv.weight.shape[1]
-        grid = lines * self.cell // patch, columns * self.cell // patch
-        width, *_ = self.tower.patch_conv.weight.shape
-        features = mx.zeros((*grid, len(self.states) * width), self.tower.patch_conv.weight.dtype)
-        total = math.prod(grid)
-        # float32 in any case, and there all the time.
-        return 4 * pixels + most_of(
+        pixels = math.prod(self.grid(size)) * self.cell**2
+        total = pixels // self.tower.patch_conv.weight.shape[1] ** 2
+        costs, projected = self.costs
+        features = total * len(self.states) * costs.row
+        # The three values of a pixel in float32 are there all the time.
+        return 12 * pixels + most_of(
             total,
             self.cutting,
-            self.tower.most_bytes(grid, self.states, self.cutting),
-            2 * features.nbytes + graph_bytes(self.projector, features),
+            self.tower.most_bytes(total, self.states, self.cutting, costs),
+            2 * features + total * projected,
         )
 
     def encode_image(self, picture: Picture) -> mx.array:

@@ -14,17 +14,8 @@ import mlx.nn as nn
 
 from vision_add_ons.configs import check_fields, positive
 from vision_add_ons.errors import UnsupportedCheckpoint
-from vision_add_ons.vit_blocks import (
-    Block,
-    Costs,
-    Cutting,
-    Heads,
-    Tables,
-    in_pieces,
-    most_of,
-    rotate,
-    run_blocks,
-)
+from vision_add_ons.tower_bytes import Costs, most_of
+from vision_add_ons.vit_blocks import Block, Cutting, Heads, Tables, in_pieces, rotate, run_blocks
 
 ACTIVATIONS = {"gelu": nn.gelu, "silu": nn.silu}
 EPS = 1e-5  # of every norm; no config has a field for it
@@ -116,18 +107,18 @@ class PixtralTower(nn.Module):
         self.ln_pre = nn.RMSNorm(width, EPS)
         self.transformer = Layers(config)
 
-    def most_bytes(self, grid: tuple[int, int], states: Sequence[int], cutting: Cutting) -> int:
-        """The most bytes beside the weights that a picture of so many patches takes here.
-
-        `grid` is rows and columns.
-        """
-        total, dtype = math.prod(grid), self.patch_conv.weight.dtype
-        layers = self.transformer.layers
+    def costs(self) -> Costs:
+        """What a row takes in the layers."""
+        layer, dtype = self.transformer.layers[0], self.patch_conv.weight.dtype
         width = self.patch_conv.weight.shape[0]
-        costs = Costs.of(layers[0].block(), width, width // self.head_dim, dtype, dtype)
+        return Costs.of(layer, layer.block(), width, width // self.head_dim, dtype, dtype)
+
+    def most_bytes(self, total: int, states: Sequence[int], cutting: Cutting, costs: Costs) -> int:
+        """The most bytes beside the weights that a picture of so many patches takes here."""
         values = total * math.prod(self.patch_conv.weight.shape[1:])
-        embedded = 2 * values * dtype.size + total * (5 * costs.row + 6 * costs.tables)
-        earlier = len(set(states)) * total * costs.row
+        embedded = 2 * values * costs.dtype.size + total * (5 * costs.row + 6 * costs.tables)
+        # Features that were taken earlier than the last.
+        earlier = (len(set(states)) - 1) * total * costs.row
         return most_of(total, cutting, embedded, earlier + costs.most(total, cutting, max(states)))
 
     def __call__(self, pixels: mx.array, states: Sequence[int], cutting: Cutting) -> mx.array:

@@ -15,7 +15,7 @@ from vision_add_ons.mlx_vlm_modules import import_mlx_vlm
 from vision_add_ons.mrope import MRope, PositionView, PromptPositions
 from vision_add_ons.qwen2_vl.config import check_half, check_tower, decoder_config, mrope_sections
 from vision_add_ons.qwen2_vl.preprocessing import MAX_RATIO, Patches
-from vision_add_ons.qwen2_vl.tower import encode, most_bytes
+from vision_add_ons.qwen2_vl.tower import encode, most_bytes, tower_costs
 from vision_add_ons.vit_blocks import Cutting
 from vision_add_ons.weights import (
     channels_last,
@@ -90,6 +90,7 @@ class Qwen2VLAddOn(VisionAddOn):
         prefix = first_prefix(weights, TOWER)
         tower = channels_last(with_prefix(weights, prefix), KERNEL, channels=3)
         load_module(self.tower, tower, prefix)
+        self.costs = tower_costs(self.tower)
 
     @staticmethod
     def check_tower(whole: dict[str, Any]) -> None:
@@ -142,7 +143,7 @@ class Qwen2VLAddOn(VisionAddOn):
 
     def tower_bytes(self, size: tuple[int, int]) -> int:
         rows, columns = self.patches.grid(size)
-        return most_bytes(self.tower, (2 * rows, 2 * columns), self.cutting)
+        return most_bytes(self.tower, self.costs, (2 * rows, 2 * columns), self.cutting)
 
     def encode_image(self, picture: Picture) -> mx.array:
         rows, columns = self.patches.grid(picture.size)

@@ -8,15 +8,13 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from vision_add_ons.graph_bytes import graph_bytes
+from vision_add_ons.tower_bytes import SAMPLE, Costs, most_of, per_row
 from vision_add_ons.vit_blocks import (
     Block,
-    Costs,
     Cutting,
     Heads,
     Tables,
     in_pieces,
-    most_of,
     rotate,
     run_blocks,
     settle,
@@ -71,29 +69,33 @@ def encode(
     return merged if order is None else merged[mx.array(np.argsort(order))]
 
 
-def most_bytes(tower: nn.Module, grid: tuple[int, int], cutting: Cutting) -> int:
+def tower_costs(tower: nn.Module) -> tuple[Costs, int]:
+    """What a patch takes in the tower's blocks, and in its merger; see `most_bytes`."""
+    layer, kernel = tower.blocks[0], tower.patch_embed.proj.weight
+    width, heads = kernel.shape[0], layer.attn.num_heads
+    block = _block(layer, windowed=False)
+    merged = per_row(tower.merger, mx.zeros((SAMPLE, width), kernel.dtype), modules=[tower.merger])
+    return Costs.of(layer, block, width, heads, kernel.dtype, mx.float32), merged
+
+
+def most_bytes(
+    tower: nn.Module, costs: tuple[Costs, int], grid: tuple[int, int], cutting: Cutting
+) -> int:
     """The most bytes beside the weights that `encode` takes."""
-    total = math.prod(grid)
-    kernel, heads = tower.patch_embed.proj.weight, tower.blocks[0].attn.num_heads
-    width, values = kernel.shape[0], math.prod(kernel.shape[1:])
+    row, merged = costs
+    total, values = math.prod(grid), math.prod(tower.patch_embed.proj.weight.shape[1:])
     whole = getattr(tower, "fullatt_block_indexes", None)
     window = 0 if whole is None else (tower.window_size // tower.patch_size) ** 2
-    block = _block(tower.blocks[0], windowed=False)
-    costs = Costs.of(block, width, heads, kernel.dtype, mx.float32)
     piece = min(total, cutting.rows + window)
-    # The pixels in float32 and in the tower's dtype, once and once more for each frame.
-    embedded = piece * values * (12 + 3 * kernel.dtype.size) + total * (
-        costs.row + 4 * costs.tables
-    )
-    merger = graph_bytes(tower.merger, mx.zeros((piece, width), kernel.dtype))
-    made = total // FOUR * tower.merger.mlp[-1].weight.shape[0] * kernel.dtype.size
+    made = total // FOUR * tower.merger.mlp[-1].weight.shape[0] * row.dtype.size
     return most_of(
         total,
         cutting,
-        embedded,
-        costs.most(total, cutting, len(tower.blocks), window),
-        total * (costs.row + costs.tables) + merger,
-        total * costs.tables + 3 * made,
+        # The values in float32, twice when they are repeated; then in the tower's dtype.
+        piece * values * (12 + 3 * row.dtype.size) + total * (row.row + 4 * row.tables),
+        row.most(total, cutting, len(tower.blocks), window),
+        total * (row.row + row.tables) + piece * merged,
+        total * row.tables + 3 * made,
     )
 
 
