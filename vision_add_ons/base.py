@@ -252,18 +252,18 @@ class VisionAddOn(ABC):
         """The most bytes that `encode_image` holds at once, beside the weights, its rows included.
 
         Of a picture of this width and height in pixels, known before anything is decoded or
-        computed. Never less than MLX then counts (`mx.get_peak_memory`). None where nobody knows.
+        computed, on any thread. Never less than MLX then counts (`mx.get_peak_memory`). None where
+        nobody knows.
         Raises `ImageError` for a picture that `row_count` would refuse.
         """
         return None
 
     def largest_fitting(self, size: tuple[int, int], room: int) -> int | None:
-        """The longest side, in pixels, to which such a picture is to be shrunk to fit.
+        """The longest side, in pixels, with which such a picture takes at most `room` bytes.
 
-        With it, `tower_bytes` are at most `room`. None if it fits as it is, or at no size, or if
-        nobody knows.
+        No longer than it is. None if it fits at no size, or if nobody knows.
         """
-        fits, high = 0, max(size)
+        fits, high = 0, max(size) + 1
         while fits + 1 < high:
             side = (fits + high) // 2
             try:

@@ -75,12 +75,12 @@ def run_blocks(
     for number, block in enumerate(blocks, 1):
         if block.windowed:
             for i, turn in enumerate(turns):
-                seen = _through_windows(*block.heads(rows[i], turn), inside[i])
-                rows[i] = block.rest(rows[i], seen)
+                rows[i] = block.rest(
+                    rows[i], _through_windows(*block.heads(rows[i], turn), inside[i])
+                )
                 settle(rows[i], when=len(rows) > 1)
         elif len(rows) == 1:
-            seen = attend(*block.heads(rows[0], turns[0]), cutting)
-            rows[0] = block.rest(rows[0], seen)
+            rows[0] = block.rest(rows[0], attend(*block.heads(rows[0], turns[0]), cutting))
         else:
             _through_pieces(rows, block, turns, cutting)
         settle(*rows, when=number % cutting.together(total) == 0)
@@ -174,10 +174,11 @@ def _of_pieces(windows: Sequence[int], lengths: Sequence[int]) -> list[list[int]
     """The windows of each piece."""
     rest = iter(windows)
     inside: list[list[int]] = []
-    for length in lengths:
+    for left in lengths if windows else ():
         inside.append([])
-        while windows and sum(inside[-1]) < length:
+        while left > 0:
             inside[-1].append(next(rest))
+            left -= inside[-1][-1]
     return inside
 
 

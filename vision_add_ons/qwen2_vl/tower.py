@@ -61,7 +61,8 @@ def encode(
         _block(block, windowed=whole is not None and number not in whole)
         for number, block in enumerate(tower.blocks)
     ]
-    run_blocks(rows, blocks, cutting, list(zip(*turns, strict=True)), windows)
+    tables = list(zip(*turns, strict=True))
+    run_blocks(rows, blocks, cutting, tables, () if whole is None else windows)
     for i in range(len(rows)):
         rows[i] = tower.merger(rows[i])
         settle(rows[i], when=len(rows) > 1)
