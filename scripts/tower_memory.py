@@ -1,8 +1,8 @@
 """What a picture takes of memory beside the weights, measured and as estimated.
 
 Each family's tower is built at its published sizes with random weights, but with few blocks: they
-are computed one after another, so their number does not change the peak. The published largest
-picture and smaller ones are encoded.
+are computed one after another, so their number does not change the peak (below 512 patches, two or
+more of them at once). The published largest picture and smaller ones are encoded.
 
     python -m scripts.tower_memory --dtype bfloat16 --blocks 2 gemma3 qwen2_vl
 """
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 from PIL import Image
@@ -26,6 +27,11 @@ from PIL import Image
 from engine.images import load_picture
 from scripts.bench_vision import FAMILIES, mlx_vlm_model, write_checkpoint
 from vision_add_ons.base import VisionAddOn
+from vision_add_ons.moxin.add_on import MoxinAddOn
+from vision_add_ons.moxin.names import PROJECTOR, TOWERS
+from vision_add_ons.moxin.projector import FusedMLPProjector
+from vision_add_ons.moxin.vit import ViTEncoder
+from vision_add_ons.moxin.vit_config import ViTConfig
 from vision_add_ons.registry import find_add_on
 
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
@@ -52,6 +58,7 @@ PUBLISHED: tuple[
         {"size": {"longest_edge": 1540}},
         ((400, 300), (640, 480), (1000, 800), (1540, 1540)),
     ),
+    ("moxin", 4096, {}, {}, ((224, 224),)),
     ("qwen2_vl", 3584, {}, QWEN, QWEN_PICTURES),
     ("qwen2_5_vl", 3584, {}, QWEN, QWEN_PICTURES),
 )
@@ -61,6 +68,8 @@ def build(
     name: str, width: int, fields: dict[str, Any], settings: dict[str, Any], blocks: int, dtype: str
 ) -> VisionAddOn:
     """The family's add-on with a tower of published widths and so many blocks."""
+    if name == "moxin":
+        return _moxin(width, DTYPES[dtype])
     family = FAMILIES[name]
     config: dict[str, Any] = {"model_type": name, **copy.deepcopy(family.config)}
     qwen = name.startswith("qwen")
@@ -86,10 +95,38 @@ def build(
         found = find_add_on(name)
         assert found is not None
         add_on = found(folder, json.loads((folder / "config.json").read_text()))
-        for part in vars(add_on).values():
-            if hasattr(part, "parameters"):
-                mx.eval([array for _, array in tree_flatten(part.parameters())])
+        _read(add_on)
     return add_on
+
+
+def _moxin(width: int, dtype: mx.Dtype) -> VisionAddOn:
+    """With all blocks: towers as wide as the published ones are taken for those."""
+    published = ViTConfig.dinov2_large(), ViTConfig.siglip_so400m()
+    parts: dict[str, nn.Module] = {
+        tower: ViTEncoder(config) for tower, config in zip(TOWERS[0], published, strict=True)
+    }
+    parts[PROJECTOR] = FusedMLPProjector(sum(config.embed_dim for config in published), width)
+    weights = {}
+    for prefix, part in parts.items():
+        part.set_dtype(dtype)
+        for name, weight in tree_flatten(part.parameters()):
+            kernel = name == "patch_embed.proj.weight"
+            weights[prefix + name] = weight.transpose(0, 3, 1, 2) if kernel else weight
+    text = {"model_type": "mistral", "hidden_size": width}
+    with tempfile.TemporaryDirectory() as directory:
+        mx.save_safetensors(f"{directory}/model.safetensors", weights)
+        parts.clear()
+        weights.clear()
+        add_on = MoxinAddOn(Path(directory), {"model_type": "prismatic", "text_config": text})
+        _read(add_on)
+    return add_on
+
+
+def _read(add_on: VisionAddOn) -> None:
+    """Have all weights read, which would be read when they are first used."""
+    for part in vars(add_on).values():
+        if isinstance(part, nn.Module):
+            mx.eval(part.parameters())
 
 
 def measure(add_on: VisionAddOn, size: tuple[int, int]) -> tuple[int, int | None, float]:
@@ -133,7 +170,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("families", nargs="*")
     parser.add_argument("--dtype", default="float32", choices=DTYPES)
-    parser.add_argument("--blocks", type=int, default=1)
+    parser.add_argument("--blocks", type=int, default=2)
     parser.add_argument("--most", type=int, default=2**31, help="pixels of the largest picture")
     args = parser.parse_args()
     print(f"{mx.default_device()}, MLX {mx.__version__}; MB beside the weights")

@@ -10,7 +10,7 @@ import mlx.nn as nn
 from vision_add_ons.configs import check_fields, positive
 from vision_add_ons.errors import BrokenConfig
 from vision_add_ons.graph_bytes import graph_bytes
-from vision_add_ons.tower_bytes import Costs, most_of
+from vision_add_ons.tower_bytes import Costs, conv_bytes, most_of
 from vision_add_ons.vit_blocks import Block, Cutting, Heads, Tables, in_pieces, run_blocks
 from vision_add_ons.weights import (
     channels_last,
@@ -76,7 +76,7 @@ def siglip_features(tower: nn.Module, pixels: mx.array, cutting: Cutting) -> mx.
     `pixels` is [side, side, 3].
     """
     dtype = tower.post_layernorm.weight.dtype
-    embedded = tower.embeddings(pixels[None].astype(dtype))[0]
+    embedded = tower.embeddings(pixels[None].astype(dtype)).squeeze(0)
     rows = in_pieces(embedded, cutting.pieces([1] * len(embedded)))
     del embedded
     run_blocks(rows, [_block(layer) for layer in tower.encoder.layers], cutting)
@@ -102,11 +102,12 @@ def siglip_bytes(tower: nn.Module, costs: tuple[Costs, int], cutting: Cutting) -
     """The most bytes beside the weights that a picture takes on its way to the projector's rows."""
     row, behind = costs
     total, pixels = tower.embeddings.num_positions, tower.embeddings.image_size**2 * 3
-    # The pixels in float32 are there all the time; in the tower's dtype, as they are and cut.
+    kernel = tower.embeddings.patch_embedding.weight
+    # The pixels in float32 are there all the time.
     return 4 * pixels + most_of(
         total,
         cutting,
-        pixels * 2 * row.dtype.size + 3 * total * row.row,
+        conv_bytes(kernel, total) + 3 * total * row.row,
         row.most(total, cutting, len(tower.encoder.layers)),
         2 * total * row.row + behind,
     )

@@ -93,6 +93,17 @@ def per_row(function: Callable[..., Any], *rows: mx.array, modules: Sequence[nn.
     return -(-graph_bytes(function, *rows, modules=modules) // total)
 
 
+def conv_bytes(kernel: mx.array, patches: int) -> int:
+    """What cutting so many patches and multiplying them by `kernel` takes, beside the pixels.
+
+    Pixels in the kernel's dtype, padded and unfolded, the kernel once more, and the patches: in
+    float32, where MLX has no convolution of the dtype itself.
+    """
+    values = patches * (kernel.size // kernel.shape[0])
+    each = 4 + (kernel.dtype.size if kernel.dtype != mx.float32 else 0)
+    return values * (4 + each) + kernel.size * each + patches * kernel.shape[0] * each
+
+
 def most_of(total: int, cutting: Cutting, *phases: int) -> int:
     """The most bytes of phases that follow each other; of few rows they are evaluated at once."""
     return sum(phases) if total < cutting.lazy else max(phases)

@@ -142,9 +142,8 @@ def attend(queries: mx.array, keys: mx.array, values: mx.array, cutting: Cutting
 
 
 def _attention(queries: mx.array, keys: mx.array, values: mx.array, scale: float) -> mx.array:
-    return mx.fast.scaled_dot_product_attention(
-        queries[None], keys[None], values[None], scale=scale
-    )[0]
+    batch = queries[None], keys[None], values[None]
+    return mx.fast.scaled_dot_product_attention(*batch, scale=scale).squeeze(0)
 
 
 def _joined(seen: mx.array) -> mx.array:

@@ -5,7 +5,6 @@ config asks for, has rotary tables for sides up to `image_size` only, and builds
 several pictures apart where there is only ever one.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ import mlx.nn as nn
 
 from vision_add_ons.configs import check_fields, positive
 from vision_add_ons.errors import UnsupportedCheckpoint
-from vision_add_ons.tower_bytes import Costs, most_of
+from vision_add_ons.tower_bytes import Costs, conv_bytes, most_of
 from vision_add_ons.vit_blocks import Block, Cutting, Heads, Tables, in_pieces, rotate, run_blocks
 
 ACTIVATIONS = {"gelu": nn.gelu, "silu": nn.silu}
@@ -115,8 +114,8 @@ class PixtralTower(nn.Module):
 
     def most_bytes(self, total: int, states: Sequence[int], cutting: Cutting, costs: Costs) -> int:
         """The most bytes beside the weights that a picture of so many patches takes here."""
-        values = total * math.prod(self.patch_conv.weight.shape[1:])
-        embedded = 2 * values * costs.dtype.size + total * (5 * costs.row + 6 * costs.tables)
+        embedded = conv_bytes(self.patch_conv.weight, total)
+        embedded += total * (4 * costs.row + 6 * costs.tables)
         # Features that were taken earlier than the last.
         earlier = (len(set(states)) - 1) * total * costs.row
         return most_of(total, cutting, embedded, earlier + costs.most(total, cutting, max(states)))

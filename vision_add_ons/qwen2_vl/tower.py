@@ -8,7 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from vision_add_ons.tower_bytes import SAMPLE, Costs, most_of, per_row
+from vision_add_ons.tower_bytes import SAMPLE, Costs, conv_bytes, most_of, per_row
 from vision_add_ons.vit_blocks import (
     Block,
     Cutting,
@@ -84,7 +84,8 @@ def most_bytes(
 ) -> int:
     """The most bytes beside the weights that `encode` takes."""
     row, merged = costs
-    total, values = math.prod(grid), math.prod(tower.patch_embed.proj.weight.shape[1:])
+    kernel = tower.patch_embed.proj.weight
+    total, values = math.prod(grid), kernel.size // kernel.shape[0]
     whole = getattr(tower, "fullatt_block_indexes", None)
     window = 0 if whole is None else (tower.window_size // tower.patch_size) ** 2
     piece = min(total, cutting.rows + window)
@@ -92,8 +93,8 @@ def most_bytes(
     return most_of(
         total,
         cutting,
-        # The values in float32, twice when they are repeated; then in the tower's dtype.
-        piece * values * (12 + 3 * row.dtype.size) + total * (row.row + 4 * row.tables),
+        # The values in float32, for each frame, and once more in order.
+        piece * values * 12 + conv_bytes(kernel, piece) + total * (row.row + 4 * row.tables),
         row.most(total, cutting, len(tower.blocks), window),
         total * (row.row + row.tables) + piece * merged,
         total * row.tables + 3 * made,
