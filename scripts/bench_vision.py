@@ -227,8 +227,8 @@ def measure(name: str, real: bool, rounds: int) -> tuple[list[float], list[float
     photo = Image.fromarray(noise)
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory)
-        theirs = _mlx_vlm_model(name, copy.deepcopy(config))
-        _write(folder, config, family.settings(vision), theirs)
+        theirs = mlx_vlm_model(name, copy.deepcopy(config))
+        write_checkpoint(folder, config, family.settings(vision), theirs)
         add_on = find_add_on(name)
         assert add_on is not None
         ours = add_on(folder, config)
@@ -271,7 +271,7 @@ class _Decoder(nn.Module):
         )
 
 
-def _mlx_vlm_model(name: str, config: dict[str, Any]) -> Any:
+def mlx_vlm_model(name: str, config: dict[str, Any]) -> Any:
     module = import_mlx_vlm(name)
     model_config = module.ModelConfig.from_dict(config)
     for part in ("text", "vision"):
@@ -285,7 +285,9 @@ def _mlx_vlm_model(name: str, config: dict[str, Any]) -> Any:
     return model
 
 
-def _write(folder: Path, config: dict[str, Any], settings: dict[str, Any], model: Any) -> None:
+def write_checkpoint(
+    folder: Path, config: dict[str, Any], settings: dict[str, Any], model: Any
+) -> None:
     """A checkpoint of the towers of mlx-vlm's model."""
     weights = dict(tree_flatten(model.parameters()))
     towers = {n: w for n, w in weights.items() if not n.startswith("language_model.")}

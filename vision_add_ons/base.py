@@ -15,8 +15,7 @@ import mlx.nn as nn
 from PIL import Image
 
 from vision_add_ons.cache_views import BidirectionalView, Range
-from vision_add_ons.errors import ImageCountError, ImageError, UnsupportedCheckpoint
-from vision_add_ons.pixels import shrunk
+from vision_add_ons.errors import ImageCountError, UnsupportedCheckpoint
 from vision_add_ons.token_ids import TokenIds
 
 
@@ -252,28 +251,11 @@ class VisionAddOn(ABC):
         """The most bytes that `encode_image` holds at once, beside the weights, its rows included.
 
         Of a picture of this width and height in pixels, known before anything is decoded or
-        computed. Never less than MLX then counts (`mx.get_peak_memory`). None where nobody knows.
+        computed, on any thread. Never less than MLX then counts (`mx.get_peak_memory`). None where
+        nobody knows.
         Raises `ImageError` for a picture that `row_count` would refuse.
         """
         return None
-
-    def largest_fitting(self, size: tuple[int, int], room: int) -> int | None:
-        """The longest side, in pixels, to which such a picture is to be shrunk to fit.
-
-        With it, `tower_bytes` are at most `room`. None if it fits as it is, or at no size, or if
-        nobody knows.
-        """
-        fits, high = 0, max(size)
-        while fits + 1 < high:
-            side = (fits + high) // 2
-            try:
-                needed = self.tower_bytes(shrunk(size, side))
-            except ImageError:  # a thin picture, whose shorter side all but vanishes
-                needed = 0
-            if needed is None:
-                return None
-            fits, high = (side, high) if needed <= room else (fits, side)
-        return fits or None
 
     def embed_tokens(self, text_model: nn.Module, tokens: mx.array) -> mx.array:
         """The decoder's own embeddings of `tokens`, shape [len(tokens), hidden_size]."""

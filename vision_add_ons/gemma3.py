@@ -24,7 +24,14 @@ from vision_add_ons.pixels import (
     check_square,
     read_processor_config,
 )
-from vision_add_ons.siglip import check_siglip, load_siglip
+from vision_add_ons.siglip import (
+    check_siglip,
+    load_siglip,
+    siglip_bytes,
+    siglip_costs,
+    siglip_features,
+)
+from vision_add_ons.vit_blocks import Cutting
 
 BEGIN, ROW, END = "<start_of_image>", "<image_soft_token>", "<end_of_image>"
 
@@ -81,6 +88,7 @@ class Gemma3AddOn(VisionAddOn):
         if processor.get("do_pan_and_scan"):
             raise UnsupportedCheckpoint("the image processor's do_pan_and_scan is not supported")
         check_square(processor, self.side)
+        self.cutting = Cutting()
         self.pixels = Pixels.read(processor, Image.Resampling.BILINEAR, HALF_MEAN, HALF_STD)
 
         gemma3 = import_mlx_vlm("gemma3")
@@ -96,6 +104,7 @@ class Gemma3AddOn(VisionAddOn):
 
         eps = vision["layer_norm_eps"]
         load_siglip(self.tower, self.projector, eps, folder, self.decoder_prefixes)
+        self.costs = siglip_costs(self.tower, self.projector)
 
     @classmethod
     def default_chat_template(cls, config: dict[str, Any], folder: Path) -> str:
@@ -126,12 +135,14 @@ class Gemma3AddOn(VisionAddOn):
             ranges.append((start, span.end))
         return tuple(ranges)
 
+    def tower_bytes(self, size: tuple[int, int]) -> int:
+        return siglip_bytes(self.tower, self.costs, self.cutting)
+
     def encode_image(self, picture: Picture) -> mx.array:
         pixels = self.pixels(picture.pixels(), self.side, self.side)
-        dtype = self.tower.post_layernorm.weight.dtype
-        features, _, _ = self.tower(pixels[None].astype(dtype))
-        rows: mx.array = self.projector(features)[0]
-        return (rows.astype(mx.float32) / self.scale).astype(dtype)
+        features = siglip_features(self.tower, pixels, self.cutting)
+        rows: mx.array = self.projector(features[None])[0]
+        return (rows.astype(mx.float32) / self.scale).astype(features.dtype)
 
 
 def _checked_rows(rows: int, vision: dict[str, Any]) -> int:

@@ -24,7 +24,14 @@ from vision_add_ons.pixels import (
     check_square,
     read_processor_config,
 )
-from vision_add_ons.siglip import check_siglip, load_siglip
+from vision_add_ons.siglip import (
+    check_siglip,
+    load_siglip,
+    siglip_bytes,
+    siglip_costs,
+    siglip_features,
+)
+from vision_add_ons.vit_blocks import Cutting
 
 IMAGE, BOS = "<image>", "<bos>"
 
@@ -85,6 +92,7 @@ class PaliGemmaAddOn(VisionAddOn):
                 f"the image processor's image_seq_length is {processor['image_seq_length']}, but "
                 f"the tower makes {self.rows} rows"
             )
+        self.cutting = Cutting()
         self.pixels = Pixels.read(processor, Image.Resampling.BICUBIC, HALF_MEAN, HALF_STD)
 
         paligemma = import_mlx_vlm("paligemma.paligemma")
@@ -95,6 +103,7 @@ class PaliGemmaAddOn(VisionAddOn):
 
         eps = vision["layer_norm_eps"]
         load_siglip(self.tower, self.projector, eps, folder, self.decoder_prefixes)
+        self.costs = siglip_costs(self.tower, self.projector)
 
     @classmethod
     def decoder_config(cls, config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -151,10 +160,12 @@ class PaliGemmaAddOn(VisionAddOn):
     def row_count(self, picture: Picture) -> int:
         return self.rows
 
+    def tower_bytes(self, size: tuple[int, int]) -> int:
+        return siglip_bytes(self.tower, self.costs, self.cutting)
+
     def encode_image(self, picture: Picture) -> mx.array:
         pixels = self.pixels(picture.pixels(), self.side, self.side)
-        dtype = self.tower.post_layernorm.weight.dtype
-        features, _, _ = self.tower(pixels[None].astype(dtype))  # of the first picture alone
+        features = siglip_features(self.tower, pixels, self.cutting)
         rows: mx.array = self.projector(features)
         return rows
 

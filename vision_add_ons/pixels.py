@@ -82,11 +82,19 @@ class Pixels:
 
     def __call__(self, image: Image.Image, width: int, height: int) -> mx.array:
         """Resize an RGB picture and normalise it: float32 [height, width, 3]."""
+        return self.normalised(self.resized(image, width, height))
+
+    def resized(self, image: Image.Image, width: int, height: int) -> np.ndarray:
+        """The picture in this size: uint8 [height, width, 3]."""
         if image.size != (width, height):
             image = image.resize((width, height), self.resample)
-        pixels = (np.asarray(image).astype(np.float64) * self.factor).astype(np.float32)
+        return np.asarray(image)
+
+    def normalised(self, pixels: np.ndarray) -> mx.array:
+        """uint8 [..., 3] becomes what the tower reads: float32."""
+        scaled = (pixels.astype(np.float64) * self.factor).astype(np.float32)
         mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
-        return mx.array((pixels - mean) / std)
+        return mx.array((scaled - mean) / std)
 
 
 def _given(saved: dict[str, Any], name: str, default: Any) -> Any:

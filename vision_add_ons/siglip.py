@@ -4,10 +4,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import mlx.nn as nn
 
 from vision_add_ons.configs import check_fields, positive
 from vision_add_ons.errors import BrokenConfig
+from vision_add_ons.graph_bytes import graph_bytes
+from vision_add_ons.tower_bytes import Costs, conv_bytes, most_of
+from vision_add_ons.vit_blocks import Block, Cutting, Heads, Tables, in_pieces, run_blocks
 from vision_add_ons.weights import (
     channels_last,
     first_prefix,
@@ -64,3 +68,64 @@ def load_siglip(
     load_module(tower, named, where, UNUSED)
     where = first_prefix(weights, PROJECTOR)
     load_module(projector, with_prefix(weights, where), where)
+
+
+def siglip_features(tower: nn.Module, pixels: mx.array, cutting: Cutting) -> mx.array:
+    """What mlx-vlm's `SigLipVisionModel` makes of one picture: [patches, width].
+
+    `pixels` is [side, side, 3].
+    """
+    dtype = tower.post_layernorm.weight.dtype
+    embedded = tower.embeddings(pixels[None].astype(dtype)).squeeze(0)
+    rows = in_pieces(embedded, cutting.pieces([1] * len(embedded)))
+    del embedded
+    run_blocks(rows, [_block(layer) for layer in tower.encoder.layers], cutting)
+    whole = rows[0] if len(rows) == 1 else mx.concatenate(rows)
+    rows.clear()
+    return tower.post_layernorm(whole)
+
+
+def siglip_costs(tower: nn.Module, projector: nn.Module) -> tuple[Costs, int]:
+    """What a row takes in the tower's blocks, and all rows behind them; see `siglip_bytes`."""
+    embeddings, layer = tower.embeddings, tower.encoder.layers[0]
+    dtype = tower.post_layernorm.weight.dtype
+    width, heads = embeddings.embed_dim, layer.self_attn.num_heads
+    behind = graph_bytes(
+        lambda x: projector(tower.post_layernorm(x)),
+        mx.zeros((1, embeddings.num_positions, width), dtype),
+        modules=[tower.post_layernorm, projector],
+    )
+    return Costs.of(layer, _block(layer), width, heads, dtype), behind
+
+
+def siglip_bytes(tower: nn.Module, costs: tuple[Costs, int], cutting: Cutting) -> int:
+    """The most bytes beside the weights that a picture takes on its way to the projector's rows."""
+    row, behind = costs
+    total, pixels = tower.embeddings.num_positions, tower.embeddings.image_size**2 * 3
+    kernel = tower.embeddings.patch_embedding.weight
+    # The pixels in float32 are there all the time.
+    return 4 * pixels + most_of(
+        total,
+        cutting,
+        conv_bytes(kernel, total) + 3 * total * row.row,
+        row.most(total, cutting, len(tower.encoder.layers)),
+        2 * total * row.row + behind,
+    )
+
+
+def _block(layer: nn.Module) -> Block:
+    attention = layer.self_attn
+
+    def heads(x: mx.array, tables: Tables | None) -> Heads:
+        x = layer.layer_norm1(x)
+        queries, keys, values = (
+            mx.unflatten(project(x), -1, (attention.num_heads, -1)).swapaxes(0, 1)
+            for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
+        return queries, keys, values
+
+    def rest(x: mx.array, seen: mx.array) -> mx.array:
+        x = x + attention.out_proj(seen)
+        return x + layer.mlp(layer.layer_norm2(x))
+
+    return Block(heads, rest)

@@ -1,6 +1,5 @@
 """How much memory a request takes beside the weights, known before any of it is spent."""
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ import mlx.core as mx
 from engine.memory.kv_state import arrays
 from engine.options import GenerationOptions
 from engine.prompts.prompt import Prompt
+from vision_add_ons.vit_blocks import writes_scores
 
 if TYPE_CHECKING:
     from model_kit.kit import ModelKit
@@ -73,7 +73,8 @@ class Needs:
         self._each = (HIDDEN_ROWS * hidden + INNER_ROWS * inner) * dtype.size
         width = int(config.get("head_dim") or hidden // heads or 1)
         # Where no kernel does it at once, each head's scores, and the mask of them all.
-        self._scores = (heads + 1) * 4 if _holds_scores(heads, width, dtype) else 0
+        written = writes_scores(heads, BLOCK, 2 * BLOCK, width, dtype)
+        self._scores = (heads + 1) * 4 if written else 0
 
     def kv(self, tokens: int, options: GenerationOptions) -> int:
         """The bytes of the KV caches of so many tokens of prompt and answer, while they grow."""
@@ -133,15 +134,3 @@ def _layers_of(kit: "ModelKit") -> tuple[list[_Layer], mx.Dtype]:
     held = [array.dtype for cache in longer for array in arrays(cache.state)]
     floats = [dtype for dtype in held if mx.issubdtype(dtype, mx.floating)]
     return layers, max(floats, key=lambda dtype: dtype.size, default=mx.float32)
-
-
-def _holds_scores(heads: int, width: int, dtype: mx.Dtype) -> bool:
-    """Whether attention over a prompt makes all scores on this device, rather than none at once.
-
-    MLX decides by device, dtype and width: what it would do is asked for, and not done.
-    """
-    queries, keys = (mx.zeros((1, heads, n, width), dtype) for n in (BLOCK, 2 * BLOCK))
-    attended = mx.fast.scaled_dot_product_attention(queries, keys, keys, scale=1.0, mask="causal")
-    graph = io.StringIO()
-    mx.export_to_dot(graph, attended)
-    return "Softmax" in graph.getvalue()

@@ -1,5 +1,6 @@
 """Room for requests: what they will take is known before they begin."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from engine.memory.budget import Budget
 from engine.memory.features import FeatureCache
 from engine.memory.kv_state import nbytes
 from engine.memory.needs import Needs, Shape
-from vision_add_ons.errors import NotEnoughMemory
+from vision_add_ons.errors import ImageError, NotEnoughMemory
 from vision_add_ons.pixels import shrunk
 
 if TYPE_CHECKING:
@@ -95,10 +96,13 @@ class Room:
             f"and {_gigabytes(there)} are there; "
         )
         longest = max((max(span.picture.size) for span in prompt.spans), default=0)
-        for side in SIDES:
-            smaller = self._smaller(answer, side) if side < longest else there + 1
-            if smaller <= there:
-                return NotEnoughMemory(f"{text}max_image_size={side} needs {_gigabytes(smaller)}")
+        for side in (side for side in SIDES if side < longest):
+            with suppress(ImageError):  # so small, one side of it would vanish
+                smaller = self._smaller(answer, side)
+                if smaller <= there:
+                    return NotEnoughMemory(
+                        f"{text}max_image_size={side} needs {_gigabytes(smaller)}"
+                    )
         return NotEnoughMemory(f"{text}shorten it, or start a new conversation")
 
     def _smaller(self, answer: "Answer", side: int) -> int:

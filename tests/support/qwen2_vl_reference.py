@@ -166,7 +166,7 @@ class Qwen2VLReference(Reference):
         return made["pixel_values"]
 
     def our_pixels(self, add_on: Any, image: Image.Image) -> np.ndarray:
-        return np.array(add_on.patches(image))
+        return np.array(add_on.patches.values(add_on.patches.cut(image)))
 
     def conversations(self) -> list[Conversation]:
         pictures = [Image.new("RGB", (30 + 9 * i, 40)) for i in range(3)]

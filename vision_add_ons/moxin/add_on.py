@@ -8,6 +8,7 @@ import mlx.core as mx
 
 from vision_add_ons.base import Picture, VisionAddOn, with_markers
 from vision_add_ons.errors import UnsupportedCheckpoint
+from vision_add_ons.graph_bytes import graph_bytes
 from vision_add_ons.moxin import config as moxin_config
 from vision_add_ons.moxin.names import PROJECTOR, TOWERS, published_name
 from vision_add_ons.moxin.preprocessing import read_recipes
@@ -64,6 +65,10 @@ class MoxinAddOn(VisionAddOn):
         vision_dim = dino_config.embed_dim + siglip_config.embed_dim
         hidden_size = self.decoder_config(config)[0]["hidden_size"]
         self.projector = load_projector(weights, PROJECTOR, vision_dim, hidden_size)
+        features = mx.zeros((1, dino_config.num_patches, vision_dim), self.dino.pos_embed.dtype)
+        projected = graph_bytes(self.projector, features, modules=[self.projector])
+        towers = self.dino.most_bytes(), self.siglip.most_bytes()
+        self.most_bytes = features.nbytes + max(*towers, features.nbytes + projected)
 
     @classmethod
     def decoder_config(cls, config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -98,6 +103,10 @@ class MoxinAddOn(VisionAddOn):
         """One row per patch. Raises `ImageError` for a picture that preprocessing would refuse."""
         self.dino_recipe.check(picture.size)
         return self.dino.config.num_patches
+
+    def tower_bytes(self, size: tuple[int, int]) -> int:
+        self.dino_recipe.check(size)
+        return self.most_bytes
 
     def encode_image(self, picture: Picture) -> mx.array:
         image = picture.pixels()

@@ -26,6 +26,8 @@ from vision_add_ons.pixtral.config import (
 )
 from vision_add_ons.pixtral.prompt import CHAT_TEMPLATE, TOKENS, token_ids
 from vision_add_ons.pixtral.tower import ACTIVATIONS, PixtralTower
+from vision_add_ons.tower_bytes import most_of, per_row
+from vision_add_ons.vit_blocks import Cutting
 from vision_add_ons.weights import (
     channels_last,
     first_prefix,
@@ -108,6 +110,7 @@ class PixtralAddOn(VisionAddOn):
                 f"the image processor's size {self.limit} is smaller than one row's "
                 f"{self.cell} x {self.cell} pixels"
             )
+        self.cutting = Cutting()
         self.pixels = Pixels.read(settings, Image.Resampling.BICUBIC, CLIP_MEAN, CLIP_STD)
         self._load(read_weights(folder))
 
@@ -117,6 +120,11 @@ class PixtralAddOn(VisionAddOn):
         named = channels_last(with_prefix(weights, tower), "patch_conv.weight", channels=3)
         load_module(self.tower, named, tower)
         load_module(self.projector, with_prefix(weights, projector), projector)
+        costs = self.tower.costs()
+        side = 4 * self.cell // self.tower.patch_conv.weight.shape[1]
+        width = len(self.states) * self.tower.patch_conv.weight.shape[0]
+        features = mx.zeros((side, side, width), costs.dtype)
+        self.costs = costs, per_row(self.projector, features, modules=[self.projector])
 
     @classmethod
     def resolve(cls, config: dict[str, Any]) -> dict[str, Any]:
@@ -185,7 +193,20 @@ class PixtralAddOn(VisionAddOn):
         line = [self.placeholder_id] * columns + [self.break_id]
         return [*(line * lines)[:-1], self.end_id]
 
+    def tower_bytes(self, size: tuple[int, int]) -> int:
+        pixels = math.prod(self.grid(size)) * self.cell**2
+        total = pixels // self.tower.patch_conv.weight.shape[1] ** 2
+        costs, projected = self.costs
+        features = total * len(self.states) * costs.row
+        # The three values of a pixel in float32 are there all the time.
+        return 12 * pixels + most_of(
+            total,
+            self.cutting,
+            self.tower.most_bytes(total, self.states, self.cutting, costs),
+            2 * features + total * projected,
+        )
+
     def encode_image(self, picture: Picture) -> mx.array:
         lines, columns = self.grid(picture.size)
         pixels = self.pixels(picture.pixels(), columns * self.cell, lines * self.cell)
-        return self.projector(self.tower(pixels, self.states)).flatten(0, 1)
+        return self.projector(self.tower(pixels, self.states, self.cutting)).flatten(0, 1)

@@ -13,14 +13,14 @@ import mlx.nn as nn
 
 from vision_add_ons.configs import check_fields, positive
 from vision_add_ons.errors import UnsupportedCheckpoint
+from vision_add_ons.tower_bytes import Costs, conv_bytes, most_of
+from vision_add_ons.vit_blocks import Block, Cutting, Heads, Tables, in_pieces, rotate, run_blocks
 
 ACTIVATIONS = {"gelu": nn.gelu, "silu": nn.silu}
 EPS = 1e-5  # of every norm; no config has a field for it
 
 
-def rotary_tables(
-    rows: int, columns: int, head_dim: int, theta: float
-) -> tuple[mx.array, mx.array]:
+def rotary_tables(rows: int, columns: int, head_dim: int, theta: float) -> Tables:
     """Cosines and sines that turn each head of each patch, both [rows * columns, head_dim].
 
     Of the frequencies, every other one goes with the patch's row, those between with its column.
@@ -34,32 +34,21 @@ def rotary_tables(
     return mx.cos(angles), mx.sin(angles)
 
 
-def rotate(x: mx.array, tables: tuple[mx.array, mx.array]) -> mx.array:
-    """Turn the two halves of the last axis against each other."""
-    cos, sin = tables
-    first, second = mx.split(x, 2, axis=-1)
-    return x * cos + mx.concatenate([-second, first], axis=-1) * sin
-
-
 class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.scale = (width // heads) ** -0.5
         self.q_proj = nn.Linear(width, width, bias=False)
         self.k_proj = nn.Linear(width, width, bias=False)
         self.v_proj = nn.Linear(width, width, bias=False)
         self.o_proj = nn.Linear(width, width, bias=False)
 
-    def __call__(self, x: mx.array, tables: tuple[mx.array, mx.array]) -> mx.array:
+    def __call__(self, x: mx.array, tables: Tables) -> Heads:
         queries, keys, values = (
-            mx.unflatten(project(x), -1, (self.heads, -1)).swapaxes(0, 1)[None]
+            mx.unflatten(project(x), -1, (self.heads, -1)).swapaxes(0, 1)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        seen = mx.fast.scaled_dot_product_attention(
-            rotate(queries, tables), rotate(keys, tables), values, scale=self.scale
-        )
-        return self.o_proj(seen[0].swapaxes(0, 1).flatten(1))
+        return rotate(queries, tables), rotate(keys, tables), values
 
 
 class FeedForward(nn.Module):
@@ -83,9 +72,16 @@ class Layer(nn.Module):
         self.ffn_norm = nn.RMSNorm(width, EPS)
         self.feed_forward = FeedForward(width, config["intermediate_size"], config["hidden_act"])
 
-    def __call__(self, x: mx.array, tables: tuple[mx.array, mx.array]) -> mx.array:
-        x = x + self.attention(self.attention_norm(x), tables)
-        return x + self.feed_forward(self.ffn_norm(x))
+    def block(self) -> Block:
+        def heads(x: mx.array, tables: Tables | None) -> Heads:
+            assert tables is not None
+            return self.attention(self.attention_norm(x), tables)
+
+        def rest(x: mx.array, seen: mx.array) -> mx.array:
+            x = x + self.attention.o_proj(seen)
+            return x + self.feed_forward(self.ffn_norm(x))
+
+        return Block(heads, rest)
 
 
 class Layers(nn.Module):
@@ -110,7 +106,21 @@ class PixtralTower(nn.Module):
         self.ln_pre = nn.RMSNorm(width, EPS)
         self.transformer = Layers(config)
 
-    def __call__(self, pixels: mx.array, states: Sequence[int]) -> mx.array:
+    def costs(self) -> Costs:
+        """What a row takes in the layers."""
+        layer, dtype = self.transformer.layers[0], self.patch_conv.weight.dtype
+        width = self.patch_conv.weight.shape[0]
+        return Costs.of(layer, layer.block(), width, width // self.head_dim, dtype, dtype)
+
+    def most_bytes(self, total: int, states: Sequence[int], cutting: Cutting, costs: Costs) -> int:
+        """The most bytes beside the weights that a picture of so many patches takes here."""
+        embedded = conv_bytes(self.patch_conv.weight, total)
+        embedded += total * (4 * costs.row + 6 * costs.tables)
+        # Features that were taken earlier than the last.
+        earlier = (len(set(states)) - 1) * total * costs.row
+        return most_of(total, cutting, embedded, earlier + costs.most(total, cutting, max(states)))
+
+    def __call__(self, pixels: mx.array, states: Sequence[int], cutting: Cutting) -> mx.array:
         """Features of the patches where they lie: [rows, columns, len(states) * hidden_size].
 
         `pixels` is [height, width, 3], both sides multiples of the patch's. `states` says after
@@ -119,10 +129,18 @@ class PixtralTower(nn.Module):
         patches = self.patch_conv(pixels[None].astype(self.patch_conv.weight.dtype))[0]
         rows, columns, _ = patches.shape
         cos, sin = rotary_tables(rows, columns, self.head_dim, self.theta)
-        tables = cos.astype(patches.dtype), sin.astype(patches.dtype)
-        features = [self.ln_pre(patches.flatten(0, 1))]
-        for layer in self.transformer.layers[: max(states)]:
-            features.append(layer(features[-1], tables))
+        lengths = cutting.pieces([1] * (rows * columns))
+        turns = [in_pieces(turn.astype(patches.dtype), lengths) for turn in (cos, sin)]
+        tables = list(zip(*turns, strict=True))
+        pieces = in_pieces(self.ln_pre(patches.flatten(0, 1)), lengths)
+        del patches, cos, sin
+        features: dict[int, mx.array] = {}
+        done = 0
+        for state in sorted(set(states)):
+            layers = self.transformer.layers[done:state]
+            run_blocks(pieces, [layer.block() for layer in layers], cutting, tables)
+            features[state] = pieces[0] if len(pieces) == 1 else mx.concatenate(pieces)
+            done = state
         chosen = mx.concatenate([features[i] for i in states], axis=-1)
         return mx.unflatten(chosen, 0, (rows, columns))
 

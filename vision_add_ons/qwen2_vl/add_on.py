@@ -15,6 +15,8 @@ from vision_add_ons.mlx_vlm_modules import import_mlx_vlm
 from vision_add_ons.mrope import MRope, PositionView, PromptPositions
 from vision_add_ons.qwen2_vl.config import check_half, check_tower, decoder_config, mrope_sections
 from vision_add_ons.qwen2_vl.preprocessing import MAX_RATIO, Patches
+from vision_add_ons.qwen2_vl.tower import encode, most_bytes, tower_costs
+from vision_add_ons.vit_blocks import Cutting
 from vision_add_ons.weights import (
     channels_last,
     first_prefix,
@@ -80,6 +82,7 @@ class Qwen2VLAddOn(VisionAddOn):
         family = import_mlx_vlm(self.model_types[0])
         sizes = {**whole["vision_config"], "model_type": self.model_types[0]}
         self.tower = family.VisionModel(family.VisionConfig.from_dict(sizes))
+        self.cutting = Cutting()
         self.patches = Patches.read(folder, whole["vision_config"])
 
         weights = read_weights(folder)
@@ -87,6 +90,7 @@ class Qwen2VLAddOn(VisionAddOn):
         prefix = first_prefix(weights, TOWER)
         tower = channels_last(with_prefix(weights, prefix), KERNEL, channels=3)
         load_module(self.tower, tower, prefix)
+        self.costs = tower_costs(self.tower)
 
     @staticmethod
     def check_tower(whole: dict[str, Any]) -> None:
@@ -137,10 +141,13 @@ class Qwen2VLAddOn(VisionAddOn):
         positions = PromptPositions(len(prompt.tokens), grids)
         return [PositionView(cache, positions) for cache in caches]
 
+    def tower_bytes(self, size: tuple[int, int]) -> int:
+        rows, columns = self.patches.grid(size)
+        return most_bytes(self.tower, self.costs, (2 * rows, 2 * columns), self.cutting)
+
     def encode_image(self, picture: Picture) -> mx.array:
-        image = picture.pixels()
-        rows, columns = (2 * cells for cells in self.patches.grid(image.size))
-        dtype = self.tower.patch_embed.proj.weight.dtype
-        patches = self.patches(image).astype(dtype)
-        encoded: mx.array = self.tower(patches, mx.array([[1, rows, columns]]))
-        return encoded
+        rows, columns = self.patches.grid(picture.size)
+        patches = self.patches.cut(picture.pixels())
+        return encode(
+            self.tower, patches, self.patches.values, (2 * rows, 2 * columns), self.cutting
+        )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 from PIL import Image
 
 from vision_add_ons.configs import check_fields, positive
@@ -105,15 +106,20 @@ class Patches:
         width, height = self.resized(size)
         return height // self.side, width // self.side
 
-    def __call__(self, image: Image.Image) -> mx.array:
-        """The patches of an RGB picture: float32 [rows * columns * merge^2, values of a patch].
+    def cut(self, image: Image.Image) -> np.ndarray:
+        """The patches of an RGB picture: uint8 [rows * columns * merge^2, patch, patch, 3].
 
-        Those of an embedding row follow each other. A patch's values are in the order channel,
-        frame, height, width.
+        Those of an embedding row follow each other.
         """
         rows, columns = self.grid(image.size)
-        pixels = self.pixels(image, *self.resized(image.size))
+        pixels = self.pixels.resized(image, *self.resized(image.size))
         cut = pixels.reshape(rows, self.merge, self.patch, columns, self.merge, self.patch, 3)
-        cut = cut.transpose(0, 3, 1, 4, 6, 2, 5)[:, :, :, :, :, None]
-        cut = mx.repeat(cut, self.frames, axis=5)
-        return cut.reshape(rows * columns * self.merge**2, -1)
+        return cut.transpose(0, 3, 1, 4, 2, 5, 6).reshape(-1, self.patch, self.patch, 3)
+
+    def values(self, patches: np.ndarray) -> mx.array:
+        """What the tower reads of some of them: float32 [patches, values of a patch].
+
+        A patch's values are in the order channel, frame, height, width.
+        """
+        still = self.pixels.normalised(patches).transpose(0, 3, 1, 2)[:, :, None]
+        return mx.repeat(still, self.frames, axis=2).reshape(len(patches), -1)

@@ -15,6 +15,7 @@ from vision_add_ons.testing import (
     conversation_checks,
     dtype_checks,
     form_checks,
+    memory_checks,
     processor_checks,
     prompt_checks,
     row_checks,
@@ -97,6 +98,14 @@ class Conformance:
 
     def test_row_counts(self, kit: Kit) -> None:
         row_checks.check_row_counts(kit)
+
+    def test_pieces(self, kit: Kit) -> None:
+        with skipping():
+            memory_checks.check_pieces(kit)
+
+    def test_memory(self, kit: Kit) -> None:
+        with skipping():
+            memory_checks.check_memory(kit)
 
     def test_places(self, kit: Kit) -> None:
         prompt_checks.check_places(kit)

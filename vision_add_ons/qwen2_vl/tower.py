@@ -1,0 +1,117 @@
+"""One picture's way through the tower of Qwen2-VL or Qwen2.5-VL, whose modules are mlx-vlm's."""
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from vision_add_ons.tower_bytes import SAMPLE, Costs, conv_bytes, most_of, per_row
+from vision_add_ons.vit_blocks import (
+    Block,
+    Cutting,
+    Heads,
+    Tables,
+    in_pieces,
+    rotate,
+    run_blocks,
+    settle,
+)
+
+FOUR = 4
+"""Patches that become one row."""
+
+
+def encode(
+    tower: nn.Module,
+    patches: np.ndarray,
+    values: Callable[[np.ndarray], mx.array],
+    grid: tuple[int, int],
+    cutting: Cutting,
+) -> mx.array:
+    """The rows of one picture: [patches / 4, hidden_size].
+
+    `patches` [patches, ...] stand in the fours that become a row; `values` makes of some of them
+    what the tower reads. `grid` says how many stand below and beside each other.
+    """
+    place = mx.array([[1, *grid]])
+    angles = tower.rot_pos_emb(place)
+    whole = getattr(tower, "fullatt_block_indexes", None)
+    windows, order = [FOUR] * (len(patches) // FOUR), None
+    if whole is not None:
+        index, ends = tower.get_window_index(place)
+        windows = [end - start for start, end in pairwise(ends.tolist()) if end > start]
+        order = np.array(index)
+        patches = patches.reshape(-1, FOUR, *patches.shape[1:])[order].reshape(patches.shape)
+        angles = mx.unflatten(angles, 0, (-1, FOUR))[index].flatten(0, 1)
+    lengths = cutting.pieces(windows)
+    turns = [in_pieces(mx.tile(turn(angles), (1, 2)), lengths) for turn in (mx.cos, mx.sin)]
+
+    rows = []
+    start = 0
+    for length in lengths:
+        part = values(patches[start : start + length])
+        rows.append(tower.patch_embed(part.astype(tower.patch_embed.proj.weight.dtype)))
+        del part
+        settle(rows[-1], when=len(lengths) > 1)
+        start += length
+    blocks = [
+        _block(block, windowed=whole is not None and number not in whole)
+        for number, block in enumerate(tower.blocks)
+    ]
+    tables = list(zip(*turns, strict=True))
+    run_blocks(rows, blocks, cutting, tables, () if whole is None else windows)
+    for i in range(len(rows)):
+        rows[i] = tower.merger(rows[i])
+        settle(rows[i], when=len(rows) > 1)
+    merged = rows[0] if len(rows) == 1 else mx.concatenate(rows)
+    return merged if order is None else merged[mx.array(np.argsort(order))]
+
+
+def tower_costs(tower: nn.Module) -> tuple[Costs, int]:
+    """What a patch takes in the tower's blocks, and in its merger; see `most_bytes`."""
+    layer, kernel = tower.blocks[0], tower.patch_embed.proj.weight
+    width, heads = kernel.shape[0], layer.attn.num_heads
+    block = _block(layer, windowed=False)
+    merged = per_row(tower.merger, mx.zeros((SAMPLE, width), kernel.dtype), modules=[tower.merger])
+    return Costs.of(layer, block, width, heads, kernel.dtype, mx.float32), merged
+
+
+def most_bytes(
+    tower: nn.Module, costs: tuple[Costs, int], grid: tuple[int, int], cutting: Cutting
+) -> int:
+    """The most bytes beside the weights that `encode` takes."""
+    row, merged = costs
+    kernel = tower.patch_embed.proj.weight
+    total, values = math.prod(grid), kernel.size // kernel.shape[0]
+    whole = getattr(tower, "fullatt_block_indexes", None)
+    window = 0 if whole is None else (tower.window_size // tower.patch_size) ** 2
+    piece = min(total, cutting.rows + window)
+    made = total // FOUR * tower.merger.mlp[-1].weight.shape[0] * row.dtype.size
+    return most_of(
+        total,
+        cutting,
+        # The values in float32, for each frame, and once more in order.
+        piece * values * 12 + conv_bytes(kernel, piece) + total * (row.row + 4 * row.tables),
+        row.most(total, cutting, len(tower.blocks), window),
+        total * (row.row + row.tables) + piece * merged,
+        total * row.tables + 3 * made,
+    )
+
+
+def _block(block: nn.Module, windowed: bool) -> Block:
+    def heads(x: mx.array, tables: Tables | None) -> Heads:
+        assert tables is not None
+        cut = mx.unflatten(block.attn.qkv(block.norm1(x)), -1, (3, block.attn.num_heads, -1))
+        queries, keys, values = cut.transpose(1, 2, 0, 3)
+        # The tables are float32, whatever the rows are in.
+        turned = rotate(queries, tables), rotate(keys, tables)
+        return turned[0].astype(x.dtype), turned[1].astype(x.dtype), values
+
+    def rest(x: mx.array, seen: mx.array) -> mx.array:
+        x = x + block.attn.proj(seen)
+        return x + block.mlp(block.norm2(x))
+
+    return Block(heads, rest, windowed)
