@@ -135,6 +135,10 @@ class Answer:
             limits.append(context - len(self.prompt.tokens))
         return min(limits)
 
+    def knows(self, picture: Picture) -> bool:
+        """Whether a picture was encoded before."""
+        return self._features.knows(picture.digest)
+
     def encode(self, picture: Picture) -> mx.array:
         """A picture's rows, encoded here or before."""
         self.stop_if_cancelled()

@@ -94,11 +94,13 @@ def prefill_together(
     prompts: Sequence[Sequence[int]],
     caches: Sequence[Sequence[Any]],
     step: Callable[[], int],
+    embeddings: Sequence[mx.array] = (),
 ) -> Generator[int, None, list[Any]]:
-    """Run all tokens but the last of several texts at once, as mlx-lm's batches do.
+    """Run all tokens but the last of several prompts at once, as mlx-lm's batches do.
 
-    `caches` are those of each text. Yields how many tokens of the longest were run, after each
-    chunk of at most `step`; returns the batch caches that then hold all of it.
+    `caches` are those of each; `embeddings`, [tokens, hidden_size] each, are run in place of the
+    tokens if there are any. Yields how many tokens of the longest were run, after each chunk of at
+    most `step`; returns the batch caches that then hold all of it.
     """
     lengths = [len(prompt) - 1 for prompt in prompts]
     longest = max(lengths)
@@ -106,6 +108,11 @@ def prefill_together(
     padded = [[*prompt[:-1], *[0] * pad] for prompt, pad in zip(prompts, padding, strict=True)]
     tokens = mx.array(padded)
     with mx.stream(generation_stream):
+        rows = [
+            mx.pad(row[:-1], [(0, pad), (0, 0)])
+            for row, pad in zip(embeddings, padding, strict=bool(embeddings))
+        ]
+        embedded = mx.stack(rows) if rows else None
         merged = [type(layer[0]).merge(list(layer)) for layer in zip(*caches, strict=True)]
         if any(padding):
             for cache in merged:
@@ -114,7 +121,10 @@ def prefill_together(
     while done < longest:
         end = min(done + step(), longest)
         with mx.stream(generation_stream):
-            model(tokens[:, done:end], cache=merged)
+            extra = {}
+            if embedded is not None:
+                extra["input_embeddings"] = embedded[:, done:end]
+            model(tokens[:, done:end], cache=merged, **extra)
             mx.eval([c.state for c in merged])
             mx.clear_cache()
         done = end

@@ -3,15 +3,18 @@
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
 from engine.decoding.answer import Answer, Cancelled, ending
 from engine.decoding.company import Company
+from engine.decoding.groups import Unread, alike
 from engine.decoding.lane import LaneCache
 from engine.decoding.prefill import prefill, prefill_together
 from engine.memory.kv_state import rotates
+from vision_add_ons.base import Picture
 from vision_add_ons.cache_views import plain_caches
 
 if TYPE_CHECKING:
@@ -30,15 +33,6 @@ PICTURE = CHUNK + 1
 LEAST = 64
 """Tokens of the smallest chunk, and of the first one beside answers, when the pace is unknown."""
 
-TOGETHER = 8
-"""Texts that are read together, at most: as many as mlx-lm's own batches have."""
-
-PADDED = 1.25
-"""How much more than their own tokens texts that are read together may take, padded."""
-
-Begun = tuple[Answer, Sequence[int]]
-"""An answer, and the tokens of its prompt that are left to run."""
-
 
 class Reading:
     """For the engine's thread alone."""
@@ -54,7 +48,7 @@ class Reading:
         """Those that have not begun, in their order, and the one that each waits for."""
         self._queue: deque[tuple[list[Answer], Iterator[int]]] = deque()
         """Prompts, and what reads them: one, or several texts at once."""
-        self._stalled: Begun | None = None
+        self._stalled: Unread | None = None
         """One that waits for memory; those behind it wait too."""
         self._pace = 0.0
         """Seconds that a token of the latest chunk took."""
@@ -91,13 +85,13 @@ class Reading:
     def _begin(self) -> None:
         """Begin with those that need not wait for what others begin with too; in their order."""
         waiting: dict[Answer, Answer | None] = {}
-        begun: list[Begun] = []
+        begun: list[Unread] = []
         stalled, self._stalled = self._stalled, None
         if stalled is not None:
             self._admit(stalled, begun)
         for answer, awaited in self._waiting.items():
             # An older one that waits for the same goes first.
-            before = [*self._read_now, *(one for one, _ in begun), *waiting]
+            before = [*self._read_now, *(one.answer for one in begun), *waiting]
             if not answer.generation.cancelled:
                 if self._sharing and awaited not in before:
                     awaited = next((other for other in before if other.shares(answer)), None)
@@ -111,23 +105,53 @@ class Reading:
             except BaseException as error:
                 answer.end(*ending(error))
             else:
-                self._admit((answer, rest), begun)
+                self._admit(Unread(answer, rest), begun)
         self._waiting = waiting
-        for group in _alike(begun):
-            reading = self._read(*group[0]) if len(group) == 1 else self._read_all(group)
-            self._queue.append(([answer for answer, _ in group], reading))
+        seeing = [one for one in begun if one.answer.prompt.spans]
+        self._queue_up([one for one in begun if not one.answer.prompt.spans])
+        if seeing:
+            self._queue.append(([one.answer for one in seeing], self._look(seeing)))
 
-    def _admit(self, one: Begun, begun: list[Begun]) -> None:
+    def _queue_up(self, prompts: Sequence[Unread]) -> None:
+        """Have prompts read, in groups where they are alike."""
+        for group in alike(prompts):
+            reading = self._read(group[0]) if len(group) == 1 else self._read_all(group)
+            self._queue.append(([one.answer for one in group], reading))
+
+    def _admit(self, one: Unread, begun: list[Unread]) -> None:
         """Let one begin if there is memory for it."""
-        answer, _ = one
         try:
-            answer.stop_if_cancelled()
-            if answer.fits():
+            one.answer.stop_if_cancelled()
+            if one.answer.fits():
                 begun.append(one)
             else:
                 self._stalled = one
         except BaseException as error:
-            answer.end(*ending(error))
+            one.answer.end(*ending(error))
+
+    def _look(self, prompts: Sequence[Unread]) -> Iterator[int]:
+        """Encode the pictures of prompts that began together, and have these read; yields after
+        each picture what it counts for."""
+        ready = []
+        for one in prompts:
+            answer = one.answer
+            rows: dict[str, mx.array] = {}
+            try:
+                for span in answer.spans:
+                    if span.picture.digest not in rows:
+                        known = answer.knows(span.picture)
+                        rows[span.picture.digest] = answer.encode(span.picture)
+                        if not known:
+                            yield PICTURE
+                one.embeddings = answer.embeddings(one.tokens, partial(_row_of, rows))
+                answer.look()
+            except GeneratorExit:
+                raise  # the thread is at its end, and ends all that is under way
+            except BaseException as error:
+                answer.end(*ending(error))
+            else:
+                ready.append(one)
+        self._queue_up(ready)
 
     def _step(self, most: int, rows: int = 1) -> int:
         """How many tokens of each of so many rows the next chunk has, at most."""
@@ -138,38 +162,30 @@ class Reading:
 
     # --- one prompt ------------------------------------------------------------------------------
 
-    def _read(self, answer: Answer, rest: Sequence[int]) -> Iterator[int]:
-        """Read what is left of a prompt; yields after each picture and chunk what it counts for."""
+    def _read(self, one: Unread) -> Iterator[int]:
+        """Read what is left of a prompt; yields after each chunk what it counts for."""
+        answer, before = one.answer, 0
         try:
             assert answer.kv is not None
-            rows: dict[str, mx.array] = {}
-            for span in answer.spans:
-                if span.picture.digest not in rows:
-                    rows[span.picture.digest] = answer.encode(span.picture)
-                    yield PICTURE
-            embeddings = answer.embeddings(rest, lambda picture: rows[picture.digest])
-            answer.look()
-            before = 0
-            options = answer.options
             reading = prefill(
                 self._model,
-                rest,
-                embeddings,
+                one.tokens,
+                one.embeddings,
                 answer.kv,
                 answer.whole,
-                options,
+                answer.options,
                 lambda: self._step(answer.step),
             )
             for done in reading:
-                answer.progress(done, len(rest))
+                answer.progress(done, len(one))
                 if done > before:
                     yield done - before
                 before = done
             self._share(answer)
-            last = None if embeddings is None else embeddings[-1:]
-            self._company.join(answer, mx.array([rest[-1]]), last)
+            last = None if one.embeddings is None else one.embeddings[-1:]
+            self._company.join(answer, mx.array([one.tokens[-1]]), last)
         except GeneratorExit:
-            raise  # the thread is at its end, and ends all that is under way
+            raise
         except BaseException as error:
             answer.end(*ending(error))
 
@@ -178,19 +194,19 @@ class Reading:
         if answer.kv is not None and answer in self._waiting.values():
             answer.share(plain_caches(answer.kv))
 
-    # --- several texts ---------------------------------------------------------------------------
+    # --- several ---------------------------------------------------------------------------------
 
-    def _read_all(self, group: Sequence[Begun]) -> Iterator[int]:
-        """Read texts together; yields after each chunk what to count for it."""
-        left = {answer: len(rest) for answer, rest in group}
+    def _read_all(self, group: Sequence[Unread]) -> Iterator[int]:
+        """Read prompts together; yields after each chunk what to count for it."""
+        left = {one.answer: len(one) for one in group}
         try:
-            caches = [answer.kv or [] for answer in left]
             most = min(answer.step for answer in left) * len(group)
             reading = prefill_together(
                 self._model,
-                [rest for _, rest in group],
-                caches,
+                [one.tokens for one in group],
+                [answer.kv or [] for answer in left],
                 lambda: self._step(most, len(group)),
+                [one.embeddings for one in group if one.embeddings is not None],
             )
             before = 0
             for answer, total in list(left.items()):
@@ -211,16 +227,16 @@ class Reading:
                 before = done
             joining = [
                 i
-                for i, (answer, rest) in enumerate(group)
-                if answer in left and self._border(answer, len(rest), merged, i)
+                for i, one in enumerate(group)
+                if one.answer in left and self._border(one, merged, i)
             ]
-            left = {group[i][0]: 0 for i in joining}
+            left = {group[i].answer: 0 for i in joining}
             for answer in left:
                 answer.kv = None  # the lane's, from now on
             if joining:
                 for cache in merged:
                     cache.filter(joining)
-                last = mx.array([group[i][1][-1] for i in joining])
+                last = mx.array([group[i].tokens[-1] for i in joining])
                 self._company.join_all(list(left), last, merged)
         except GeneratorExit:
             raise
@@ -228,8 +244,9 @@ class Reading:
             for answer in left:
                 answer.end("error", error)
 
-    def _border(self, answer: Answer, total: int, caches: Sequence[LaneCache], row: int) -> bool:
+    def _border(self, one: Unread, caches: Sequence[LaneCache], row: int) -> bool:
         """Keep what others, or later turns, go on from; whether the answer itself goes on."""
+        answer, total = one.answer, len(one)
         awaited = answer in self._waiting.values()
         if self._rotates or awaited or answer.generation.cancelled:
             answer.kv = [cache.extract(row) for cache in caches]
@@ -237,6 +254,10 @@ class Reading:
             return False
         self._share(answer)
         return True
+
+
+def _row_of(rows: dict[str, mx.array], picture: Picture) -> mx.array:
+    return rows[picture.digest]
 
 
 def _told(answer: Answer, processed: int, total: int) -> bool:
@@ -247,37 +268,3 @@ def _told(answer: Answer, processed: int, total: int) -> bool:
         answer.end("cancelled")
         return False
     return True
-
-
-def _alike(begun: Sequence[Begun]) -> Iterator[list[Begun]]:
-    """Groups of texts of about one length, in the cache and left to run: the shorter are padded.
-
-    What is no text, and what is one token, is by itself.
-    """
-    group: list[Begun] = []
-    texts = []
-    for one in begun:
-        prompt = one[0].prompt
-        if prompt.spans or prompt.bidirectional or len(one[1]) < 2:
-            yield [one]
-        else:
-            texts.append(one)
-    for one in sorted(texts, key=lambda one: (len(one[0].prompt.tokens), len(one[1]))):
-        alike = all(
-            length(one) * (len(group) + 1) <= PADDED * sum(map(length, [*group, one]))
-            for length in (_left, _whole)
-        )
-        if group and (len(group) == TOGETHER or not alike):
-            yield group
-            group = []
-        group.append(one)
-    if group:
-        yield group
-
-
-def _left(one: Begun) -> int:
-    return len(one[1])
-
-
-def _whole(one: Begun) -> int:
-    return len(one[0].prompt.tokens)
