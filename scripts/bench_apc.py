@@ -133,7 +133,7 @@ def _write(name: str, folder: Path) -> None:
     config["text_config"] |= TEXT | (GEMMA3_TEXT if name == "gemma3" else {})
     config["vision_config"] |= VISION | {"patch_size": PATCH[name], "head_dim": 64}
     mx.random.seed(1)
-    model = bench_vision._mlx_vlm_model(name, copy.deepcopy(config))
+    model = bench_vision.mlx_vlm_model(name, copy.deepcopy(config))
     weights = {
         path: mx.random.normal(w.shape) / w[0].size ** 0.5 if w.ndim > 1 else w
         for path, w in tree_flatten(model.parameters())

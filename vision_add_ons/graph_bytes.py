@@ -7,6 +7,7 @@ So at worst all buffers of what is evaluated at once are there together. That su
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Any
 
 import mlx.core as mx
@@ -32,13 +33,15 @@ def graph_bytes(
 ) -> int:
     """The bytes of all buffers that `function` of these inputs allocates, its outputs included.
 
-    Nothing is computed or read: `mx.zeros` will do for the inputs, and stands in for the weights
-    of `modules` meanwhile, which are all that the function uses. Not to be asked while somebody
-    else uses them.
+    Nothing is computed or read: `mx.zeros` will do for the inputs, and the like stands in for the
+    weights of `modules` meanwhile, which are all that the function uses. Not to be asked while
+    somebody else uses them.
     """
     weights = [module.parameters() for module in modules]
+    values = count(1)
     for module, real in zip(modules, weights, strict=True):
-        module.update(tree_map(lambda array: mx.zeros(array.shape, array.dtype), real))
+        # Each of another value: MLX computes only once what two layers of the same weights make.
+        module.update(tree_map(lambda a: mx.full(a.shape, next(values), a.dtype), real))
     try:
         return _graph_bytes(function, inputs)
     finally:

@@ -70,7 +70,7 @@ def run_blocks(
     lengths = [len(piece) for piece in rows]
     total = sum(lengths)
     inside = _of_pieces(windows, lengths)
-    settle(*rows, when=total >= cutting.lazy)
+    settle(*rows, *(array for pair in tables or () for array in pair), when=total >= cutting.lazy)
     turns: Sequence[Tables | None] = tables if tables is not None else [None] * len(rows)
     for number, block in enumerate(blocks, 1):
         if block.windowed:

@@ -46,3 +46,9 @@ def test_weights_are_back_after_an_error() -> None:
     with pytest.raises(ValueError, match=r"matmul|addmm"):
         graph_bytes(layer, X[:, :3], modules=[layer])
     assert layer.weight is weight
+
+
+def test_layers_of_the_same_shape_count_each() -> None:
+    layers = [nn.Linear(16, 16) for _ in range(3)]
+    taken = graph_bytes(lambda x: tuple(layer(x) for layer in layers), X, modules=layers)
+    assert taken == pytest.approx(3 * X.nbytes, rel=0.02)

@@ -49,6 +49,7 @@ def encode(
     lengths = cutting.pieces(windows)
     turns = [in_pieces(mx.tile(turn(angles), (1, 2)), lengths) for turn in (mx.cos, mx.sin)]
 
+    del angles
     rows = []
     start = 0
     for length in lengths:
