@@ -97,7 +97,8 @@ class Engine:
         check_options(options)
         path = _path(restore)
         messages = conversation_file.read(path)
-        self._worker.call(lambda memory: memory.restore(path)).add_done_callback(_log_failure)
+        known = self._worker.call(lambda memory: memory.restore(path), exclusive=False)
+        known.add_done_callback(_log_failure)
         return Chat(self, options=options, messages=messages)
 
     def generate(
@@ -184,7 +185,9 @@ class Engine:
                 future.set_result(written)
 
         try:
-            queued = self._worker.call(lambda memory: memory.save(file, kept, owner, future))
+            queued = self._worker.call(
+                lambda memory: memory.save(file, kept, owner, future), exclusive=False, owner=owner
+            )
         except EngineClosed:
             save_words()
         else:

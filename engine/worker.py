@@ -30,10 +30,20 @@ Result = TypeVar("Result")
 
 @dataclass(eq=False)
 class Task:
-    """Something other than an answer that the engine's thread has to do."""
+    """Something other than an answer that the engine's thread has to do.
+
+    It waits for all answers under way if it is `exclusive`, else for those of `owner` alone, if
+    that is not None.
+    """
 
     work: Callable[["Memory"], Any]
     future: Future[Any]
+    exclusive: bool
+    owner: object
+
+    def waits_for(self, other: Generation) -> bool:
+        """Whether an answer under way has to end first."""
+        return self.exclusive or (self.owner is not None and other.owner is self.owner)
 
     def run(self, memory: "Memory") -> None:
         """Do it; whatever comes of it is the future's."""
@@ -115,13 +125,20 @@ class Worker:
         if generation.cancelled:
             self._withdraw(generation)
 
-    def call(self, work: "Callable[[Memory], Result]") -> "Future[Result]":
+    def call(
+        self,
+        work: "Callable[[Memory], Result]",
+        *,
+        exclusive: bool = True,
+        owner: object = None,
+    ) -> "Future[Result]":
         """Have something done on the engine's thread, in its turn; the future has what comes of it.
 
-        Raises `EngineClosed`. What was queued before is done even if the engine is closed, and what
-        comes while it is closing too.
+        What is `exclusive` is done when no answer is under way; what is not, beside others than
+        those of `owner`. Raises `EngineClosed`. What was queued before is done even if the engine
+        is closed, and what comes while it is closing too.
         """
-        task = Task(work, Future())
+        task = Task(work, Future(), exclusive, owner)
         task.future.set_running_or_notify_cancel()  # it cannot be called off any more
         self._put(task)
         return task.future
@@ -277,17 +294,28 @@ class Worker:
                 self._end(job, error)
 
     def _next(self, desk: "Desk") -> Generation | Task | None:
-        """What has its turn: a task when all before it is done, a request when there is room."""
+        """What has its turn: a request when there is room, a task when what it waits for is done.
+
+        Requests may go before others that there is no room for, and before a task that waits for
+        one answer; nothing goes before a task that waits for all.
+        """
         with self._changed:
             self._running = [job for job in self._running if not _is_done(job)]
-            if not self._waiting:
-                return None
-            task = isinstance(self._waiting[0], Task)
-            if desk.busy if task else not desk.has_room:
-                return None
-            job = self._waiting.popleft()
-            self._running.append(job)
-            return job
+            under_way = [job for job in self._running if isinstance(job, Generation)]
+            passed = False
+            for job in self._waiting:
+                if isinstance(job, Generation):
+                    ready = desk.takes(job)
+                else:
+                    ready = not (passed or any(map(job.waits_for, under_way)))
+                if ready:
+                    self._waiting.remove(job)
+                    self._running.append(job)
+                    return job
+                if isinstance(job, Task) and job.exclusive:
+                    return None
+                passed = True
+            return None
 
     def _withdraw(self, generation: Generation) -> None:
         """End a cancelled generation that has not started, without waiting for its turn."""

@@ -109,6 +109,25 @@ class ModelKit:
         cfg = self.config.decoder
         return int(cfg.get("head_dim") or cfg["hidden_size"] // cfg["num_attention_heads"])
 
+    @property
+    def merges(self) -> bool:
+        """Whether its KV caches can be those of several answers that are decoded together."""
+        return self.text_model is not None and not self._unmerged
+
+    @property
+    def _unmerged(self) -> list[str]:
+        """The types of its KV caches that mlx-lm has no batch of."""
+        return sorted({type(c).__name__ for c in self.make_cache() if not hasattr(c, "merge")})
+
+    @property
+    def _at_once(self) -> str:
+        if self.text_model is None:
+            return "no answers"
+        if not self.merges:
+            return f"one answer: {', '.join(self._unmerged)} cannot be merged"
+        alone = "" if self.quantizable_kv_width is None else "; one by one those with kv_bits"
+        return f"several answers (parallel=N){alone}"
+
     def make_cache(self) -> list[Any]:
         """Fresh KV caches, one per layer, of the types that the decoder itself chooses."""
         from mlx_lm.models.cache import make_prompt_cache
@@ -200,7 +219,9 @@ def open_model_kit(
         tokenizer = load_tokenizer(folder, config)
         tokenizer.encode("Some files only fail when they are used.")
         cover_vocabulary(tokenizer, int(config.decoder.get("vocab_size") or 0))
-    return ModelKit(folder, config, tokenizer, text_model, eyes, config.max_context, report)
+    kit = ModelKit(folder, config, tokenizer, text_model, eyes, config.max_context, report)
+    report.at_once = kit._at_once
+    return kit
 
 
 def _check_embeddings(text_model: nn.Module, config: CheckpointConfig) -> None:

@@ -48,6 +48,8 @@ class LoadReport:
     """With room for a conversation of 4,096 tokens."""
     memory_there: int | None
     """What the device recommends to use, else what the machine has."""
+    at_once: str = "none"
+    """Which answers can be made at the same time, and which by themselves alone."""
     pictures: list[str] = field(default_factory=list)
     """What pictures become and where their limits are."""
     assumed: list[str] = field(default_factory=list)
@@ -76,6 +78,7 @@ class LoadReport:
             "size": f"decoder {gigabytes(self.decoder_bytes)}, vision "
             f"{gigabytes(self.vision_bytes)}",
             "KV cache": f"{kv / 1024:.1f} KiB per token" if kv else "size unknown",
+            "at once": self.at_once,
             "memory": f"{gigabytes(self.memory_needed)} needed, "
             f"{gigabytes(self.memory_there) if self.memory_there else 'unknown'} there",
         }

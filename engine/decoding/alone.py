@@ -1,7 +1,7 @@
 """An answer by itself, as mlx-lm alone makes it: the one place that calls its generation loop."""
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -12,15 +12,19 @@ from engine.decoding.prefill import prefill
 from engine.decoding.sampling import Sampler, logits_processors
 from engine.events import FinishReason
 
+Step = Callable[[int], int]
 
-def steps(answer: Answer) -> Iterator[None]:
+
+def steps(answer: Answer, step: Step | None = None) -> Iterator[None]:
     """Make an answer, and yield after each of its tokens. Whatever happens, it ends.
 
-    One at a time: mlx-lm's samplers draw from the thread's random state.
+    One at a time: mlx-lm's samplers draw from the thread's random state. Where others are made
+    meanwhile, `step` says how many tokens of its prompt, of at most so many, are run next; then it
+    yields after each such chunk too.
     """
     reason: FinishReason = "cancelled"
     try:
-        reason = yield from _tokens(answer)
+        reason = yield from _tokens(answer, step)
     except (Cancelled, GeneratorExit):
         answer.end(reason)
     except BaseException as error:
@@ -29,12 +33,12 @@ def steps(answer: Answer) -> Iterator[None]:
         answer.end(reason)
 
 
-def _tokens(answer: Answer) -> Generator[None, None, FinishReason]:
+def _tokens(answer: Answer, step: Step | None) -> Generator[None, None, FinishReason]:
     left = answer.begin()
     while not answer.fits():
         answer.stop_if_cancelled()
         yield  # until others have ended
-    rest, extra = _run_ahead(answer, left)
+    rest, extra = yield from _run_ahead(answer, left, step)
     options, kit, ahead = answer.options, answer.kit, len(answer.prompt.tokens) - answer.cached
     ahead -= len(rest)
 
@@ -79,19 +83,30 @@ def _tokens(answer: Answer) -> Generator[None, None, FinishReason]:
     raise AssertionError("mlx-lm's loop ended without a final response")
 
 
-def _run_ahead(answer: Answer, rest: Sequence[int]) -> tuple[Sequence[int], dict[str, Any]]:
+def _run_ahead(
+    answer: Answer, rest: Sequence[int], step: Step | None
+) -> Generator[None, None, tuple[Sequence[int], dict[str, Any]]]:
     """Do what mlx-lm's loop cannot; the tokens left for it, and what it needs beside them."""
     embeddings = answer.embeddings(rest)
     answer.look()
-    if len(rest) > 1 and any(end > 0 for _, end in answer.whole):
+    whole = any(end > 0 for _, end in answer.whole)
+    if len(rest) > 1 and (whole or step is not None):
         assert answer.kv is not None
         assert answer.kit.text_model is not None
-        model, total = answer.kit.text_model, len(rest)
-        steps = prefill(
-            model, rest, embeddings, answer.kv, answer.whole, answer.options, lambda: answer.step
+        model, total, most = answer.kit.text_model, len(rest), answer.step
+        chunks = prefill(
+            model,
+            rest,
+            embeddings,
+            answer.kv,
+            answer.whole,
+            answer.options,
+            lambda: most if step is None else step(most),
         )
-        for done in steps:
+        for done in chunks:
             if done < total - 1:  # the loop tells the rest
                 answer.progress(done, total)
+            if step is not None:
+                yield
         rest, embeddings = rest[-1:], None if embeddings is None else embeddings[-1:]
     return rest, {} if embeddings is None else {"input_embeddings": embeddings}

@@ -1,6 +1,5 @@
 """Requests under way: which are read and decoded together, which by themselves, in what turns."""
 
-from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -31,9 +30,8 @@ class Desk:
         self._kit = kit
         self._memory = memory
         self._places = places
-        self._alone: deque[Answer] = deque()
-        """Those that wait for their turn of being answered by themselves."""
         self._single: Iterator[None] | None = None
+        """The one that is answered by itself."""
         self._company = Company(kit.text_model)
         self._reading: Reading | None = None
         """None where nothing is decoded together."""
@@ -46,14 +44,20 @@ class Desk:
         """Whether anything is under way."""
         return self._under_way > 0
 
-    @property
-    def has_room(self) -> bool:
-        """Whether another request can be taken."""
-        return self._under_way < (1 if self._reading is None else self._places)
+    def takes(self, generation: Generation) -> bool:
+        """Whether there is room for another request, this one.
+
+        Of those that are answered by themselves there is one at a time.
+        """
+        alone = self._by_itself(generation)
+        return self._under_way < self._places and not (alone and self._single is not None)
+
+    def _by_itself(self, generation: Generation) -> bool:
+        return self._reading is None or generation.options.kv_bits is not None
 
     @property
     def _under_way(self) -> int:
-        return self._together + len(self._alone) + (self._single is not None)
+        return self._together + (self._single is not None)
 
     @property
     def _together(self) -> int:
@@ -63,8 +67,9 @@ class Desk:
     def admit(self, generation: Generation) -> None:
         """Begin to answer a request."""
         answer = Answer(self._kit, self._memory, generation)
-        if self._reading is None or answer.options.kv_bits is not None:
-            self._alone.append(answer)
+        if self._reading is None or self._by_itself(generation):
+            step = None if self._reading is None else self._reading.step
+            self._single = alone.steps(answer, step)
             return
         if not self._together:
             # As mlx-lm's loop does for what it runs itself.
@@ -77,11 +82,6 @@ class Desk:
             self._reading.go_on()
         if len(self._company):
             self._company.step()
-        for answer in [one for one in self._alone if one.generation.cancelled]:
-            self._alone.remove(answer)
-            answer.end("cancelled")
-        if self._single is None and self._alone:
-            self._single = alone.steps(self._alone.popleft())
         if self._single is not None and next(self._single, self) is self:
             self._single = None
         if not self._together:

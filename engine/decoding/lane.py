@@ -251,7 +251,7 @@ def decodes_together(kit: "ModelKit") -> bool:
     for tokens.
     """
     model: Any = kit.text_model
-    if model is None or not all(hasattr(cache, "merge") for cache in kit.make_cache()):
+    if not kit.merges:
         return False
     prompts = [[i % kit.vocab_size for i in row] for row in ((3, 5, 7, 11, 13), (17, 19))]
     last = mx.array([[prompt[-1]] for prompt in prompts])
@@ -270,6 +270,7 @@ def decodes_together(kit: "ModelKit") -> bool:
                     raise ValueError("a row of two is not what it is alone")
     except Exception as error:
         log.info("answers are made one after the other: %s", error)
+        kit.report.at_once = f"one answer: {error}"
         return False
     return True
 

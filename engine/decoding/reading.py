@@ -153,8 +153,8 @@ class Reading:
                 ready.append(one)
         self._queue_up(ready)
 
-    def _step(self, most: int, rows: int = 1) -> int:
-        """How many tokens of each of so many rows the next chunk has, at most."""
+    def step(self, most: int, rows: int = 1) -> int:
+        """How many tokens of each of so many rows the next chunk has, at most `most` in all."""
         size = min(most, CHUNK)
         if len(self._company):
             size = min(size, max(LEAST, int(GAP / self._pace)) if self._pace else LEAST)
@@ -174,7 +174,7 @@ class Reading:
                 answer.kv,
                 answer.whole,
                 answer.options,
-                lambda: self._step(answer.step),
+                lambda: self.step(answer.step),
             )
             for done in reading:
                 answer.progress(done, len(one))
@@ -205,7 +205,7 @@ class Reading:
                 self._model,
                 [one.tokens for one in group],
                 [answer.kv or [] for answer in left],
-                lambda: self._step(most, len(group)),
+                lambda: self.step(most, len(group)),
                 [one.embeddings for one in group if one.embeddings is not None],
             )
             before = 0

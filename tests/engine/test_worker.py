@@ -107,3 +107,15 @@ def test_what_is_cancelled_before_it_begins_waits_for_no_turn(letters_folder: Pa
         assert engine.generate("abc", options=SHORT).result(WAIT)
     with pytest.raises(EngineClosed):
         engine.submit(Request("abc"), cancel=stop)
+
+
+def test_a_chat_is_saved_while_others_are_answered(letters_folder: Path, tmp_path: Path) -> None:
+    with load(letters_folder, parallel=2) as engine:
+        chat = engine.chat(options=SHORT)
+        chat.send("Hello").result(WAIT)
+        endless = GenerationOptions(max_tokens=4000, logit_bias={2: -100})
+        other = engine.generate("abc", options=endless)
+        next(other)
+        assert chat.save(tmp_path / "talk").result(WAIT) > 0
+        assert not other.done
+        other.cancel()

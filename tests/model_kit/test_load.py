@@ -228,3 +228,20 @@ def test_a_file_that_shrinks_while_it_is_read(few_words_folder: Path, tmp_path: 
     assert kit.text_model is not None
     with pytest.raises(BrokenWeights, match="cannot be read on"):
         read_into_memory(kit.text_model, "load decoder", None)
+
+
+def test_which_answers_are_made_at_once_is_told(
+    tmp_path: Path, letters_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = tiny.save_of_letters(3, tmp_path / "wide", head_dim=64)
+    assert inspect_checkpoint(wide).at_once == (
+        "several answers (parallel=N); one by one those with kv_bits"
+    )
+
+    class Unheard:
+        """A cache that mlx-lm has no batch of."""
+
+    monkeypatch.setattr(ModelKit, "make_cache", lambda self: [Unheard()])
+    report = inspect_checkpoint(letters_folder)
+    assert report.at_once == "one answer: Unheard cannot be merged"
+    assert "at once:       one answer: Unheard cannot be merged" in report.lines()

@@ -1,0 +1,62 @@
+"""Answers that are made by themselves, in turns with those that are decoded together."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import tiny
+
+from engine import Engine, GenerationOptions, Progress, Request, TextDelta, load
+
+ENDLESS: dict[str, Any] = {"max_tokens": 4000, "logit_bias": {2: -100}}
+QUANTIZED: dict[str, Any] = {"kv_bits": 8, "quantized_kv_start": 0}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose KV caches can be quantized."""
+    place = tmp_path_factory.mktemp("quantizable") / "model"
+    return tiny.save_of_letters(7, place, head_dim=64, max_position_embeddings=8192)
+
+
+@pytest.fixture(scope="module")
+def pair(folder: Path) -> Iterator[Engine]:
+    with load(folder, parallel=2) as engine:
+        yield engine
+
+
+def test_a_long_prompt_lets_others_go_on(pair: Engine, folder: Path, seed: int) -> None:
+    prompt = "".join(random.Random(seed).choices("abcdefgh ", k=1_500))
+    asked = Request(prompt, options=GenerationOptions(max_tokens=4, **QUANTIZED))
+    order: list[str] = []
+
+    def note(event: Any) -> None:
+        if isinstance(event, Progress):
+            order.append("chunk")
+
+    text = pair.submit(
+        Request("abc", options=GenerationOptions(**ENDLESS)),
+        on_event=lambda event: order.append("text") if isinstance(event, TextDelta) else None,
+    )
+    tokens = pair.submit(asked, on_event=note).result(60).tokens
+    text.cancel()
+    first, last = order.index("chunk"), len(order) - order[::-1].index("chunk")
+    assert order[first:last].count("chunk") > 4
+    assert order[first:last].count("text") > 4
+    with load(folder) as engine:
+        assert engine.submit(asked).result().tokens == tokens
+
+
+def test_others_go_past_one_that_waits_for_its_turn(pair: Engine) -> None:
+    endless = GenerationOptions(**ENDLESS, **QUANTIZED)
+    first, second = pair.generate("abc", options=endless), pair.generate("abd", options=endless)
+    next(event for event in first if isinstance(event, TextDelta))
+    assert pair.generate("abe", options=GenerationOptions(max_tokens=3)).result(60).tokens
+    assert not first.done
+    assert not second.done
+    second.cancel()
+    assert second.result(60).finish_reason == "cancelled"
+    first.cancel()
+    assert first.result(60).finish_reason == "cancelled"
