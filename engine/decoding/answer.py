@@ -208,6 +208,7 @@ class Answer:
         self._last_token = time.perf_counter()
         if self._first_token is None:
             self._first_token = self._last_token
+            self._room.has_read(self)
         self._fed.append(token)
         if ended is not None:
             # An answer cut within a character ends before it.

@@ -28,8 +28,8 @@ class Room:
     """Admits requests while they fit beside the weights. For the engine's thread alone.
 
     Counted are the weights, the KV caches of all answers under way at their greatest length, and
-    the most that reading any of their prompts takes; if MLX holds more than that, so much. What is
-    kept for later makes room.
+    what the reading of those prompts takes that are not read yet, as if all were read together; if
+    MLX holds more than that, so much. What is kept for later makes room.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Room:
         self.needs = Needs(kit)
         self._weights = kit.report.decoder_bytes + kit.report.vision_bytes
         self._held: dict[Answer, tuple[int, int]] = {}
-        """Of each answer under way, the bytes of its KV caches, and those that reading takes."""
+        """Of each answer under way, the bytes of its KV caches, and those that reading it takes."""
 
     def admits(self, answer: "Answer") -> bool:
         """Whether an answer may begin now; if so, it counts until it has ended.
@@ -60,8 +60,11 @@ class Room:
         kv = needs.kv(total + answer.max_tokens, options)
         reading = needs.reading(shape, answer.step)
         free = self._beside(answer) - kv
-        if self._held and free < self._passing(reading):
-            return False
+        if self._held:
+            # What it has of earlier turns is copied when it joins others.
+            reading += needs.kv(answer.cached, options) if answer.cached else 0
+            if free < reading:
+                return False
         while free < reading and answer.step > LEAST_STEP:
             # A prompt can be read in smaller chunks, which takes longer.
             answer.step = max(LEAST_STEP, answer.step // 2)
@@ -71,21 +74,24 @@ class Room:
             if fits < 1:
                 raise self._refusal(answer, reading + needs.kv(total + 1, options))
             answer.limit, kv, free = fits, kv + free - reading, reading
-        self._budget.shrink(free - self._passing(reading))
+        self._budget.shrink(free - reading)
         self._held[answer] = kv, reading
         return True
 
+    def has_read(self, answer: "Answer") -> None:
+        """Count no more what the reading of a prompt takes."""
+        if answer in self._held:
+            self._held[answer] = self._held[answer][0], 0
+
     def _beside(self, answer: "Answer") -> int:
-        """The bytes that there are beside the weights and the KV caches of others under way."""
+        """The bytes that there are beside the weights and what others under way take."""
         assert self.max_bytes is not None
         # Without what is kept for later, and what the answer has taken of that.
         own = nbytes(answer.kv, {}) if answer.kv else 0
         held = mx.get_active_memory() - self._budget.nbytes - own
-        return self.max_bytes - max(held, self._weights + sum(kv for kv, _ in self._held.values()))
-
-    def _passing(self, reading: int) -> int:
-        """The most that the reading of any prompt takes, of one more among them: one at a time."""
-        return max([reading, *(other for _, other in self._held.values())])
+        reading = sum(reading for _, reading in self._held.values())
+        caches = sum(kv for kv, _ in self._held.values())
+        return self.max_bytes - max(held, self._weights + caches) - reading
 
     def _refusal(self, answer: "Answer", needed: int) -> NotEnoughMemory:
         assert self.max_bytes is not None
