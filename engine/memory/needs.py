@@ -1,5 +1,6 @@
 """How much memory a request takes beside the weights, known before any of it is spent."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -81,8 +82,9 @@ class Needs:
         chunk = min(options.prefill_step_size, tokens)
 
         def plain(length: int) -> int:
-            layers = [layer.nbytes(length, chunk) for layer in self._layers]
-            return sum(layers) + max(layers, default=0)  # one that grows is there twice
+            each = [(layer.nbytes(length, chunk), count) for layer, count in self._layers]
+            # One that grows is there twice.
+            return sum(n * count for n, count in each) + max((n for n, _ in each), default=0)
 
         if options.kv_bits is None or tokens < options.quantized_kv_start:
             return plain(tokens)
@@ -119,8 +121,9 @@ class Needs:
         return rows + max([running, *towers])
 
 
-def _layers_of(kit: "ModelKit") -> tuple[list[_Layer], mx.Dtype]:
-    """What each layer's KV cache takes, and its dtype: from prompts that are never computed."""
+def _layers_of(kit: "ModelKit") -> tuple[list[tuple[_Layer, int]], mx.Dtype]:
+    """The kinds of layers and how many there are of each, and the KV caches' dtype: from prompts
+    that are never computed."""
     model: Any = kit.text_model
     if model is None:
         return [], mx.float32
@@ -133,4 +136,5 @@ def _layers_of(kit: "ModelKit") -> tuple[list[_Layer], mx.Dtype]:
         layers.append(_Layer(a.nbytes - int(each * BLOCK), each, getattr(a, "max_size", None)))
     held = [array.dtype for cache in longer for array in arrays(cache.state)]
     floats = [dtype for dtype in held if mx.issubdtype(dtype, mx.floating)]
-    return layers, max(floats, key=lambda dtype: dtype.size, default=mx.float32)
+    dtype = max(floats, key=lambda dtype: dtype.size, default=mx.float32)
+    return list(Counter(layers).items()), dtype

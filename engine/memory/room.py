@@ -59,7 +59,9 @@ class Room:
         shape = Shape.of(answer.prompt, self._features.knows)
         kv = needs.kv(total + answer.max_tokens, options)
         reading = needs.reading(shape, answer.step)
-        free = self._beside(answer) - kv
+        free = self._beside() - kv
+        if free < reading + self._budget.nbytes and answer.kv is not None:
+            free = self._beside(nbytes(answer.kv, {})) - kv
         if self._held:
             # What it has of earlier turns is copied when it joins others.
             reading += needs.kv(answer.cached, options) if answer.cached else 0
@@ -83,11 +85,12 @@ class Room:
         if answer in self._held:
             self._held[answer] = self._held[answer][0], 0
 
-    def _beside(self, answer: "Answer") -> int:
-        """The bytes that there are beside the weights and what others under way take."""
+    def _beside(self, own: int = 0) -> int:
+        """The bytes that there are beside the weights and what others under way take.
+
+        `own` are those that an answer has taken already of what was kept.
+        """
         assert self.max_bytes is not None
-        # Without what is kept for later, and what the answer has taken of that.
-        own = nbytes(answer.kv, {}) if answer.kv else 0
         held = mx.get_active_memory() - self._budget.nbytes - own
         reading = sum(reading for _, reading in self._held.values())
         caches = sum(kv for kv, _ in self._held.values())
