@@ -27,7 +27,6 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from engine.heic import heic_reader, is_heic
 from vision_add_ons.errors import ImageError
-from vision_add_ons.pixels import shrunk
 
 ImageSource = os.PathLike | str | bytes | bytearray | memoryview | Image.Image
 
@@ -69,6 +68,12 @@ class ImageLimits:
 
 
 DEFAULT_LIMITS = ImageLimits()
+
+
+def shrunk(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    """The size of a picture whose longer side becomes `longest` pixels."""
+    scale = longest / max(size)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 class LoadedPicture:

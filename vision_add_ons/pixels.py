@@ -19,12 +19,6 @@ USUAL_SIDE = 224
 """Of the square that the processors of CLIP, SigLIP and Gemma 3 make if their file tells none."""
 
 
-def shrunk(size: tuple[int, int], longest: int) -> tuple[int, int]:
-    """The size of a picture whose longer side becomes `longest` pixels."""
-    scale = longest / max(size)
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-
-
 def read_processor_config(folder: Path) -> dict[str, Any]:
     """The image processor's saved settings; empty where the folder has none.
 

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from engine.images import shrunk
 from engine.memory.budget import Budget
 from engine.memory.features import FeatureCache
 from engine.memory.kv_state import nbytes
 from engine.memory.needs import Needs, Shape
 from vision_add_ons.errors import ImageError, NotEnoughMemory
-from vision_add_ons.pixels import shrunk
 
 if TYPE_CHECKING:
     from engine.decoding.answer import Answer

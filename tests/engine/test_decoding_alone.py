@@ -28,7 +28,7 @@ def pair(folder: Path) -> Iterator[Engine]:
 
 
 def test_a_long_prompt_lets_others_go_on(pair: Engine, folder: Path, seed: int) -> None:
-    prompt = "".join(random.Random(seed).choices("abcdefgh ", k=1_500))
+    prompt = "".join(random.Random(seed).choices("abcdefgh ", k=700))
     asked = Request(prompt, options=GenerationOptions(max_tokens=4, **QUANTIZED))
     order: list[str] = []
 
