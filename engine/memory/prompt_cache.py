@@ -32,6 +32,14 @@ same time. All that a third would save is reading its own answer again: the prom
 """
 
 
+WORTH_A_COPY = 64
+"""Tokens more that another's cache has to serve than the owner's own, which goes on in place.
+
+Two conversations that begin alike share the first words of their latest questions too, and what
+comes before is not copied for those.
+"""
+
+
 @dataclass(eq=False)
 class Entry:
     """One stored conversation: `kv` holds exactly the tokens that `key` stands for."""
@@ -269,13 +277,14 @@ class PromptCache:
             log.exception("a conversation could not be written to the disk")
 
     def _find(self, prompt: Prompt, variant: Hashable, owner: object) -> tuple[Entry | None, int]:
-        """The entry that serves most, and how much; among equals the owner's: it is not copied."""
+        """The entry that serves most, and how much; the owner's if others serve little more."""
         best, best_length = None, 0
         own = self.of(owner)
         if own is not None and own.variant == variant:
             best_length = usable(own, prompt, common_prefix(own.key, prompt.key))
             best = own if best_length else None
-        other, length = self._index.longest(prompt, variant, best_length)
+        enough = best_length + WORTH_A_COPY if best_length else 0
+        other, length = self._index.longest(prompt, variant, enough)
         return (other, length) if other is not None else (best, best_length)
 
     def _evict(self, entry: Entry) -> None:

@@ -211,3 +211,16 @@ def test_an_entry_stands_for_another_if_it_serves_all_that_it_does(
     longer: Any, shorter: Any, expected: bool
 ) -> None:
     assert covers(longer, shorter) is expected
+
+
+def test_a_conversation_is_not_copied_for_a_few_words_of_another(letters: Engine) -> None:
+    def held(chat: Any) -> object:
+        return letters._worker.call(lambda memory: memory.prompts.of(chat._owner).kv[0]).result()  # type: ignore[union-attr]
+
+    first, second = letters.chat(options=SHORT), letters.chat(options=SHORT)
+    for chat in (first, second):
+        chat.send("hello there").result()
+    before = held(second)
+    first.send("abc def").result()
+    assert second.send("abc xyz").result().cached_tokens > 0
+    assert held(second) is before
