@@ -6,8 +6,8 @@ The KV cache of the history is made up, since no time depends on what is in it: 
 longer than what a machine can read in a reasonable time. All that follows is computed.
 
 A back end may prepare its kernels anew for each length of a prompt (some 75 ms with CUDA), and
-whoever runs a length first would pay for both. So each side runs each length twice, and the second
-time counts: ours by a twin of the conversation, which is asked as much before it.
+whoever runs a length first pays for it. A real follow-up always does; so both sides do, each with
+lengths of its own: mlx-lm runs one or two tokens more than ours, in turns.
 """
 
 import gc
@@ -97,14 +97,9 @@ class FollowUps:
         self.engine, self._chance = engine, random.Random(seed)
         self._kit: Any = engine._worker.kit
         self._kit.tokenizer._eos_token_ids = set()  # answers run to their end
-        history = self._history(tokens)
-        self.chat, self._twin = (self._chat(history) for _ in range(2))
+        self.chat: Chat = engine.chat(options=OPTIONS)
+        self.chat._messages += self._history(tokens)
         self.held, self._cache = self._fill()
-
-    def _chat(self, history: Sequence[Message]) -> Chat:
-        chat = self.engine.chat(options=OPTIONS)
-        chat._messages += history
-        return chat
 
     def _history(self, tokens: int) -> list[Message]:
         encode = TextEncoder(self._kit.tokenizer).encode
@@ -136,9 +131,8 @@ class FollowUps:
         key = asked[0].key[: common_prefix(asked[0].key, asked[1].key)]
 
         def fill(memory: Any) -> list[Any]:
-            for chat in (self.chat, self._twin):
-                start = Start(None, 0, chat._owner, asked=len(key))
-                memory.prompts.put(key, self._made_up(len(key)), OPTIONS.kv_variant, start)
+            start = Start(None, 0, self.chat._owner, asked=len(key))
+            memory.prompts.put(key, self._made_up(len(key)), OPTIONS.kv_variant, start)
             return self._made_up(len(key))
 
         return len(key), self.engine._worker.call(fill).result()
@@ -164,30 +158,22 @@ class FollowUps:
         """So many follow-ups of both, in turns; the first, that compiles, left out."""
         for i in range(count + 1):
             seconds, new, cached = self._ours()
-            self._theirs(new, cached)
-            theirs, _ = self._theirs(new, cached)
+            theirs, _ = self._theirs(_other(new, i), cached)
             found = Round(seconds, theirs, len(new))
             found.parts, new, cached = self._noted()
-            self._theirs(new, cached)
-            found.their_parts = self._theirs(new, cached)[1]
+            found.their_parts = self._theirs(_other(new, i), cached)[1]
             if i:
                 yield found
 
     def _ours(self) -> tuple[float, list[int], int]:
-        question = self._rehearsed()
+        question = self.question()
+        gc.collect()
         started = time.perf_counter()
         generation = self.chat.send(question)
         seconds = next(
             time.perf_counter() - started for e in generation if isinstance(e, TextDelta)
         )
         return seconds, *self._ran(generation)
-
-    def _rehearsed(self) -> str:
-        """A question as long as one that the twin was asked just now."""
-        question = self.question()
-        self._twin.send(f"One {question}").result()
-        gc.collect()
-        return f"Two {question}"
 
     def _ran(self, generation: Any) -> tuple[list[int], int]:
         """The new tokens, and how many before them were cached."""
@@ -196,8 +182,9 @@ class FollowUps:
         return list(generation.prompt.tokens[end.cached_tokens :]), end.cached_tokens
 
     def _noted(self) -> tuple[Parts, list[int], int]:
-        question, noting = self._rehearsed(), Noting(self.engine)
+        question, noting = self.question(), Noting(self.engine)
         self.chat._engine = noting  # type: ignore[assignment]
+        gc.collect()
         started = time.perf_counter()
         generation = self.chat.send(question)
         new, cached = self._ran(generation)
@@ -236,6 +223,11 @@ class FollowUps:
             pass
         parts = Parts(0, progress[0] - started, progress[1] - progress[0], first - progress[1])
         return first - started, parts
+
+
+def _other(new: Sequence[int], turn: int) -> list[int]:
+    """The tokens with one or two more before them, in turns."""
+    return [*new[: 1 + turn % 2], *new]
 
 
 @contextmanager
