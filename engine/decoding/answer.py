@@ -95,8 +95,10 @@ class Answer:
         if self.generation.done or self.options.kv_variant != other.options.kv_variant:
             return 0
         common = common_prefix(self.prompt.key, other.prompt.key)
+        if common <= self.cached + LEAST_SHARED:
+            return 0
         known = self._cache.serves(other.prompt, other.options.kv_variant, other.start.owner)
-        return common if common > max(self.cached, known) + LEAST_SHARED else 0
+        return common if common > known + LEAST_SHARED else 0
 
     def share(self, kv: Sequence[Any]) -> None:
         """Keep what `kv` holds, the plain caches of this answer so far, for others too."""
