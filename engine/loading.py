@@ -126,6 +126,12 @@ def load(
         from engine.memory.memory import Memory
         from model_kit.report import memory_there
 
+        weights = kit.report.decoder_bytes + kit.report.vision_bytes
+        if memory_bytes is not None and memory_bytes < weights:
+            raise OptionError(
+                f"memory_bytes is {memory_bytes}, but the model's weights alone take {weights}; "
+                "give more, or load a smaller model"
+            )
         there = memory_there()
         share = int((there or 0) * CACHE_SHARE) if cache_bytes is None else cache_bytes
         most = there if memory_bytes is None else memory_bytes

@@ -217,3 +217,5 @@ def test_it_is_checked(folder: Path) -> None:
     for wrong in (-1, 1.5, "much"):
         with pytest.raises(OptionError, match="memory_bytes"):
             load(folder, memory_bytes=wrong)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="the model's weights alone take"):
+        load(folder, memory_bytes=1000)
