@@ -249,6 +249,7 @@ class Answer:
         except BaseException as e:
             error = error or e
         self.kv = None
+        self._room.leave(self)
         self.generation.finish(self._finished("error" if error else reason, error))
 
     def _release_rest(self, reason: FinishReason) -> None:

@@ -54,7 +54,6 @@ class Room:
         """
         if self.max_bytes is None:
             return True
-        self._held = {a: held for a, held in self._held.items() if not a.generation.done}
         total, options, needs = len(answer.prompt.tokens), answer.options, self.needs
         shape = Shape.of(answer.prompt, self._features.knows)
         kv = needs.kv(total + answer.max_tokens, options)
@@ -79,6 +78,10 @@ class Room:
         self._budget.shrink(free - reading)
         self._held[answer] = kv, reading
         return True
+
+    def leave(self, answer: "Answer") -> None:
+        """Count an answer no more, which has ended."""
+        self._held.pop(answer, None)
 
     def has_read(self, answer: "Answer") -> None:
         """Count no more what the reading of a prompt takes."""

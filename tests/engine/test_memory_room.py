@@ -83,6 +83,7 @@ def test_sizes_around_the_limit(limited: Engine, seed: int) -> None:
             assert "shorten it" in str(end.error)
             outcomes["refused"] += 1
     assert mx.get_peak_memory() <= limit_of(limited)
+    assert not room(limited)._held  # nor any answer that has ended
     assert min(outcomes.values()) > 1, outcomes
     assert limited.generate("Hello", options=SHORT).result().tokens
 
