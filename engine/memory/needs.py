@@ -43,6 +43,9 @@ class Shape:
     """What there is to read, as far as its memory goes."""
 
     tokens: int
+    """Of all of the prompt."""
+    cached: int = 0
+    """Those that are there already."""
     whole: int = 0
     """Of the longest range that is run in one piece."""
     sees: bool = False
@@ -51,12 +54,12 @@ class Shape:
     """The width and height of those that are to be encoded."""
 
     @classmethod
-    def of(cls, prompt: Prompt, encoded: Callable[[str], bool]) -> "Shape":
+    def of(cls, prompt: Prompt, encoded: Callable[[str], bool], cached: int = 0) -> "Shape":
         """`encoded` says of a picture's digest whether its rows are there already."""
-        spans = prompt.spans
+        spans = [span for span in prompt.spans if span.start >= cached]
         sizes = tuple(s.picture.size for s in spans if not encoded(s.picture.digest))
         whole = max((end - start for start, end in prompt.bidirectional), default=0)
-        return cls(len(prompt.tokens), whole, bool(spans), sizes)
+        return cls(len(prompt.tokens), cached, whole, bool(spans), sizes)
 
 
 class Needs:
@@ -108,8 +111,9 @@ class Needs:
     def reading(self, shape: "Shape", step: int) -> int:
         """The most bytes that the reading of a prompt, in chunks of at most `step` tokens, holds at
         once beside its KV caches."""
-        step = min(max(step, shape.whole), shape.tokens)
-        rest = shape.tokens % step
+        new = max(1, shape.tokens - shape.cached)
+        step = min(max(step, shape.whole), new)
+        rest = new % step
         # The last whole chunk sees nearly all of the prompt, what is left after it the rest too.
         scores = max(step * (shape.tokens - rest), rest * shape.tokens)
         running = step * self._each + self._scores * scores
@@ -117,7 +121,7 @@ class Needs:
             return running
         assert self._add_on is not None
         towers = [self._add_on.tower_bytes(size) or 0 for size in shape.images]
-        rows = 2 * shape.tokens * self._row  # the pictures', and the embeddings they go into
+        rows = 2 * new * self._row  # the pictures', and the embeddings they go into
         return rows + max([running, *towers])
 
 

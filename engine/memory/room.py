@@ -55,7 +55,7 @@ class Room:
         if self.max_bytes is None:
             return True
         total, options, needs = len(answer.prompt.tokens), answer.options, self.needs
-        shape = Shape.of(answer.prompt, self._features.knows)
+        shape = Shape.of(answer.prompt, self._features.knows, answer.cached)
         kv = needs.kv(total + answer.max_tokens, options)
         reading = needs.reading(shape, answer.step)
         free = self._beside() - kv
@@ -128,7 +128,7 @@ class Room:
         rows = sum(len(add_on.picture_tokens(_Sized(size))) for size in sizes)
         total = len(prompt.tokens) - sum(span.length for span in prompt.spans) + rows
         whole = max((end - start for start, end in prompt.bidirectional), default=0)
-        shape = Shape(total, min(whole, total), True, tuple(sizes))
+        shape = Shape(total, 0, min(whole, total), True, tuple(sizes))
         return self.needs.reading(shape, answer.step) + self.needs.kv(total + 1, answer.options)
 
 

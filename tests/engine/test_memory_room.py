@@ -214,6 +214,13 @@ def test_the_server_says_so(folder: Path, seed: int) -> None:
         assert server.chat("Hi", max_tokens=3).status == 200
 
 
+def test_what_is_cached_is_not_read_again(folder: Path) -> None:
+    with load(folder) as engine:
+        whole, new = (Shape(32_000, cached) for cached in (0, 31_950))
+        needs = room(engine).needs
+        assert 10 * needs.reading(new, 2048) < needs.reading(whole, 2048)
+
+
 def test_it_is_checked(folder: Path) -> None:
     for wrong in (-1, 1.5, "much"):
         with pytest.raises(OptionError, match="memory_bytes"):
