@@ -71,8 +71,8 @@ DEFAULT_LIMITS = ImageLimits()
 
 
 def shrunk(size: tuple[int, int], longest: int) -> tuple[int, int]:
-    """The size of a picture whose longer side becomes `longest` pixels."""
-    scale = longest / max(size)
+    """The size of a picture whose longer side becomes `longest` pixels, if it is longer."""
+    scale = min(1.0, longest / max(size))
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 

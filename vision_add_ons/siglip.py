@@ -11,7 +11,7 @@ from vision_add_ons.configs import check_fields, positive
 from vision_add_ons.errors import BrokenConfig
 from vision_add_ons.graph_bytes import graph_bytes
 from vision_add_ons.tower_bytes import Costs, conv_bytes, most_of
-from vision_add_ons.vit_blocks import Block, Cutting, Heads, Tables, in_pieces, run_blocks
+from vision_add_ons.vit_blocks import Block, Cutting, Heads, Tables, by_heads, in_pieces, run_blocks
 from vision_add_ons.weights import (
     channels_last,
     first_prefix,
@@ -80,7 +80,7 @@ def siglip_features(tower: nn.Module, pixels: mx.array, cutting: Cutting) -> mx.
     rows = in_pieces(embedded, cutting.pieces([1] * len(embedded)))
     del embedded
     run_blocks(rows, [_block(layer) for layer in tower.encoder.layers], cutting)
-    whole = rows[0] if len(rows) == 1 else mx.concatenate(rows)
+    whole = mx.concatenate(rows)
     rows.clear()
     return tower.post_layernorm(whole)
 
@@ -117,11 +117,8 @@ def _block(layer: nn.Module) -> Block:
     attention = layer.self_attn
 
     def heads(x: mx.array, tables: Tables | None) -> Heads:
-        x = layer.layer_norm1(x)
-        queries, keys, values = (
-            mx.unflatten(project(x), -1, (attention.num_heads, -1)).swapaxes(0, 1)
-            for project in (attention.q_proj, attention.k_proj, attention.v_proj)
-        )
+        projections = attention.q_proj, attention.k_proj, attention.v_proj
+        queries, keys, values = by_heads(layer.layer_norm1(x), attention.num_heads, *projections)
         return queries, keys, values
 
     def rest(x: mx.array, seen: mx.array) -> mx.array:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 import mlx.core as mx
+import mlx.nn as nn
 
 Tables = tuple[mx.array, mx.array]
 """Cosines and sines for each row, both [rows, head_dim]."""
@@ -53,6 +54,11 @@ class Block:
     """The rows behind the block, of those before it and of what attention saw, [rows, width]."""
     windowed: bool = False
     """Rows see only those of their own window."""
+
+
+def by_heads(x: mx.array, heads: int, *projections: nn.Module) -> list[mx.array]:
+    """Rows [rows, width] by each projection, [heads, rows, head_dim]."""
+    return [mx.unflatten(project(x), -1, (heads, -1)).swapaxes(0, 1) for project in projections]
 
 
 def run_blocks(
@@ -166,7 +172,7 @@ def _through_windows(
         out = mx.fast.scaled_dot_product_attention(*batch, scale=scale)
         seen.append(out.swapaxes(1, 2).reshape(length * count, -1))
         start = end
-    return seen[0] if len(seen) == 1 else mx.concatenate(seen)
+    return mx.concatenate(seen)
 
 
 def _of_pieces(windows: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:

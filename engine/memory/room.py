@@ -1,10 +1,11 @@
 """Room for requests: what they will take is known before they begin."""
 
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
+from PIL import Image
 
 from engine.images import shrunk
 from engine.memory.budget import Budget
@@ -121,14 +122,11 @@ class Room:
         """What a prompt would need whose pictures are at most so long."""
         add_on, prompt = self._kit.add_on, answer.prompt
         assert add_on is not None
-        sizes = [
-            shrunk(s.picture.size, side) if max(s.picture.size) > side else s.picture.size
-            for s in prompt.spans
-        ]
+        shape = Shape.of(prompt, lambda _: False)
+        sizes = tuple(shrunk(size, side) for size in shape.images)
         rows = sum(len(add_on.picture_tokens(_Sized(size))) for size in sizes)
-        total = len(prompt.tokens) - sum(span.length for span in prompt.spans) + rows
-        whole = max((end - start for start, end in prompt.bidirectional), default=0)
-        shape = Shape(total, 0, min(whole, total), True, tuple(sizes))
+        total = shape.tokens - sum(span.length for span in prompt.spans) + rows
+        shape = replace(shape, tokens=total, whole=min(shape.whole, total), images=sizes)
         return self.needs.reading(shape, answer.step) + self.needs.kv(total + 1, answer.options)
 
 
@@ -139,8 +137,8 @@ class _Sized:
     size: tuple[int, int]
     digest: str = ""
 
-    def pixels(self) -> Any:
-        raise NotImplementedError
+    def pixels(self) -> Image.Image:
+        return Image.new("RGB", self.size)
 
     def release(self) -> None:
         pass

@@ -14,7 +14,16 @@ import mlx.nn as nn
 from vision_add_ons.configs import check_fields, positive
 from vision_add_ons.errors import UnsupportedCheckpoint
 from vision_add_ons.tower_bytes import Costs, conv_bytes, most_of
-from vision_add_ons.vit_blocks import Block, Cutting, Heads, Tables, in_pieces, rotate, run_blocks
+from vision_add_ons.vit_blocks import (
+    Block,
+    Cutting,
+    Heads,
+    Tables,
+    by_heads,
+    in_pieces,
+    rotate,
+    run_blocks,
+)
 
 ACTIVATIONS = {"gelu": nn.gelu, "silu": nn.silu}
 EPS = 1e-5  # of every norm; no config has a field for it
@@ -44,10 +53,8 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(width, width, bias=False)
 
     def __call__(self, x: mx.array, tables: Tables) -> Heads:
-        queries, keys, values = (
-            mx.unflatten(project(x), -1, (self.heads, -1)).swapaxes(0, 1)
-            for project in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        projections = self.q_proj, self.k_proj, self.v_proj
+        queries, keys, values = by_heads(x, self.heads, *projections)
         return rotate(queries, tables), rotate(keys, tables), values
 
 
@@ -139,7 +146,7 @@ class PixtralTower(nn.Module):
         for state in sorted(set(states)):
             layers = self.transformer.layers[done:state]
             run_blocks(pieces, [layer.block() for layer in layers], cutting, tables)
-            features[state] = pieces[0] if len(pieces) == 1 else mx.concatenate(pieces)
+            features[state] = mx.concatenate(pieces)
             done = state
         chosen = mx.concatenate([features[i] for i in states], axis=-1)
         return mx.unflatten(chosen, 0, (rows, columns))

@@ -67,7 +67,7 @@ def encode(
     for i in range(len(rows)):
         rows[i] = tower.merger(rows[i])
         settle(rows[i], when=len(rows) > 1)
-    merged = rows[0] if len(rows) == 1 else mx.concatenate(rows)
+    merged = mx.concatenate(rows)
     return merged if order is None else merged[mx.array(np.argsort(order))]
 
 
