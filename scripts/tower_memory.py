@@ -1,8 +1,9 @@
 """What a picture takes of memory beside the weights, measured and as estimated.
 
 Each family's tower is built at its published sizes with random weights, but with few blocks: they
-are computed one after another, so their number does not change the peak (below 512 patches, two or
-more of them at once). The published largest picture and smaller ones are encoded.
+are computed one after another, so their number does not change the peak (of less than 512 patches,
+all at once: there, peak and estimate are those of so many blocks). The published largest picture
+and smaller ones are encoded.
 
     python -m scripts.tower_memory --dtype bfloat16 --blocks 2 gemma3 qwen2_vl
 """

@@ -80,7 +80,7 @@ class Costs:
         block = self.heads + attention + self.rest
         held = total * (self.row + self.tables)
         if piece == total:
-            together = min(depth, cutting.together(total))
+            together = depth if total < cutting.lazy else 1
             return round(WHOLE * (held + together * (total * block + scores)))
         others = 3 * total * self.row
         most = held + max(

@@ -28,11 +28,8 @@ class Cutting:
     scores: int = 2**29
     """Bytes of attention scores, at most, where they are written out."""
     lazy: int = 512
-    """Rows, counted once for each block, up to which blocks follow each other without a pause."""
-
-    def together(self, total: int) -> int:
-        """How many blocks are evaluated at once, of a picture of so many rows."""
-        return max(1, self.lazy // total)
+    """Rows of a picture from which on each block is computed before the next. At each such pause a
+    GPU waits for the next block to be prepared, which small pictures would feel."""
 
     def pieces(self, stretches: Iterable[int]) -> list[int]:
         """The lengths of the pieces of all rows, cut between `stretches` of so many rows alone."""
@@ -76,9 +73,10 @@ def run_blocks(
     lengths = [len(piece) for piece in rows]
     total = sum(lengths)
     inside = _of_pieces(windows, lengths)
-    settle(*rows, *(array for pair in tables or () for array in pair), when=total >= cutting.lazy)
+    pausing = total >= cutting.lazy
+    settle(*rows, *(array for pair in tables or () for array in pair), when=pausing)
     turns: Sequence[Tables | None] = tables if tables is not None else [None] * len(rows)
-    for number, block in enumerate(blocks, 1):
+    for block in blocks:
         if block.windowed:
             for i, turn in enumerate(turns):
                 rows[i] = block.rest(
@@ -89,7 +87,7 @@ def run_blocks(
             rows[0] = block.rest(rows[0], attend(*block.heads(rows[0], turns[0]), cutting))
         else:
             _through_pieces(rows, block, turns, cutting)
-        settle(*rows, when=number % cutting.together(total) == 0)
+        settle(*rows, when=pausing)
 
 
 def in_pieces(rows: mx.array, lengths: Sequence[int]) -> list[mx.array]:

@@ -67,8 +67,9 @@ class MoxinAddOn(VisionAddOn):
         self.projector = load_projector(weights, PROJECTOR, vision_dim, hidden_size)
         features = mx.zeros((1, dino_config.num_patches, vision_dim), self.dino.pos_embed.dtype)
         projected = graph_bytes(self.projector, features, modules=[self.projector])
-        towers = self.dino.most_bytes(), self.siglip.most_bytes()
-        self.most_bytes = features.nbytes + max(*towers, features.nbytes + projected)
+        # All of it is evaluated at once.
+        towers = self.dino.most_bytes() + self.siglip.most_bytes()
+        self.most_bytes = features.nbytes + towers + projected
 
     @classmethod
     def decoder_config(cls, config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

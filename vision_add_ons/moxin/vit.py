@@ -8,12 +8,9 @@ import mlx.nn as nn
 from vision_add_ons.graph_bytes import graph_bytes
 from vision_add_ons.moxin.vit_config import ViTConfig
 from vision_add_ons.tower_bytes import conv_bytes
-from vision_add_ons.vit_blocks import settle
 from vision_add_ons.weights import load_module, with_prefix
 
 EPS = 1e-6
-TOGETHER = 2
-"""Blocks that are evaluated at once: what they take of memory is known, and small."""
 UNUSED = ("norm.", "attn_pool.")  # what follows the last block; features are taken before it
 
 
@@ -111,9 +108,8 @@ class ViTEncoder(nn.Module):
             prefix.append(self.reg_token)
         prefix = [mx.broadcast_to(token, (len(x), *token.shape[1:])) for token in prefix]
         x = mx.concatenate([*prefix, x], axis=1)
-        for number, block in enumerate(self.blocks, 1):
+        for block in self.blocks:
             x = block(x)
-            settle(x, when=number % TOGETHER == 0 or number == len(self.blocks))
         return x[:, -patches:]
 
     def most_bytes(self) -> int:
@@ -126,7 +122,7 @@ class ViTEncoder(nn.Module):
         block = graph_bytes(self.blocks[0], x, modules=[self.blocks[0]]) + 4 * x.nbytes
         pixels = self.config.num_patches * patch * patch * 3 * 8
         embedded = pixels + conv_bytes(kernel, self.config.num_patches) + 4 * x.nbytes
-        return embedded + min(TOGETHER, len(self.blocks)) * block
+        return embedded + len(self.blocks) * block
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
         """timm's names, or those of the Hugging Face conversion, and layouts become ours."""
