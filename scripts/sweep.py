@@ -28,6 +28,7 @@ ITEMS: dict[str, tuple[str, ...]] = {
     "conversations": ("scripts/check_conversations.py", "--steps", "400"),
     "together": ("scripts/check_conversations.py", "--steps", "200", "--together", "6"),
     "kills": ("scripts/check_kills.py", "--kills", "10"),
+    "memory": ("scripts/check_memory.py", "--sizes", "24"),
     "damage": ("scripts/fuzz_checkpoints.py", "--files", "500"),
 }
 """By name, what python is to run, without its seed."""
