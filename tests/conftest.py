@@ -1,5 +1,6 @@
 """Shared by all tests: the fast BLAS first, the demo model, and tiny random checkpoints."""
 
+import gc
 import os
 import random
 import signal
@@ -27,6 +28,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # So has a shell that runs this in its background; the processes that tests interrupt would
     # ignore it too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """All that was imported stays: Python's collector would look through it at every engine's
+    closing, a quarter of a second with torch and transformers."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
