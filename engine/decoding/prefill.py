@@ -89,6 +89,18 @@ def prefill(
         yield min(done, total - 1)
 
 
+def _size(left: int, step: int) -> int:
+    """Of how many tokens the next chunk of padded prompts is, with `left` to be read.
+
+    mlx-lm's rotating caches take a single token for one that is decoded, which they refuse before
+    the padding is behind.
+    """
+    step = max(step, 2)
+    if left - step == 1:
+        return step - 1 if step > 2 else left
+    return step
+
+
 def prefill_together(
     model: nn.Module,
     prompts: Sequence[Sequence[int]],
@@ -100,11 +112,12 @@ def prefill_together(
 
     `caches` are those of each; `embeddings`, [tokens, hidden_size] each, are run in place of the
     tokens if there are any. Yields how many tokens of the longest were run, after each chunk of at
-    most `step`; returns the batch caches that then hold all of it.
+    most `step`, or of two; returns the batch caches that then hold all of it.
     """
     lengths = [len(prompt) - 1 for prompt in prompts]
     longest = max(lengths)
-    padding = [longest - length for length in lengths]
+    width = max(longest, 2) if longest > min(lengths) else longest
+    padding = [width - length for length in lengths]
     padded = [[*prompt[:-1], *[0] * pad] for prompt, pad in zip(prompts, padding, strict=True)]
     tokens = mx.array(padded)
     with mx.stream(generation_stream):
@@ -118,8 +131,8 @@ def prefill_together(
             for cache in merged:
                 cache.prepare(lengths=lengths, right_padding=padding)
     done = 0
-    while done < longest:
-        end = min(done + step(), longest)
+    while done < width:
+        end = min(done + _size(width - done, step()), width)
         with mx.stream(generation_stream):
             extra = {}
             if embedded is not None:
@@ -128,7 +141,7 @@ def prefill_together(
             mx.eval([c.state for c in merged])
             mx.clear_cache()
         done = end
-        yield done
+        yield min(done, longest)
     with mx.stream(generation_stream):
         if any(padding):
             for cache in merged:

@@ -177,7 +177,13 @@ class DiskCache:
         def bounded() -> int:
             try:
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # may be tidied away
-                return write() if self._make_room(path, size) else 0
+                if not self._make_room(path, size):
+                    return 0
+                written = write()
+                if not self._make_room(path, written):  # what it says of them comes on top
+                    path.unlink(missing_ok=True)
+                    return 0
+                return written
             except OSError as error:
                 log.warning("a conversation is not kept: %s", error)
                 raise

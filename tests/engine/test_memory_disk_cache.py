@@ -139,6 +139,21 @@ def test_the_folder_stays_within_its_bound(letters_folder: Path, tmp_path: Path)
     assert files(tmp_path / "none") == []
 
 
+@pytest.mark.parametrize("conversations", [1, 2])
+def test_all_of_a_file_counts(letters_folder: Path, tmp_path: Path, conversations: int) -> None:
+    """What it says of its caches too, which is written with them."""
+    questions = ("Hello?", "Maybe!")  # of as many tokens
+    with load(letters_folder, cache_dir=tmp_path / "all") as engine:
+        for question in questions[:conversations]:
+            engine.chat(options=SHORT).send(question).result()
+    whole = sum(f.stat().st_size for f in files(tmp_path / "all"))
+    cache = tmp_path / "bounded"
+    with load(letters_folder, cache_dir=cache, cache_dir_bytes=whole - 100) as engine:
+        for question in questions[:conversations]:
+            engine.chat(options=SHORT).send(question).result()
+    assert len(files(cache)) == conversations - 1
+
+
 def test_another_model_s_folder_is_left_alone(letters_folder: Path, tmp_path: Path) -> None:
     other = tiny.save_of_letters(9, tmp_path / "other")
     cache = tmp_path / "cache"
