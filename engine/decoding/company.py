@@ -1,5 +1,6 @@
 """Answers that are decoded together: rows of lanes, and the texts that they become."""
 
+import logging
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -12,7 +13,10 @@ from engine.decoding.lanes import Lanes
 from engine.decoding.row_sampler import Row, RowSampler
 from engine.decoding.sampling import logits_processors
 from engine.events import FinishReason
+from engine.memory.room import Room
 from vision_add_ons.cache_views import plain_caches, shift_of
+
+log = logging.getLogger("sightline")
 
 
 class _Member:
@@ -45,9 +49,11 @@ class _Member:
 class Company:
     """For the engine's thread alone."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, room: Room) -> None:
+        """`room` bounds what rows are padded by."""
         self._model = model
-        self._lanes = Lanes(model)
+        self._room = room
+        self._lanes = Lanes(model, room)
         self._members: dict[int, _Member] = {}
 
     def __len__(self) -> int:
@@ -62,7 +68,7 @@ class Company:
         """Have the one that begins most as `answer` does leave it what it holds."""
         shared = {name: member.answer.shares(answer) for name, member in self._members.items()}
         most = max(shared, key=shared.__getitem__, default=0)
-        if shared.get(most):
+        if shared.get(most) and self._room.copies(self._members[most].answer):
             self._members[most].answer.share(self._lanes.take(most))
 
     def join(self, answer: Answer, last: mx.array, embedding: mx.array | None) -> None:
@@ -113,7 +119,7 @@ class Company:
         try:
             failed = self._lanes.settle()
         except BaseException as error:
-            self._lanes = Lanes(self._model)
+            self._lanes = Lanes(self._model, self._room)
             failed = [(list(self._members), error)]
         for names, reason in failed:
             self._fail(names, reason)
@@ -139,22 +145,20 @@ class Company:
         time.sleep(0)
         if not ended:
             return
-        for name in ended:
-            try:
-                self._members[name].answer.kv = lane.take(name)
-            except BaseException as error:
-                ended[name] = ("error", error)
-        leaving = [(self._members.pop(name).answer, ending) for name, ending in ended.items()]
+        leaving = {name: self._members.pop(name).answer for name in ended}
         try:
-            self._lanes.drop(lane, ended)
-        except BaseException as error:
+            for name, caches in self._lanes.leave(lane, ended).items():
+                leaving[name].kv = caches
+        except BaseException as error:  # they have all their tokens, and end as they would
+            log.warning("KV caches of answers that ended are lost: %s", error)
             self._lose(lane, error)
-        for answer, ending in leaving:
-            answer.end(*ending)
+        for name, answer in leaving.items():
+            answer.end(*ended[name])
 
     def _lose(self, lane: Lane, error: BaseException) -> None:
         """What its rows hold cannot be computed."""
-        self._lanes.drop(lane, lane.names)
+        if lane in self._lanes:
+            self._lanes.lose(lane)
         self._fail(lane.names, error)
 
     def _fail(self, names: Iterable[int], error: BaseException) -> None:

@@ -32,11 +32,12 @@ class Desk:
         self._places = places
         self._single: Iterator[None] | None = None
         """The one that is answered by itself."""
-        self._company = Company(kit.text_model)
+        self._company = Company(kit.text_model, memory.room)
         self._reading: Reading | None = None
         """None where nothing is decoded together."""
         if places > 1 and decodes_together(kit):
-            self._reading = Reading(kit, self._company, sharing=memory.budget.max_bytes > 0)
+            sharing = memory.budget.max_bytes > 0
+            self._reading = Reading(kit, self._company, memory.room, sharing)
         self._wired = ExitStack()
 
     @property

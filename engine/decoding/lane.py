@@ -72,9 +72,11 @@ class LaneCache:
         return type(self._cache).merge([self._cache]) if self._alone else self._cache
 
     def filter(self, keep: Sequence[int]) -> None:
-        """Keep the rows at these indices."""
+        """Keep the rows at these indices, if any."""
         self._shifts = [self._shifts[i] for i in keep]
-        if self._alone:
+        if not keep:
+            self._cache = None
+        if self._alone or not keep:
             return
         self._cache.filter(mx.array(list(keep)))
         if len(keep) == 1:
@@ -195,15 +197,24 @@ class Lane:
             mx.async_eval([cache.state for cache in caches])
         return caches
 
-    def drop(self, names: Collection[int]) -> None:
-        """Leave these rows out from now on, which are not all."""
-        keep = [i for i, row in enumerate(self.rows) if row.name not in names]
-        if len(keep) < len(self.rows):
-            with mx.stream(generation_stream):
-                for cache in self.caches:
-                    cache.filter(keep)
-                    mx.eval(cache.state)  # a layer after the other: there are never two copies
+    def leave(self, names: Collection[int]) -> dict[int, list[Any]]:
+        """Leave these rows out from now on; of each its plain caches, as `take` gives them."""
+        if len(self.rows) == 1:
+            return {name: self.take(name) for name in names}
+        chosen = [i for i, row in enumerate(self.rows) if row.name in names]
+        keep = [i for i in range(len(self.rows)) if i not in chosen]
+        left: dict[int, list[Any]] = {self.rows[i].name: [] for i in chosen}
+        with mx.stream(generation_stream):
+            for cache in self.caches:
+                rows = [cache.extract(i) for i in chosen]
+                cache.filter(keep)
+                # A layer after the other: there are never two copies.
+                mx.eval([row.state for row in rows], cache.state if keep else [])
+                for caches, row in zip(left.values(), rows, strict=True):
+                    caches.append(row)
+        if keep:
             self._keep(keep)
+        return left
 
     def _keep(self, keep: Sequence[int]) -> None:
         """Forget the rows but for these, which the caches did already."""

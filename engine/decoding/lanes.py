@@ -14,6 +14,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from engine.decoding.lane import Lane
+from engine.memory.room import Room
 
 SHARE = 0.5
 """How much of a reading of the weights another lane counts for.
@@ -29,8 +30,11 @@ mixture of experts a step reads a part of the weights, and rows are padded furth
 class Lanes:
     """The lanes of all rows; each is stepped once a round. For one thread."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, room: Room) -> None:
+        """`room` bounds what is padded."""
         self._model = model
+        self._room = room
+        room.padding = 0.0
         self._lanes: list[Lane] = []
         self._changed = False
         """Whether anybody came or left since the lanes were made."""
@@ -47,13 +51,18 @@ class Lanes:
         """A row's plain caches, which hold all tokens that were delivered."""
         return next(lane for lane in self._lanes if name in lane.names).take(name)
 
-    def drop(self, lane: Lane, names: Collection[int]) -> None:
-        """Leave these rows of a lane out from now on."""
-        self._changed = True
+    def leave(self, lane: Lane, names: Collection[int]) -> dict[int, list[Any]]:
+        """Leave these rows of a lane out from now on; of each its plain caches, as above."""
         if len(names) == len(lane.rows):
-            self._lanes.remove(lane)
-        else:
-            lane.drop(names)
+            self.lose(lane)
+        self._changed = True
+        return lane.leave(names)
+
+    def lose(self, lane: Lane) -> None:
+        """Leave a whole lane out from now on."""
+        self._lanes.remove(lane)
+        if not self._lanes:
+            self._room.padding = 0.0
 
     def settle(self) -> list[tuple[list[int], BaseException]]:
         """Begin with the rows that are new, and have each in its lane, if anybody came or left.
@@ -88,6 +97,7 @@ class Lanes:
         """The names of the rows of each lane that there should be."""
         rows = [row for lane in self._lanes for row in lane.rows]
         if len(rows) < 2:
+            self._room.padding = 0.0
             return [{row.name} for row in rows]
         longest = max(self._lanes, key=lambda lane: max(row.length for row in lane.rows))
         widths = _widths(longest.caches)
@@ -95,7 +105,20 @@ class Lanes:
         def held(length: int) -> float:
             return sum(width * min(length, most) for most, width in widths.items())
 
-        groups = groups_of([row.length for row in rows], held, SHARE * self._reading)
+        lengths = [row.length for row in rows]
+        allowed = self._room.padding + self._room.spare
+        lane = SHARE * self._reading
+        while True:
+            groups = groups_of(lengths, held, lane)
+            padding = sum(
+                held(max(lengths[i] for i in group)) - held(lengths[one])
+                for group in groups
+                for one in group
+            )
+            if padding <= max(allowed, 0):  # at the latest, each is in a lane of its own
+                break
+            lane /= 4
+        self._room.padding = padding
         return [{rows[i].name for i in group} for group in groups]
 
     def _taken_out(self, names: Collection[int]) -> Iterator[Lane]:

@@ -14,6 +14,7 @@ from engine.decoding.groups import Unread, alike
 from engine.decoding.lane import LaneCache
 from engine.decoding.prefill import prefill, prefill_together
 from engine.memory.kv_state import rotates
+from engine.memory.room import Room
 from vision_add_ons.base import Picture
 from vision_add_ons.cache_views import plain_caches
 
@@ -37,10 +38,11 @@ LEAST = 64
 class Reading:
     """For the engine's thread alone."""
 
-    def __init__(self, kit: "ModelKit", company: Company, sharing: bool) -> None:
+    def __init__(self, kit: "ModelKit", company: Company, room: Room, sharing: bool) -> None:
         """`sharing` says whether anything can be kept for others."""
         self._model: Any = kit.text_model
         self._company = company
+        self._room = room
         self._rotates = rotates(kit.make_cache())
         # A cache that rotates serves at its borders alone, and those of others are elsewhere.
         self._sharing = sharing and not self._rotates
@@ -115,8 +117,11 @@ class Reading:
     def _queue_up(self, prompts: Sequence[Unread]) -> None:
         """Have prompts read, in groups where they are alike."""
         for group in alike(prompts):
-            reading = self._read(group[0]) if len(group) == 1 else self._read_all(group)
-            self._queue.append(([one.answer for one in group], reading))
+            answers = [one.answer for one in group]
+            if len(group) > 1 and self._room.levels(answers):
+                self._queue.append((answers, self._read_all(group)))
+            else:
+                self._queue += [([one.answer], self._read(one)) for one in group]
 
     def _admit(self, one: Unread, begun: list[Unread]) -> None:
         """Let one begin if there is memory for it."""
@@ -191,8 +196,9 @@ class Reading:
 
     def _share(self, answer: Answer) -> None:
         """Leave what was read of a prompt to those that wait for it."""
-        if answer.kv is not None and answer in self._waiting.values():
-            answer.share(plain_caches(answer.kv))
+        awaited = answer.kv is not None and answer in self._waiting.values()
+        if awaited and self._room.copies(answer):
+            answer.share(plain_caches(answer.kv or []))
 
     # --- several ---------------------------------------------------------------------------------
 

@@ -22,6 +22,9 @@ HIDDEN_ROWS, INNER_ROWS = 7, 4
 """How many rows as wide as the decoder, and as its feed-forward layers, there are at once for each
 token of a chunk: as measured with `mx.get_peak_memory`, see `scripts/check_memory.py`."""
 
+ROUNDED = 2**17
+"""Bytes by which MLX rounds all these up together, as measured: much of what a tiny model takes."""
+
 
 @dataclass(frozen=True)
 class _Layer:
@@ -116,7 +119,7 @@ class Needs:
         rest = new % step
         # The last whole chunk sees nearly all of the prompt, what is left after it the rest too.
         scores = max(step * (shape.tokens - rest), rest * shape.tokens)
-        running = step * self._each + self._scores * scores
+        running = step * self._each + self._scores * scores + ROUNDED
         if not shape.sees:
             return running
         assert self._add_on is not None

@@ -1,5 +1,7 @@
 """Room for requests: what they will take is known before they begin."""
 
+import math
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -45,6 +47,8 @@ class Room:
         self._weights = kit.report.decoder_bytes + kit.report.vision_bytes
         self._held: dict[Answer, tuple[int, int]] = {}
         """Of each answer under way, the bytes of its KV caches, and those that reading it takes."""
+        self.padding = 0.0
+        """Bytes by which rows that are decoded together are padded."""
 
     def admits(self, answer: "Answer") -> bool:
         """Whether an answer may begin now; if so, it counts until it has ended.
@@ -89,6 +93,27 @@ class Room:
         if answer in self._held:
             self._held[answer] = self._held[answer][0], 0
 
+    @property
+    def spare(self) -> float:
+        """Bytes that nobody needs, with what is kept for later left alone."""
+        return math.inf if self.max_bytes is None else self._beside() - self._budget.nbytes
+
+    def copies(self, answer: "Answer") -> bool:
+        """Whether the KV caches of an answer under way may be there twice, for others to go on."""
+        return self._held.get(answer, (0, 0))[0] <= self.spare
+
+    def levels(self, answers: Sequence["Answer"]) -> bool:
+        """Count each of several whose prompts are read together as the longest, while they are.
+
+        False where there is no room for that.
+        """
+        held = {answer: self._held[answer] for answer in answers if answer in self._held}
+        most = sum(max(kind) for kind in zip(*held.values(), strict=True))
+        if sum(most - kv - reading for kv, reading in held.values()) > self.spare:
+            return False
+        self._held |= {answer: (kv, most - kv) for answer, (kv, _) in held.items()}
+        return True
+
     def _beside(self, own: int = 0) -> int:
         """The bytes that there are beside the weights and what others under way take.
 
@@ -98,7 +123,8 @@ class Room:
         held = mx.get_active_memory() - self._budget.nbytes - own
         reading = sum(reading for _, reading in self._held.values())
         caches = sum(kv for kv, _ in self._held.values())
-        return self.max_bytes - max(held, self._weights + caches) - reading
+        taken = max(held, self._weights + caches + int(self.padding))
+        return self.max_bytes - taken - reading
 
     def _refusal(self, answer: "Answer", needed: int) -> NotEnoughMemory:
         assert self.max_bytes is not None

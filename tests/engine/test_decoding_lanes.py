@@ -2,10 +2,8 @@
 
 import itertools
 import random
-import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from PIL import Image
 
 pytest.importorskip("torch")
 
+from support.at_once import all_at_once
 from support.families import FAMILIES
 
 from engine import Engine, Finished, Generation, GenerationOptions, Request, TextDelta, load
@@ -35,18 +34,6 @@ ENDLESS = {2: -100.0}
 def tokens_of(length: int, seed: int) -> list[int]:
     chance = random.Random(seed)
     return [chance.randrange(5, 60) for _ in range(length)]
-
-
-@contextmanager
-def all_at_once(engine: Engine) -> Iterator[None]:
-    """What is asked in here is begun with in one turn of the engine's thread."""
-    gate = threading.Event()
-    waiting = engine._worker.call(lambda memory: gate.wait())
-    try:
-        yield
-    finally:
-        gate.set()
-    waiting.result()
 
 
 def told(generation: Generation) -> list[tuple[int, float]]:
@@ -347,6 +334,21 @@ def bytes_of(*lanes: Lane) -> int:
     return sum(cache.nbytes for lane in lanes for cache in lane.caches)
 
 
+def plain_bytes(rows: dict[int, list[Any]]) -> int:
+    return sum(cache.keys.nbytes + cache.values.nbytes for row in rows.values() for cache in row)
+
+
+def test_nothing_is_there_twice_when_all_leave() -> None:
+    nothing = mx.get_active_memory()
+    lane = filled([2048, 2000, 2001])
+    before = bytes_of(lane)
+    mx.reset_peak_memory()
+    left = lane.leave({2048, 2000, 2001})
+    assert [left[name][0].offset for name in (2048, 2000, 2001)] == [2048, 2000, 2001]
+    assert mx.get_peak_memory() - nothing < before * (1 + 2.5 / LAYERS)
+    assert mx.get_active_memory() - nothing < plain_bytes(left) * (1 + 0.5 / LAYERS)
+
+
 def test_nothing_is_there_twice_while_rows_come_and_go() -> None:
     """Beyond a layer or two, that is, which are copied one after the other."""
     nothing = mx.get_active_memory()
@@ -359,7 +361,8 @@ def test_nothing_is_there_twice_while_rows_come_and_go() -> None:
         mx.reset_peak_memory()
         kept = change()
         mx.eval([cache.state for cache in lane.caches])
-        after = bytes_of(lane, *([kept] if kept else []))
+        after = bytes_of(lane, *([kept] if isinstance(kept, Lane) else []))
+        after += plain_bytes(kept) if isinstance(kept, dict) else 0
         most = mx.get_peak_memory() - nothing - max(before, after)
         left = mx.get_active_memory() - nothing - after
         return most * LAYERS / before, left * LAYERS / before
@@ -367,7 +370,7 @@ def test_nothing_is_there_twice_while_rows_come_and_go() -> None:
     for change in (
         lambda: lane.extend([other]),
         lambda: lane.part({2001}),
-        lambda: lane.drop({2048}),
+        lambda: lane.leave({2048}),
     ):
         most, left = needed(change)
         assert most < 2.5

@@ -2,6 +2,7 @@
 the limit."""
 
 import json
+import math
 import random
 import re
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import mlx.core as mx
 import pytest
 from PIL import Image
 from support import tiny
+from support.at_once import all_at_once
 from support.serving import running
 
 from engine import (
@@ -24,9 +26,12 @@ from engine import (
     OptionError,
     Progress,
     Request,
+    TextDelta,
     load,
 )
+from engine.decoding import lanes, reading
 from engine.memory.needs import Shape
+from engine.memory.room import Room
 from vision_add_ons.testing import written
 
 MB = 2**20
@@ -86,6 +91,54 @@ def test_sizes_around_the_limit(limited: Engine, seed: int) -> None:
     assert not room(limited)._held  # nor any answer that has ended
     assert min(outcomes.values()) > 1, outcomes
     assert limited.generate("Hello", options=SHORT).result().tokens
+
+
+def test_what_is_padded_counts(folder: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short ones that come beside a long one, in whose lane they would all be as long as it is."""
+    monkeypatch.setattr(lanes, "SHARE", 1e9)  # by the weights, all would be in one lane
+    chance = random.Random(seed)
+    long, *short = (text(chance, n) for n in (6_000, 100, 120, 140))
+    weights = (folder / "model.safetensors").stat().st_size
+    options = GenerationOptions(max_tokens=900, prefill_step_size=64, logit_bias={2: -100.0})
+    for beside in (12, 60):  # megabytes for the short ones
+        base = mx.get_active_memory()
+        with load(folder, memory_bytes=2**40, cache_bytes=0, parallel=4) as engine:
+            kv = room(engine).needs.kv(len(long) + 900, options)
+            room(engine).max_bytes = limit = base + weights + kv + beside * MB
+            running = engine.generate(long, options=options)
+            next(event for event in running if isinstance(event, TextDelta))
+            mx.reset_peak_memory()
+            for generation in [engine.generate(t, options=SHORT) for t in short]:
+                assert generation.result().finish_reason == "length"
+            running.cancel()
+            running.result()
+            assert mx.get_peak_memory() <= limit
+
+
+@pytest.mark.parametrize("spare", [False, True])
+def test_where_there_is_no_room_none_is_padded_or_copied_for_others(
+    folder: Path, seed: int, spare: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = random.Random(seed)
+    apart = [text(chance, n) for n in (1_000, 1_200)]
+    start = text(chance, 1_000)
+    alike = [start + text(chance, 100) for _ in range(2)]
+    padded = []
+    together = reading.prefill_together
+
+    def watched(model: Any, prompts: Any, *rest: Any) -> Any:
+        padded.append(len(prompts))
+        return together(model, prompts, *rest)
+
+    monkeypatch.setattr(reading, "prefill_together", watched)
+    with load(folder, memory_bytes=2**40, parallel=4) as engine:
+        monkeypatch.setattr(Room, "spare", property(lambda _: math.inf if spare else 0))
+        for texts in apart, alike:
+            with all_at_once(engine):
+                asked = [engine.generate(t, options=SHORT) for t in texts]
+            cached = [generation.result().cached_tokens for generation in asked]
+    assert padded == ([2] if spare else [])
+    assert cached == [0, 1_000 if spare else 0]
 
 
 def last(generation: Generation) -> Finished:
