@@ -52,8 +52,9 @@ class Reading:
         """Prompts, and what reads them: one, or several texts at once."""
         self._stalled: Unread | None = None
         """One that waits for memory; those behind it wait too."""
-        self._pace = 0.0
-        """Seconds that a token of the latest chunk took."""
+        self._paces: deque[float] = deque(maxlen=4)
+        """Seconds that a token of the latest chunks took: of each, as MLX prepares kernels anew for
+        new lengths, on some machines longer than it then computes."""
 
     def __len__(self) -> int:
         return len(self._waiting) + (self._stalled is not None) + len(self._read_now)
@@ -80,7 +81,8 @@ class Reading:
             if ran is not None:
                 self._queue.append((answers, reading))
                 done += ran
-                self._pace = (now - started) / ran if 0 < ran <= CHUNK else self._pace
+                if 0 < ran <= CHUNK:
+                    self._paces.append((now - started) / ran)
             if done >= CHUNK or (now - began >= GAP and len(self._company)):
                 break
 
@@ -162,7 +164,8 @@ class Reading:
         """How many tokens of each of so many rows the next chunk has, at most `most` in all."""
         size = min(most, CHUNK)
         if len(self._company):
-            size = min(size, max(LEAST, int(GAP / self._pace)) if self._pace else LEAST)
+            pace = min(self._paces, default=GAP / LEAST)
+            size = min(size, max(LEAST, int(GAP / pace)))
         return max(1, size // rows)
 
     # --- one prompt ------------------------------------------------------------------------------
