@@ -4,6 +4,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -23,9 +24,9 @@ def strict(tiny_engine: Engine) -> Iterator[Running]:
     """A server with little patience."""
     limits = {
         "max_body_bytes": 200_000,
-        "header_seconds": 0.5,
-        "body_seconds": 0.5,
-        "idle_seconds": 0.5,
+        "header_seconds": 1.0,
+        "body_seconds": 1.0,
+        "idle_seconds": 1.0,
         "max_connections": 12,
         "max_queue": 2,
     }
@@ -260,18 +261,27 @@ def test_a_reader_of_nothing_holds_no_connection(tiny_engine: Engine, close: byt
 
 
 def test_a_slow_reader_gets_all_of_it(tiny_engine: Engine) -> None:
-    with running(tiny_engine, send_seconds=0.3, send_buffer=4096) as server:
-        with socket.socket() as connection:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            connection.connect(("127.0.0.1", server.port))
-            connection.sendall(
-                PAGE * 20 + PAGE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
-            )
-            got = b""
-            while piece := connection.recv(20_000):
-                got += piece
-                time.sleep(0.02)
-        assert got.count(b"HTTP/1.1 200 OK") == 21
+    """It takes longer than the server waits for one that does not read."""
+    seconds = 1.0
+    with running(tiny_engine, send_seconds=seconds, send_buffer=4096) as server:
+        for _ in range(9):
+            with socket.socket() as connection:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                connection.connect(("127.0.0.1", server.port))
+                connection.sendall(
+                    PAGE * 99 + PAGE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+                )
+                got, times = b"", [time.monotonic()]
+                with suppress(ConnectionError):
+                    while piece := connection.recv(20_000):
+                        got += piece
+                        times.append(time.monotonic())
+                        time.sleep(0.01)
+            # A machine that had no time for us for so long: that was no slow reader, but none.
+            if max(b - a for a, b in pairwise(times)) < seconds / 2:
+                break
+        assert times[-1] - times[0] > seconds
+        assert got.count(b"HTTP/1.1 200 OK") == 100
         assert got.endswith(server.ask("GET", "/page/page.css").body)
 
 
