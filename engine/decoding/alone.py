@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import mlx.core as mx
 from mlx_lm import stream_generate
+from mlx_lm.generate import generation_stream, wired_limit
 
 from engine.decoding.answer import Answer, Cancelled
 from engine.decoding.prefill import prefill
@@ -38,7 +40,10 @@ def _tokens(answer: Answer, step: Step | None) -> Generator[None, None, FinishRe
     while not answer.fits():
         answer.stop_if_cancelled()
         yield  # until others have ended
-    rest, extra = yield from _run_ahead(answer, left, step)
+    with ExitStack() as wired:
+        if step is None and answer.prompt.spans:  # mlx-lm's loop sets it for what is left to it
+            wired.enter_context(wired_limit(answer.kit.text_model, [generation_stream]))
+        rest, extra = yield from _run_ahead(answer, left, step)
     options, kit, ahead = answer.options, answer.kit, len(answer.prompt.tokens) - answer.cached
     ahead -= len(rest)
 

@@ -68,13 +68,14 @@ class Desk:
     def admit(self, generation: Generation) -> None:
         """Begin to answer a request."""
         answer = Answer(self._kit, self._memory, generation)
+        if self._reading is not None and not self.busy:
+            # As mlx-lm's loop does for what it runs itself; one for all, as the one that is left
+            # sets the limit that there was when it was entered.
+            self._wired.enter_context(wired_limit(self._kit.text_model, [generation_stream]))
         if self._reading is None or self._by_itself(generation):
             step = None if self._reading is None else self._reading.step
             self._single = alone.steps(answer, step)
             return
-        if not self._together:
-            # As mlx-lm's loop does for what it runs itself.
-            self._wired.enter_context(wired_limit(self._kit.text_model, [generation_stream]))
         self._reading.add(answer)
 
     def go_on(self) -> None:
@@ -85,5 +86,5 @@ class Desk:
             self._company.step()
         if self._single is not None and next(self._single, self) is self:
             self._single = None
-        if not self._together:
+        if not self.busy:
             self._wired.close()

@@ -2,13 +2,17 @@
 
 import random
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from support import tiny
 
 from engine import Engine, GenerationOptions, Progress, Request, TextDelta, load
+from engine.decoding import alone, desk
+from engine.memory.features import FeatureCache
 
 ENDLESS: dict[str, Any] = {"max_tokens": 4000, "logit_bias": {2: -100}}
 QUANTIZED: dict[str, Any] = {"kv_bits": 8, "quantized_kv_start": 0}
@@ -60,3 +64,38 @@ def test_others_go_past_one_that_waits_for_its_turn(pair: Engine) -> None:
     assert second.result(60).finish_reason == "cancelled"
     first.cancel()
     assert first.result(60).finish_reason == "cancelled"
+
+
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_the_weights_are_wired_while_pictures_are_encoded(
+    seeing_folder: Path, parallel: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As mlx-lm has it on a Mac around its loop; of several answers, until all have ended."""
+    wired: list[int] = []
+    seen: list[int] = []
+    encode = FeatureCache.encode
+
+    @contextmanager
+    def watched(*_: Any) -> Iterator[None]:
+        wired.append(1)
+        yield
+        wired.pop()
+
+    def noted(cache: FeatureCache, picture: Any) -> Any:
+        seen.append(len(wired))
+        return encode(cache, picture)
+
+    for module in (alone, desk):
+        monkeypatch.setattr(module, "wired_limit", watched)
+    monkeypatch.setattr(FeatureCache, "encode", noted)
+    options = GenerationOptions(max_tokens=4)
+    picture = Image.new("RGB", (40, 30))
+    message = {"role": "user", "content": "What?", "images": [picture]}
+    with load(seeing_folder, parallel=parallel) as engine:
+        asked = [engine.generate([message], options=options), engine.generate("A", options=options)]
+        for generation in asked:
+            generation.result()
+        engine._worker.call(lambda _: None).result()
+        assert not wired
+    assert seen
+    assert set(seen) == {1}
