@@ -74,6 +74,8 @@ class Soak:
         self.port, self.model = port, model
         self.random = random.Random(seed)
         self.counts: Counter[str] = Counter()
+        self.firsts: list[float] = []
+        """Of each streamed answer that was not left, the seconds to its first text."""
         self._note, self._done, self._left = note, 0, 0
 
     async def run(self, requests: int, connections: int) -> None:
@@ -145,6 +147,7 @@ class Soak:
             await writer.drain()
             raise Left
         writer.write(data)
+        sent = time.perf_counter()
         await writer.drain()
         self.counts["asked"] += 1
         if leave == "at once":
@@ -161,7 +164,11 @@ class Soak:
             whole = json.loads(await reader.readexactly(int(length[1])))
             reasons = [choice["finish_reason"] for choice in whole["choices"]]
         else:
-            stream = await reader.readuntil(b"\r\n0\r\n\r\n")
+            stream = b""
+            while not _TEXT.search(stream) and b"[DONE]" not in stream:
+                stream += await reader.readline()
+            self.firsts.append(time.perf_counter() - sent)
+            stream += await reader.readuntil(b"\r\n0\r\n\r\n")
             assert stream.count(b"data: [DONE]") == 1, stream
             reasons = [r.decode() for r in re.findall(rb'"finish_reason":"(\w+)"', stream)]
         assert len(reasons) == 1, reasons
@@ -192,6 +199,7 @@ class Soak:
 
 
 _USAGE = {"include_usage": True}
+_TEXT = re.compile(rb'"(content|text)":"[^"]')
 
 
 def _post(path: str, body: Any) -> bytes:
@@ -283,6 +291,12 @@ def main() -> int:
     third = len(memory) // 3
     before, after = (max(memory[i * third : (i + 1) * third], default=0) for i in (1, 2))
     print(f"\n{dict(soak.counts)} in {seconds:.0f} s; memory {before:.0f} MB, then {after:.0f} MB")
+    if firsts := sorted(soak.firsts):
+        p95 = firsts[int(0.95 * len(firsts))]
+        print(
+            f"first text of {len(firsts)} streamed answers: median "
+            f"{statistics.median(firsts):.3f} s, 95% within {p95:.3f} s"
+        )
     factors = sorted(wait / turn for wait, turn in waited)
     if factors:
         median, high = statistics.median(factors), factors[int(0.95 * len(factors))]

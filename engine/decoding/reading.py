@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     from model_kit.kit import ModelKit
 
 CHUNK = 2048
-"""Tokens of prompts, at most, that are run between two steps of the answers under way."""
+"""Tokens of prompts that are run at once, as mlx-lm does it."""
 
 GAP = 0.25
-"""Seconds for which those wait for prompts: chunks become smaller where the machine is slow. One
-picture, and tokens that see each other whole, are run in one piece however long they take."""
+"""Seconds for which answers under way wait for prompts: chunks become smaller where the machine is
+slow, and those of several prompts larger where it is fast. One picture, and tokens that see each
+other whole, are run in one piece however long they take."""
 
-PICTURE = CHUNK + 1
+PICTURE = 2**30
 """What an image counts for: more than any chunk."""
 
 LEAST = 64
@@ -81,7 +82,7 @@ class Reading:
             if ran is not None:
                 self._queue.append((answers, reading))
                 done += ran
-                if 0 < ran <= CHUNK:
+                if 0 < ran < PICTURE:
                     self._paces.append((now - started) / ran)
             if done >= CHUNK or (now - began >= GAP and len(self._company)):
                 break
@@ -162,11 +163,9 @@ class Reading:
 
     def step(self, most: int, rows: int = 1) -> int:
         """How many tokens of each of so many rows the next chunk has, at most `most` in all."""
-        size = min(most, CHUNK)
-        if len(self._company):
-            pace = min(self._paces, default=GAP / LEAST)
-            size = min(size, max(LEAST, int(GAP / pace)))
-        return max(1, size // rows)
+        least = LEAST if len(self._company) else CHUNK
+        size = max(least, int(GAP / min(self._paces))) if self._paces else least
+        return max(1, min(size, most) // rows)
 
     # --- one prompt ------------------------------------------------------------------------------
 
