@@ -1,6 +1,7 @@
 """Reading a safetensors file that may be damaged: MLX alone trusts what its header says."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,24 @@ def evaluate(*arrays: mx.array) -> None:
     MLX reads on a thread of the CPU's stream, and `mx.eval` may return before that has failed: only
     waiting for the stream tells. Raises RuntimeError.
     """
-    mx.eval(*arrays)
-    mx.synchronize(mx.default_stream(mx.cpu))
+    try:
+        mx.eval(*arrays)
+        mx.synchronize(mx.default_stream(mx.cpu))
+    except RuntimeError:
+        forget_failures()
+        raise
+
+
+def forget_failures() -> None:
+    """After an error of MLX's, wait for what else may have failed on this thread's CPU stream.
+
+    MLX raises one error, and keeps those of other reads that were under way for whoever computes
+    next there.
+    """
+    for _ in range(10_000):
+        with suppress(RuntimeError):
+            mx.synchronize(mx.default_stream(mx.cpu))
+            return
 
 
 def read_header(file: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from engine.memory.prefix_tree import common_prefix, joined
 from engine.memory.prompt_cache import Start
 from vision_add_ons.base import ImageSpan, Picture
 from vision_add_ons.cache_views import plain_caches
+from vision_add_ons.safetensors_files import forget_failures
 from vision_add_ons.token_ids import TokenIds
 
 if TYPE_CHECKING:
@@ -239,6 +240,7 @@ class Answer:
         """Give out what was held back, keep what was computed, and deliver the final event."""
         if error is not None:
             log.debug("an answer failed", exc_info=error)
+            forget_failures()
             # The frames hold the model, and mlx-lm's suspended loop a stream of this thread: let
             # go of both here, and not where and when the error is dropped.
             traceback.clear_frames(error.__traceback__)

@@ -16,7 +16,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 from mlx_lm.models.cache import (
     can_trim_prompt_cache,
     load_prompt_cache,
@@ -24,8 +23,9 @@ from mlx_lm.models.cache import (
 )
 from safetensors import SafetensorError, safe_open
 
-from engine.memory.kv_state import Snapshot, kv_length, snapshot
+from engine.memory.kv_state import Snapshot, arrays, kv_length, snapshot
 from model_kit.files import replacing
+from vision_add_ons.safetensors_files import evaluate
 from vision_add_ons.token_ids import TokenIds
 
 FORMAT = "sightline-kv-1"
@@ -102,7 +102,7 @@ def read(
         raise UnusableFile(f"it holds caches of an unknown kind: {sorted(classes)}")
     try:
         caches, again = load_prompt_cache(str(path), return_metadata=True)
-        mx.eval([c.state for c in caches])
+        evaluate(*arrays([c.state for c in caches]))
     except (RuntimeError, MemoryError) as error:  # no memory for it: no fault of the file's
         raise OSError(f"{path} cannot be read: {error}") from error
     except Exception as error:  # mlx-lm trips over a wrong structure in many ways
