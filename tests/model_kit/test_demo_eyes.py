@@ -10,6 +10,7 @@ import pytest
 from mlx_lm import load as mlx_lm_load
 from mlx_lm.tuner.utils import load_adapters
 from PIL import Image
+from support.seeds import SWEEP
 
 from engine import GenerationOptions, TextDelta, load
 from model_kit.demo_eyes import PARTS
@@ -25,8 +26,9 @@ def test_its_logits_are_the_trained_model_s(seeing_demo: Path) -> None:
     references = mx.load(str(TRAINED / "reference.safetensors"))["logits"]  # type: ignore[call-overload, index]
     samples: list[dict[str, Any]] = json.loads((TRAINED / "reference.json").read_text())
     assert len(samples) == len(references) == 6
+    some = slice(None) if SWEEP else slice(None, None, 2)
     with load(seeing_demo) as engine:
-        for sample, logits in zip(samples, np.array(references), strict=True):
+        for sample, logits in zip(samples[some], np.array(references)[some], strict=True):
             with Image.open(TRAINED / sample["picture"]) as picture:
                 messages = [
                     {"role": role, "content": text}

@@ -87,8 +87,10 @@ def browser() -> "Iterator[Browser]":
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed")
     with sync_api.sync_playwright() as playwright:
-        # Its own sandbox cannot be had as root, nor in most containers.
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        # Its own sandbox cannot be had as root, nor in most containers; and without a GPU, what
+        # draws in its place takes more time than the page.
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-software-rasterizer"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
         yield browser
         browser.close()
 
