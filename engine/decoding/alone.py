@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from typing import Any
 
 import mlx.core as mx
@@ -40,11 +40,10 @@ def _tokens(answer: Answer, step: Step | None) -> Generator[None, None, FinishRe
     while not answer.fits():
         answer.stop_if_cancelled()
         yield  # until others have ended
-    with ExitStack() as wired:
-        if step is None and answer.prompt.spans:  # mlx-lm's loop sets it for what is left to it
-            wired.enter_context(wired_limit(answer.kit.text_model, [generation_stream]))
-        rest, extra = yield from _run_ahead(answer, left, step)
     options, kit, ahead = answer.options, answer.kit, len(answer.prompt.tokens) - answer.cached
+    wires = step is None and answer.prompt.spans  # mlx-lm's loop does it for what is left to it
+    with wired_limit(kit.text_model, [generation_stream]) if wires else nullcontext():
+        rest, extra = yield from _run_ahead(answer, left, step)
     ahead -= len(rest)
 
     def progress(processed: int, total: int) -> None:

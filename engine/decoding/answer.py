@@ -101,8 +101,14 @@ class Answer:
         known = self._cache.serves(other.prompt, other.options.kv_variant, other.start.owner)
         return common if common > known + LEAST_SHARED else 0
 
-    def share(self, kv: Sequence[Any]) -> None:
-        """Keep what `kv` holds, the plain caches of this answer so far, for others too."""
+    def share(self, take: Callable[[], Sequence[Any]]) -> None:
+        """Keep what `take` gives, the plain caches of this answer so far, for others too.
+
+        It is not called where there is no memory for them to be there twice.
+        """
+        if not self._room.copies(self):
+            return
+        kv = take()
         key, length = self._key, kv_length(kv) or 0
         if 0 < length <= len(key):
             asked = min(length, len(self.prompt.tokens))

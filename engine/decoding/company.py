@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -68,8 +69,8 @@ class Company:
         """Have the one that begins most as `answer` does leave it what it holds."""
         shared = {name: member.answer.shares(answer) for name, member in self._members.items()}
         most = max(shared, key=shared.__getitem__, default=0)
-        if shared.get(most) and self._room.copies(self._members[most].answer):
-            self._members[most].answer.share(self._lanes.take(most))
+        if shared.get(most):
+            self._members[most].answer.share(partial(self._lanes.take, most))
 
     def join(self, answer: Answer, last: mx.array, embedding: mx.array | None) -> None:
         """Decode an answer too, from its prompt's `last` token, [1], on.

@@ -76,11 +76,10 @@ class LaneCache:
         self._shifts = [self._shifts[i] for i in keep]
         if not keep:
             self._cache = None
-        if self._alone or not keep:
-            return
-        self._cache.filter(mx.array(list(keep)))
-        if len(keep) == 1:
-            self._cache, self._alone = self._cache.extract(0), True
+        elif not self._alone:
+            self._cache.filter(mx.array(list(keep)))
+            if len(keep) == 1:
+                self._cache, self._alone = self._cache.extract(0), True
 
     def extract(self, index: int) -> Any:
         """A row's cache, plain."""
@@ -201,8 +200,7 @@ class Lane:
         """Leave these rows out from now on; of each its plain caches, as `take` gives them."""
         if len(self.rows) == 1:
             return {name: self.take(name) for name in names}
-        chosen = [i for i, row in enumerate(self.rows) if row.name in names]
-        keep = [i for i in range(len(self.rows)) if i not in chosen]
+        chosen, keep = self._split(names)
         left: dict[int, list[Any]] = {self.rows[i].name: [] for i in chosen}
         with mx.stream(generation_stream):
             for cache in self.caches:
@@ -216,6 +214,11 @@ class Lane:
             self._keep(keep)
         return left
 
+    def _split(self, names: Collection[int]) -> tuple[list[int], list[int]]:
+        """The indices of these rows, and those of the others."""
+        chosen = [i for i, row in enumerate(self.rows) if row.name in names]
+        return chosen, [i for i in range(len(self.rows)) if i not in chosen]
+
     def _keep(self, keep: Sequence[int]) -> None:
         """Forget the rows but for these, which the caches did already."""
         with mx.stream(generation_stream):
@@ -225,8 +228,7 @@ class Lane:
 
     def part(self, names: Collection[int]) -> "Lane":
         """Have these rows, which are not all, leave into a lane of their own."""
-        chosen = [i for i, row in enumerate(self.rows) if row.name in names]
-        keep = [i for i in range(len(self.rows)) if i not in chosen]
+        chosen, keep = self._split(names)
         caches = []
         with mx.stream(generation_stream):
             for cache in self.caches:

@@ -34,7 +34,6 @@ class Lanes:
         """`room` bounds what is padded."""
         self._model = model
         self._room = room
-        room.padding = 0.0
         self._lanes: list[Lane] = []
         self._changed = False
         """Whether anybody came or left since the lanes were made."""
@@ -61,8 +60,6 @@ class Lanes:
     def lose(self, lane: Lane) -> None:
         """Leave a whole lane out from now on."""
         self._lanes.remove(lane)
-        if not self._lanes:
-            self._room.padding = 0.0
 
     def settle(self) -> list[tuple[list[int], BaseException]]:
         """Begin with the rows that are new, and have each in its lane, if anybody came or left.

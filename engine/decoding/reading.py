@@ -198,9 +198,8 @@ class Reading:
 
     def _share(self, answer: Answer) -> None:
         """Leave what was read of a prompt to those that wait for it."""
-        awaited = answer.kv is not None and answer in self._waiting.values()
-        if awaited and self._room.copies(answer):
-            answer.share(plain_caches(answer.kv or []))
+        if answer.kv is not None and answer in self._waiting.values():
+            answer.share(partial(plain_caches, answer.kv))
 
     # --- several ---------------------------------------------------------------------------------
 

@@ -180,10 +180,10 @@ class DiskCache:
                 if not self._make_room(path, size):
                     return 0
                 written = write()
-                if not self._make_room(path, written):  # what it says of them comes on top
-                    path.unlink(missing_ok=True)
-                    return 0
-                return written
+                if self._make_room(path, written):  # what it says of them has come on top
+                    return written
+                path.unlink(missing_ok=True)
+                return 0
             except OSError as error:
                 log.warning("a conversation is not kept: %s", error)
                 raise

@@ -87,6 +87,8 @@ class Room:
     def leave(self, answer: "Answer") -> None:
         """Count an answer no more, which has ended."""
         self._held.pop(answer, None)
+        if not self._held:
+            self.padding = 0.0
 
     def has_read(self, answer: "Answer") -> None:
         """Count no more what the reading of a prompt takes."""

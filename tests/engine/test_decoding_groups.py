@@ -10,6 +10,7 @@ from PIL import Image
 
 pytest.importorskip("torch")
 
+from support.at_once import all_at_once
 from support.pixtral_reference import PixtralReference
 
 from engine import GenerationOptions, Request, load
@@ -47,7 +48,7 @@ def test_prompts_with_pictures_are_read_together(
         alone = [engine.submit(request).result().tokens for request in (*seeing, *texts)]
     with load(tmp_path, parallel=8, cache_bytes=0) as engine:
         for _ in range(2):
-            with engine._worker._changed:  # all are there when the first is looked at
+            with all_at_once(engine):
                 asked = [engine.submit(request) for request in (*seeing, *texts)]
             assert [generation.result().tokens for generation in asked] == alone
     assert sorted(read) == [(2, 0), (2, 0), (3, 3), (3, 3)]
