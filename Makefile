@@ -16,10 +16,10 @@ chat: $(VENV)/.installed
 	@$(BIN)/sightline chat
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 quick: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -rs $(QUICK)
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -rs $(QUICK)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from support.seeds import SWEEP
 
 import engine as public
 from engine import (
@@ -239,10 +240,7 @@ def test_every_argument_of_every_kind(name: str, letters: Engine, letters_folder
 @pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize("name", TARGETS)
 @settings(
-    derandomize=True,
-    deadline=None,
-    database=None,
-    max_examples=20,
+    max_examples=100 if SWEEP else 10,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(data=st.data())

@@ -20,7 +20,7 @@ def digits(tiny_engine: Engine) -> GenerationOptions:
 
 
 def test_a_follow_up_runs_only_what_is_new(engine: Engine) -> None:
-    options = GenerationOptions(max_tokens=4)
+    options = GenerationOptions(max_tokens=2)
     chat = engine.chat(system="You answer briefly.", options=options)
     first = chat.send("Name a colour of the rainbow.").result()
     second = chat.send("Name another one.").result()

@@ -15,7 +15,7 @@ from vision_add_ons.testing import Reference
 
 Step = tuple[str, int]
 STEP = st.tuples(st.sampled_from(list(MOVES)), st.integers(0, 2**16))
-STEPS = st.sampled_from([2, *range(10, 15)]).flatmap(
+STEPS = st.sampled_from([2, *range(8, 12)]).flatmap(
     lambda count: st.lists(STEP, min_size=count, max_size=count)
 )
 """What each step does, and the seed of what is random about it: the shorter, the clearer. What is
@@ -51,7 +51,7 @@ def test_several_at_once(
 ) -> None:
     """Warm and in company, against cold and alone; some leave before their end."""
     with Simulation.of(family, tmp_path, seed, together=4) as simulation:
-        for _ in range(8):
+        for _ in range(6):
             simulation.step()
         assert simulation.cached > 0
     record_property(

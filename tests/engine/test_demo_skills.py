@@ -32,7 +32,7 @@ THRESHOLDS = {
     "swap": 0.88,
 }
 SAMPLES = 25 if SWEEP else 1
-SKILLS = THRESHOLDS if SWEEP else ("name", "count", "follow_up", "swap")
+SKILLS = THRESHOLDS if SWEEP else ("count", "swap")
 
 
 @pytest.fixture(scope="module")

@@ -73,7 +73,7 @@ class Pair:
 def pair(request: pytest.FixtureRequest) -> Pair:
     """The default model, and for longer texts a quicker one."""
     if request.param == "default":
-        named, words, tokens = ("fresh", "alone"), 6, 6
+        named, words, tokens = ("fresh", "alone"), 6, 4
     else:
         named, words, tokens = ("tiny_fresh", "tiny_alone"), 40, 24
     return Pair(*map(request.getfixturevalue, named), words, tokens)

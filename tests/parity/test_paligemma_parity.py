@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from support.own_family import OwnFamily
+from support.own_family import OwnFamily, with_another_decoder
 from support.paligemma_reference import PaliGemma2Reference, PaliGemmaReference
 
 from vision_add_ons.paligemma import PaliGemmaAddOn
@@ -15,6 +15,7 @@ class TestPaliGemma(OwnFamily):
     reference = PaliGemmaReference
 
 
+@with_another_decoder
 class TestPaliGemma2(OwnFamily):
     add_on = PaliGemmaAddOn
     reference = PaliGemma2Reference

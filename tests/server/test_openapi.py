@@ -10,7 +10,7 @@ from support.serving import Running, running
 
 from engine import Engine, GenerationOptions
 
-EXAMPLES = 10 if SWEEP else 6
+EXAMPLES = 10 if SWEEP else 4
 
 
 @pytest.fixture(scope="module")

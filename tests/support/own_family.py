@@ -12,9 +12,29 @@ from engine import load
 from model_kit.config import read_config
 from model_kit.decoder import build_decoder
 from model_kit.tokenizer import load_tokenizer
+from support.seeds import SWEEP
 from vision_add_ons.testing import BOS, Conformance, Kit, centred
 from vision_add_ons.testing.kit import ANSWER, ask
 from vision_add_ons.weights import read_weights
+
+OF_THE_ADD_ON_ALONE = [
+    "test_rows",
+    "test_rows_follow_the_pixels",
+    "test_row_counts",
+    "test_pieces",
+    "test_memory",
+    "test_counts_on_another_thread",
+    "test_missing_weights",
+    "test_wrong_shapes",
+    "test_surplus_weights",
+    "test_refused_values",
+    "test_unknown_values",
+    "test_the_config_is_left_alone",
+    "test_pixels",
+    "test_absent_settings",
+    "test_saved_means",
+]
+"""What no decoder has a part in."""
 
 
 class OwnFamily(Conformance):
@@ -34,3 +54,12 @@ class OwnFamily(Conformance):
         assert [r.token for r in alone] == answer
         theirs = centred(np.array([np.array(r.logprobs) for r in alone]))
         assert np.array_equal(ours, theirs)
+
+
+def with_another_decoder(tests: type[OwnFamily]) -> type[OwnFamily]:
+    """Of an add-on that has been tested with a decoder: what is of the add-on alone is tested with
+    each in a sweep only."""
+    for name in () if SWEEP else OF_THE_ADD_ON_ALONE:
+        assert hasattr(tests, name)
+        setattr(tests, name, None)
+    return tests
