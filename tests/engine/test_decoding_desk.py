@@ -49,7 +49,8 @@ def requests(reference: Reference, seed: int, count: int) -> list[Request]:
             size = (chance.randint(20, 60), chance.randint(20, 60), 3)
             pictures.append(Image.fromarray(numbers.integers(0, 255, size, dtype=np.uint8)))
             if reference.image_token is not None:
-                tokens.insert(chance.randint(1, len(tokens)), reference.image_token)
+                # Never last, as a window that is full refuses.
+                tokens.insert(chance.randint(1, len(tokens) - 1), reference.image_token)
         length = chance.choice((1, 2, 5, 9, 17, 24))
         options = GenerationOptions(max_tokens=length, logprobs=True, seed=i, **WAYS[i % len(WAYS)])
         made.append(Request(tokens, pictures, options, client=i))

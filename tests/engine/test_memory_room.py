@@ -120,9 +120,9 @@ def test_where_there_is_no_room_none_is_padded_or_copied_for_others(
     folder: Path, seed: int, spare: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chance = random.Random(seed)
-    apart = [text(chance, n) for n in (1_000, 1_200)]
-    start = text(chance, 1_000)
-    alike = [start + text(chance, 100) for _ in range(2)]
+    apart = [first + text(chance, n) for first, n in (("a", 999), ("b", 1_199))]
+    start = "c" + text(chance, 999)
+    alike = [start + first + text(chance, 99) for first in "de"]
     padded = []
     together = reading.prefill_together
 

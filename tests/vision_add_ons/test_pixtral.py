@@ -19,7 +19,7 @@ from engine import load
 from engine.images import load_picture
 from model_kit.config import read_config
 from model_kit.kit import inspect_checkpoint, load_model_kit
-from vision_add_ons.errors import ImageError, UnsupportedCheckpoint
+from vision_add_ons.errors import BrokenTokenizer, ImageError, UnsupportedCheckpoint
 from vision_add_ons.pixtral import PixtralAddOn
 from vision_add_ons.registry import find_add_on
 from vision_add_ons.testing import TOLERANCE, Photo, relative_error, written
@@ -102,6 +102,25 @@ def test_tokens_of_other_names(copy: Path, folder: Path) -> None:
     tokens = add_on_of(copy).picture_tokens(photo)
     assert {BREAK, END} < set(tokens)
     assert tokens == add_on_of(folder).picture_tokens(photo)
+
+
+@pytest.mark.parametrize("form", [["id", "content"], {"id": "12", "content": "[IMG_BREAK]"}, None])
+def test_a_token_that_is_none(copy: Path, form: Any) -> None:
+    """What is damaged is named, not the add-on."""
+    tokenizer = json.loads((copy / "tokenizer.json").read_text())
+    [place] = [i for i, t in enumerate(tokenizer["added_tokens"]) if t["content"] == "[IMG_BREAK]"]
+    tokenizer["added_tokens"][place] = form
+    tokenizer["model"]["vocab"].pop("[IMG_BREAK]", None)
+    (copy / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(BrokenTokenizer, match=r"tokenizer\.json has no token '\[IMG_BREAK\]'"):
+        load_model_kit(copy)
+
+
+@pytest.mark.parametrize("damage", [{"model": []}, {"added_tokens": {}}, {"added_tokens": None}])
+def test_a_tokenizer_of_another_form(copy: Path, damage: dict[str, Any]) -> None:
+    edit_json(copy / "tokenizer.json", **damage)
+    with pytest.raises(BrokenTokenizer, match=r"tokenizer"):
+        load_model_kit(copy)
 
 
 # --- limits and refusals ------------------------------------------------------------------------

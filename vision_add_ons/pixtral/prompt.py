@@ -48,19 +48,25 @@ def token_ids(folder: Path, processor: dict[str, Any]) -> list[int]:
     `processor` is processor_config.json, which may give the tokens other names. Raises
     `BrokenTokenizer` naming the token that tokenizer.json lacks.
     """
-    tokenizer = read_json_if_there(folder / "tokenizer.json")
-    ids: dict[str, int] = {}
-    vocabulary = tokenizer.get("model", {}).get("vocab")
-    if isinstance(vocabulary, dict):
-        ids |= vocabulary
-    ids |= {token["content"]: token["id"] for token in tokenizer.get("added_tokens", ())}
+    ids = _ids_of(read_json_if_there(folder / "tokenizer.json"))
     found = []
     for field, usual in TOKENS.items():
         token = processor.get(field, usual)
-        if token not in ids:
+        if not isinstance(token, str) or token not in ids:
             raise BrokenTokenizer(
                 f"{folder / 'tokenizer.json'} has no token {token!r}; add it, or let "
                 f"processor_config.json name another as {field}"
             )
         found.append(ids[token])
     return found
+
+
+def _ids_of(tokenizer: dict[str, Any]) -> dict[str, int]:
+    """The tokens of a tokenizer.json; what it holds in another form is none."""
+    model, added = tokenizer.get("model"), tokenizer.get("added_tokens")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    pairs = list(vocabulary.items()) if isinstance(vocabulary, dict) else []
+    for entry in added if isinstance(added, list) else ():
+        if isinstance(entry, dict):
+            pairs.append((entry.get("content"), entry.get("id")))
+    return {token: number for token, number in pairs if type(number) is int}
