@@ -261,7 +261,9 @@ class Worker:
         try:
             while self._wait(desk):
                 self._admit(desk, self.memory)
-                desk.go_on()
+                while desk.read() and self._admit(desk, self.memory):
+                    pass  # who came meanwhile is read with those before the next step
+                desk.step()
                 if not (desk.busy or self._waiting):
                     _keep_grown(self.memory)
         finally:
@@ -276,11 +278,13 @@ class Worker:
             self._ended = not (desk.busy or self._waiting)
             return not self._ended
 
-    def _admit(self, desk: "Desk", memory: "Memory") -> None:
-        """Begin what has its turn, as far as there is room."""
+    def _admit(self, desk: "Desk", memory: "Memory") -> bool:
+        """Begin what has its turn, as far as there is room; whether there was anything."""
         # A frame of its own: while it waits, the thread must not hold the previous generation and
         # its pictures.
+        begun = False
         while (job := self._next(desk)) is not None:
+            begun = True
             try:
                 if isinstance(job, Task):
                     job.run(memory)
@@ -292,6 +296,7 @@ class Worker:
                 # The thread must outlive whatever went wrong, and what was asked must end.
                 log.debug("something went wrong beside an answer", exc_info=error)
                 self._end(job, error)
+        return begun
 
     def _next(self, desk: "Desk") -> Generation | Task | None:
         """What has its turn: a request when there is room, a task when what it waits for is done.

@@ -1,5 +1,6 @@
 """Requests under way: which are read and decoded together, which by themselves, in what turns."""
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -39,6 +40,8 @@ class Desk:
             sharing = memory.budget.max_bytes > 0
             self._reading = Reading(kit, self._company, memory.room, sharing)
         self._wired = ExitStack()
+        self._stepped = 0.0
+        """When the last step was done, if there is anybody who waits for the next."""
 
     @property
     def busy(self) -> bool:
@@ -78,12 +81,19 @@ class Desk:
             return
         self._reading.add(answer)
 
-    def go_on(self) -> None:
-        """A step of everything that is under way."""
-        if self._reading is not None:
-            self._reading.go_on()
+    def read(self) -> bool:
+        """Read prompts; whether those of others may be read, too, before the next step."""
+        if self._reading is None:
+            return False
+        if not len(self._company):
+            self._stepped = time.perf_counter()
+        return self._reading.go_on(self._stepped)
+
+    def step(self) -> None:
+        """A token of every answer that is under way."""
         if len(self._company):
             self._company.step()
+            self._stepped = time.perf_counter()
         if self._single is not None and next(self._single, self) is self:
             self._single = None
         if not self.busy:

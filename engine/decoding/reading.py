@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +29,10 @@ GAP = 0.25
 slow, and those of several prompts larger where it is fast. One picture, and tokens that see each
 other whole, are run in one piece however long they take."""
 
-PICTURE = 2**30
-"""What an image counts for: more than any chunk."""
+Steps = Generator[int, None, int]
+"""Reads prompts: yields how many tokens were run, a picture none; returns how many the last time.
+
+What has run out is decoded from then on."""
 
 LEAST = 64
 """Tokens of the smallest chunk, and of the first one beside answers, when the pace is unknown."""
@@ -49,8 +51,8 @@ class Reading:
         self._sharing = sharing and not self._rotates
         self._waiting: dict[Answer, Answer | None] = {}
         """Those that have not begun, in their order, and the one that each waits for."""
-        self._queue: deque[tuple[list[Answer], Iterator[int]]] = deque()
-        """Prompts, and what reads them: one, or several texts at once."""
+        self._queue: deque[tuple[list[Answer], Steps]] = deque()
+        """Prompts, and what reads them: one, or several at once."""
         self._stalled: Unread | None = None
         """One that waits for memory; those behind it wait too."""
         self._paces: deque[float] = deque(maxlen=4)
@@ -69,23 +71,32 @@ class Reading:
         """Read an answer's prompt; then `Company` decodes it. Whatever happens, it ends."""
         self._waiting[answer] = None
 
-    def go_on(self) -> None:
-        """Read until a chunk's worth of tokens, or a picture, was run, or each had its turn."""
+    def go_on(self, since: float) -> bool:
+        """Read all there is to read; less where it is a chunk's worth of prompts that go on, or
+        takes until `GAP` after `since`: then False.
+
+        So those that come together are decoded together from their first token on: a step takes
+        as long for one as for all of them.
+        """
         self._begin()
-        done, began = 0, time.perf_counter()
-        for _ in range(len(self._queue)):
+        done = 0
+        while self._queue:
             # In turns, so that a short prompt does not wait for all of a long one.
             answers, reading = self._queue.popleft()
             started = time.perf_counter()
-            ran = next(reading, None)
-            now = time.perf_counter()
-            if ran is not None:
+            try:
+                ran = next(reading)
+            except StopIteration as end:
+                ran = end.value or 0
+            else:
                 self._queue.append((answers, reading))
                 done += ran
-                if 0 < ran < PICTURE:
-                    self._paces.append((now - started) / ran)
-            if done >= CHUNK or (now - began >= GAP and len(self._company)):
-                break
+            now = time.perf_counter()
+            if ran:
+                self._paces.append((now - started) / ran)
+            if done >= CHUNK or now - since >= GAP:
+                return False
+        return time.perf_counter() - since < GAP
 
     def _begin(self) -> None:
         """Begin with those that need not wait for what others begin with too; in their order."""
@@ -137,9 +148,8 @@ class Reading:
         except BaseException as error:
             one.answer.end(*ending(error))
 
-    def _look(self, prompts: Sequence[Unread]) -> Iterator[int]:
-        """Encode the pictures of prompts that began together, and have these read; yields after
-        each picture what it counts for."""
+    def _look(self, prompts: Sequence[Unread]) -> Steps:
+        """Encode the pictures of prompts that began together, and have these read."""
         ready = []
         for one in prompts:
             answer = one.answer
@@ -150,7 +160,7 @@ class Reading:
                         known = answer.knows(span.picture)
                         rows[span.picture.digest] = answer.encode(span.picture)
                         if not known:
-                            yield PICTURE
+                            yield 0
                 one.embeddings = answer.embeddings(one.tokens, partial(_row_of, rows))
                 answer.look()
             except GeneratorExit:
@@ -160,6 +170,7 @@ class Reading:
             else:
                 ready.append(one)
         self._queue_up(ready)
+        return 0
 
     def step(self, most: int, rows: int = 1) -> int:
         """How many tokens of each of so many rows the next chunk has, at most `most` in all."""
@@ -169,9 +180,9 @@ class Reading:
 
     # --- one prompt ------------------------------------------------------------------------------
 
-    def _read(self, one: Unread) -> Iterator[int]:
-        """Read what is left of a prompt; yields after each chunk what it counts for."""
-        answer, before = one.answer, 0
+    def _read(self, one: Unread) -> Steps:
+        """Read what is left of a prompt."""
+        answer, before, last_one = one.answer, 0, len(one) - 1
         try:
             assert answer.kv is not None
             reading = prefill(
@@ -185,9 +196,9 @@ class Reading:
             )
             for done in reading:
                 answer.progress(done, len(one))
-                if done > before:
+                if before < done < last_one:
                     yield done - before
-                before = done
+                    before = done
             self._share(answer)
             last = None if one.embeddings is None else one.embeddings[-1:]
             self._company.join(answer, mx.array([one.tokens[-1]]), last)
@@ -195,6 +206,7 @@ class Reading:
             raise
         except BaseException as error:
             answer.end(*ending(error))
+        return last_one - before
 
     def _share(self, answer: Answer) -> None:
         """Leave what was read of a prompt to those that wait for it."""
@@ -203,9 +215,10 @@ class Reading:
 
     # --- several ---------------------------------------------------------------------------------
 
-    def _read_all(self, group: Sequence[Unread]) -> Iterator[int]:
-        """Read prompts together; yields after each chunk what to count for it."""
+    def _read_all(self, group: Sequence[Unread]) -> Steps:
+        """Read prompts together."""
         left = {one.answer: len(one) for one in group}
+        longest, before = max(left.values()) - 1, 0
         try:
             most = min(answer.step for answer in left) * len(group)
             reading = prefill_together(
@@ -215,7 +228,6 @@ class Reading:
                 lambda: self.step(most, len(group)),
                 [one.embeddings for one in group if one.embeddings is not None],
             )
-            before = 0
             for answer, total in list(left.items()):
                 if not _told(answer, 0, total):
                     del left[answer]
@@ -229,9 +241,10 @@ class Reading:
                     if not _told(answer, min(done, total - 2), total):
                         del left[answer]
                 if not left:
-                    return
-                yield (done - before) * len(group)
-                before = done
+                    return 0
+                if done < longest:
+                    yield (done - before) * len(group)
+                    before = done
             joining = [
                 i
                 for i, one in enumerate(group)
@@ -250,6 +263,7 @@ class Reading:
         except BaseException as error:
             for answer in left:
                 answer.end("error", error)
+        return (longest - before) * len(group)
 
     def _border(self, one: Unread, caches: Sequence[LaneCache], row: int) -> bool:
         """Keep what others, or later turns, go on from; whether the answer itself goes on."""

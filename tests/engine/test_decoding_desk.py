@@ -25,6 +25,8 @@ from engine import (
     TextDelta,
     load,
 )
+from engine.decoding import reading
+from engine.decoding.company import Company
 from engine.decoding.lane import LaneCache
 from vision_add_ons.testing import TOLERANCE, Reference, written
 
@@ -218,6 +220,40 @@ def test_a_long_prompt_lets_others_go_on(crowd: Engine) -> None:
     assert reading.result().completion_tokens == 1
     assert not running.done
     assert running.result().completion_tokens == 150
+
+
+def test_those_who_come_together_have_their_first_tokens_together(
+    seeing_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Texts, and prompts with pictures that are encoded one after the other, of all lengths; and
+    who comes while these are read."""
+    rows: list[int] = []
+    step = Company.step
+    late: list[Generation] = []
+
+    def watched(company: Company) -> None:
+        rows.append(len(company))
+        step(company)
+
+    monkeypatch.setattr(Company, "step", watched)
+    monkeypatch.setattr(reading, "GAP", 60.0)  # however slow the machine is
+    with load(seeing_folder, parallel=6) as engine:
+
+        def another(_: object) -> None:
+            if not late:
+                late.append(engine.generate("late", options=SHORT))
+
+        with all_at_once(engine):
+            asked = [engine.generate("letters " * n, options=SHORT) for n in (3, 30)]
+            for colour in ("red", "blue"):
+                look = [{"role": "user", "content": colour}]
+                pictures = [Image.new("RGB", (30, 30), colour)]
+                request = Request(look, pictures, SHORT)
+                asked.append(engine.submit(request, on_event=another))
+        for generation in [*asked, *late]:
+            generation.result()
+        late[0].result()
+    assert rows[0] == 5
 
 
 def test_the_oldest_of_those_that_begin_alike_goes_first(letters_folder: Path) -> None:
