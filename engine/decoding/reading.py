@@ -206,6 +206,7 @@ class Reading:
             raise
         except BaseException as error:
             answer.end(*ending(error))
+            return 0
         return last_one - before
 
     def _share(self, answer: Answer) -> None:
@@ -263,6 +264,7 @@ class Reading:
         except BaseException as error:
             for answer in left:
                 answer.end("error", error)
+            return 0
         return (longest - before) * len(group)
 
     def _border(self, one: Unread, caches: Sequence[LaneCache], row: int) -> bool:

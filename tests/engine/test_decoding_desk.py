@@ -21,6 +21,7 @@ from engine import (
     GenerationOptions,
     NumericalError,
     OptionError,
+    Progress,
     Request,
     TextDelta,
     load,
@@ -220,6 +221,35 @@ def test_a_long_prompt_lets_others_go_on(crowd: Engine) -> None:
     assert reading.result().completion_tokens == 1
     assert not running.done
     assert running.result().completion_tokens == 150
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_was_left_unread_says_nothing_of_the_pace(
+    letters_folder: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    readings: list[reading.Reading] = []
+    add = reading.Reading.add
+
+    def watched(self: reading.Reading, answer: Any) -> None:
+        readings.append(self)
+        add(self, answer)
+
+    monkeypatch.setattr(reading.Reading, "add", watched)
+    options = GenerationOptions(prefill_step_size=64)
+    begun: list[Generation] = []
+
+    def cancel(event: Any) -> None:
+        if isinstance(event, Progress) and event.processed:
+            for generation in begun:
+                generation.cancel()
+
+    with load(letters_folder, parallel=4, cache_bytes=0) as engine:
+        with all_at_once(engine):
+            for i in range(count):
+                request = Request("abcdefgh"[i] * 900, options=options)
+                begun.append(engine.submit(request, on_event=cancel))
+        assert {generation.result().finish_reason for generation in begun} == {"cancelled"}
+    assert not readings[0]._paces
 
 
 def test_those_who_come_together_have_their_first_tokens_together(
