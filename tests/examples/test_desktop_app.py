@@ -4,9 +4,10 @@ import importlib.util
 import os
 import subprocess
 import sys
-import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event
 from types import ModuleType
 from typing import Any
 
@@ -16,7 +17,8 @@ os.environ["QT_QPA_PLATFORM"] = "offscreen"
 WHY = "needs PySide6-Essentials, and of Debian's packages libegl1, libxkbcommon0 and libdbus-1-3"
 pytest.importorskip("PySide6.QtWidgets", reason=WHY, exc_type=ImportError)
 
-from PySide6 import QtCore, QtGui, QtTest, QtWidgets  # noqa: E402
+from PySide6 import QtCore, QtTest, QtWidgets  # noqa: E402
+from support.desktop import Observed  # noqa: E402
 
 import engine  # noqa: E402
 
@@ -39,93 +41,6 @@ def example() -> ModuleType:
 @pytest.fixture(scope="module")
 def application() -> QtWidgets.QApplication:
     return QtWidgets.QApplication.instance() or QtWidgets.QApplication([])
-
-
-# Python collects garbage on whichever thread is at work, and PySide6 cannot end a window on another
-# than its own, nor a timer, nor a class of theirs. An app has one as long as it runs; here are
-# several.
-KEPT: list["Observed"] = []
-
-
-class Observed:
-    """A window, what it was told, and when its event loop turned."""
-
-    def __init__(self, example: ModuleType, model: str | Path, file: Path) -> None:
-        stages: list[tuple[str, int, int]] = []
-
-        class Window(example.Window):  # type: ignore[name-defined,misc]
-            """Sees all that the thread at work tells: it is at work before anybody can connect."""
-
-            def show_progress(self, *told: Any) -> None:
-                stages.append(told)
-                super().show_progress(*told)
-
-        self.stages = stages
-        self.texts: list[bool] = []  # for each, whether more could be asked by then
-        self.ticks = 0
-        self.window = Window(str(model), file)
-        KEPT.append(self)
-        self.window.said.connect(self.note)
-        self.timer = QtCore.QTimer(interval=10)
-        self.timer.timeout.connect(self.tick)
-        self.timer.start()
-        self.window.show()
-
-    def tick(self) -> None:
-        self.ticks += 1
-
-    def note(self, part: Any, role: str) -> None:
-        if part and isinstance(part, str) and not role:
-            self.texts.append(self.window.send.isEnabled())
-
-    def until(self, condition: Callable[[], Any], seconds: float = 120) -> None:
-        """Let the event loop turn until something holds."""
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, self.log
-            loop = QtCore.QEventLoop()
-            QtCore.QTimer.singleShot(5, loop.quit)
-            loop.exec()
-
-    def ready(self) -> "Observed":
-        self.until(self.window.send.isEnabled)
-        return self
-
-    def begun_anew(self) -> "Observed":
-        self.window.new.trigger()
-        assert self.log == ""
-        return self
-
-    def begin(self, question: str) -> None:
-        self.texts.clear()
-        QtTest.QTest.keyClicks(self.window.entry, question)
-        QtTest.QTest.keyClick(self.window.entry, QtCore.Qt.Key.Key_Return)
-        assert not self.window.send.isEnabled()
-
-    def ask(self, question: str) -> str:
-        """What the window shows after the question, when all is said."""
-        self.begin(question)
-        self.ready()
-        return self.log.rpartition(question)[2].strip()
-
-    def drop(self, *files: Path) -> None:
-        content = QtCore.QMimeData()
-        content.setUrls([QtCore.QUrl.fromLocalFile(str(file)) for file in files])
-        button, key = QtCore.Qt.MouseButton.LeftButton, QtCore.Qt.KeyboardModifier.NoModifier
-        action = QtCore.Qt.DropAction.CopyAction
-        entering = QtGui.QDragEnterEvent(QtCore.QPoint(9, 9), action, content, button, key)
-        dropping = QtGui.QDropEvent(QtCore.QPointF(9, 9), action, content, button, key)
-        for event in (entering, dropping):
-            QtWidgets.QApplication.sendEvent(self.window, event)
-            assert event.isAccepted()
-
-    def close(self) -> None:
-        self.window.close()
-        assert not self.window.thread_at_work.is_alive()
-
-    @property
-    def log(self) -> str:
-        return self.window.log.toPlainText()
 
 
 Opening = Callable[[str | Path, Path], Observed]
@@ -233,10 +148,27 @@ def test_a_dropped_picture(fresh: Observed) -> None:
     assert fresh.window.chat.last.images_encoded == 0
 
 
+@pytest.fixture
+def go_on(monkeypatch: pytest.MonkeyPatch) -> Event:
+    """Has answers wait at their third token until it is set, or they are cancelled."""
+    go_on, emit = Event(), engine.Generation.emit
+    tokens: Counter[int] = Counter()
+
+    def emitting(generation: engine.Generation, event: Any) -> None:
+        emit(generation, event)
+        tokens[id(generation)] += isinstance(event, engine.TextDelta)
+        while tokens[id(generation)] == 3 and not generation.cancelled and not go_on.wait(0.01):
+            pass
+
+    monkeypatch.setattr(engine.Generation, "emit", emitting)
+    return go_on
+
+
+@pytest.mark.usefixtures("go_on")
 @pytest.mark.parametrize("how", ["key", "button"])
 def test_stop(babbling: Observed, how: str) -> None:
     babbling.begin("Hello")
-    babbling.until(lambda: len(babbling.texts) >= 3)
+    babbling.until(lambda: babbling.texts)
     if how == "key":
         QtTest.QTest.keyClick(babbling.window.entry, QtCore.Qt.Key.Key_Escape)
     else:
@@ -248,7 +180,14 @@ def test_stop(babbling: Observed, how: str) -> None:
     assert babbling.log.rstrip().endswith(last.answer.rstrip())
 
 
-def test_stop_before_it_begins(babbling: Observed) -> None:
+def test_stop_before_it_begins(babbling: Observed, monkeypatch: pytest.MonkeyPatch) -> None:
+    send = engine.Chat.send
+
+    def sending(chat: engine.Chat, *question: Any, cancel: Event) -> engine.Generation:
+        assert cancel.wait(60)
+        return send(chat, *question, cancel=cancel)
+
+    monkeypatch.setattr(engine.Chat, "send", sending)
     babbling.begin("Hello")
     babbling.window.halt.trigger()
     babbling.ready()
@@ -256,10 +195,11 @@ def test_stop_before_it_begins(babbling: Observed) -> None:
     assert babbling.window.chat.messages == ()
 
 
-def test_sending_twice(babbling: Observed) -> None:
+def test_sending_twice(babbling: Observed, go_on: Event) -> None:
     babbling.begin("One")
     QtTest.QTest.keyClicks(babbling.window.entry, "Two")
     QtTest.QTest.keyClick(babbling.window.entry, QtCore.Qt.Key.Key_Return)
+    go_on.set()
     babbling.ready()
     assert len(babbling.window.chat.messages) == 2
     assert babbling.window.entry.text() == "Two"  # not lost
@@ -348,7 +288,16 @@ def test_a_model_that_is_not_there(opening: Opening, tmp_path: Path) -> None:
     assert not (tmp_path / "talk").exists()
 
 
-def test_stopping_a_load(opening: Opening, letters_folder: Path, tmp_path: Path) -> None:
+def test_stopping_a_load(
+    opening: Opening, letters_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = engine.load
+
+    def loading(model: str, *, cancel: Event, progress: Any) -> engine.Engine:
+        assert cancel.wait(60)
+        return load(model, cancel=cancel, progress=progress)
+
+    monkeypatch.setattr(engine, "load", loading)
     seen = opening(letters_folder, tmp_path / "talk")
     seen.window.halt.trigger()
     seen.until(lambda: seen.log or seen.window.send.isEnabled())
