@@ -65,7 +65,10 @@ def forget_failures() -> None:
     """After an error of MLX's, wait for what else may have failed on this thread's CPU stream.
 
     MLX raises one error, and keeps those of other reads that were under way for whoever computes
-    next there.
+    next there. What cannot be mended here: now and then MLX 0.32 counts a read that failed as under
+    way for ever, and once there are more than ten of these, it waits for them without end. It takes
+    hundreds of loads that the disk fails to read: files of another length than they say are refused
+    before.
     """
     for _ in range(10_000):
         with suppress(RuntimeError):

@@ -30,7 +30,7 @@ slow, and those of several prompts larger where it is fast. One picture, and tok
 other whole, are run in one piece however long they take."""
 
 Steps = Generator[int, None, int]
-"""Reads prompts: yields how many tokens were run, a picture none; returns how many the last time.
+"""Reads prompts: yields how many tokens were run, after a picture none; returns those of the end.
 
 What has run out is decoded from then on."""
 
@@ -87,7 +87,7 @@ class Reading:
             try:
                 ran = next(reading)
             except StopIteration as end:
-                ran = end.value or 0
+                ran = end.value
             else:
                 self._queue.append((answers, reading))
                 done += ran
@@ -182,7 +182,7 @@ class Reading:
 
     def _read(self, one: Unread) -> Steps:
         """Read what is left of a prompt."""
-        answer, before, last_one = one.answer, 0, len(one) - 1
+        answer, length, before = one.answer, len(one) - 1, 0
         try:
             assert answer.kv is not None
             reading = prefill(
@@ -196,7 +196,7 @@ class Reading:
             )
             for done in reading:
                 answer.progress(done, len(one))
-                if before < done < last_one:
+                if before < done < length:
                     yield done - before
                     before = done
             self._share(answer)
@@ -207,7 +207,7 @@ class Reading:
         except BaseException as error:
             answer.end(*ending(error))
             return 0
-        return last_one - before
+        return length - before
 
     def _share(self, answer: Answer) -> None:
         """Leave what was read of a prompt to those that wait for it."""

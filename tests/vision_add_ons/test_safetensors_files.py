@@ -33,6 +33,7 @@ for _ in range(150):
 def test_nobody_else_is_told_of_a_failed_read(tmp_path: Path) -> None:
     """Several fail at once, of which MLX would raise some where the next thing is computed.
 
-    In a process of their own: what so many leave behind in MLX is nobody else's.
+    In a process of their own: now and then MLX counts what failed as under way for ever, and with
+    ten of these it waits for them.
     """
     subprocess.run(python(FAILING, tmp_path / "model.safetensors"), check=True, timeout=300)

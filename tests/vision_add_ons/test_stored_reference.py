@@ -11,7 +11,6 @@ from PIL import Image
 pytest.importorskip("torch")
 
 from support.pixtral_reference import PixtralReference
-from support.seeds import SWEEP
 
 from engine import load
 from vision_add_ons.pixtral import PixtralAddOn
@@ -36,7 +35,7 @@ preload_openblas()
 import pytest
 plugins = ["cacheprovider", "xdist", "schemathesis", "hypothesispytest"]
 unused = [argument for name in plugins for argument in ("-p", f"no:{{name}}")]
-status = pytest.main(["-q", *unused, "-k", {which!r}, {file!r}])
+status = pytest.main(["-q", *unused, {file!r}])
 assert sys.modules["torch"] is None
 sys.exit(status)
 """
@@ -52,9 +51,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_replayed_without_torch(file: Path, tmp_path: Path) -> None:
     test = tmp_path / "test_stored.py"
     test.write_text(REPLAYED.format(file=str(file)))
-    # What asks the reference for nothing has been run with Pixtral's own.
-    which = "test" if SWEEP else "not weights and not shapes and not values and not threads"
-    script = RUN.format(file=str(test), which=which)
+    script = RUN.format(file=str(test))
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path
     )
