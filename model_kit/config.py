@@ -256,12 +256,15 @@ def _resolve(model_type: str, text: dict[str, Any], assumed: list[str]) -> dict[
         message = " ".join(str(error).split())
         raise BrokenConfig(f"config.json does not describe a {model_type}: {message}") from error
     resolved = {**defaults, **text}
+    wanted = _model_fields(model_type)
+    for name, own in CONFIG_MAPPING[model_type].attribute_map.items():
+        if name in wanted and own in resolved:  # the name that transformers 4 wrote
+            resolved.setdefault(name, resolved[own])
     plain = CONFIG_MAPPING[model_type]().to_dict()
     for name in ("layer_types", "sliding_window"):
         if name not in plain:  # then transformers' class ignores it, and mlx-lm's would not
             resolved.pop(name, None)
     _check_fields(model_type, resolved, plain)
-    wanted = _model_fields(model_type)
     if "sliding_window_pattern" in wanted and "layer_types" not in wanted:
         _layer_pattern(model_type, resolved)
     resolved["rope_parameters"] = defaults.get("rope_parameters") or text.get("rope_parameters")
