@@ -28,7 +28,7 @@ from vision_add_ons.errors import (
     UnsupportedCheckpoint,
 )
 from vision_add_ons.json_files import read_json, read_json_if_there
-from vision_add_ons.registry import find_add_on, registered, served_towers
+from vision_add_ons.registry import OTHER_LAYOUTS, find_add_on, registered, served_towers
 
 # Those whose mlx-lm form was compared with transformers'; others are refused rather than guessed.
 EXACT_ROPE_TYPES = ("default", "linear", "llama3", "yarn")
@@ -192,6 +192,8 @@ def _unserved(raw: dict[str, Any], model_type: str, tower: str | None) -> str:
         asked += f" whose vision_config.model_type is {tower or 'absent'} (only {served})"
     # Without it there is no telling what its text half is.
     alone = ", or load with decoder_only=True for text alone" if "text_config" in raw else ""
+    if instead := OTHER_LAYOUTS.get(model_type):
+        return f"checkpoints of model type {asked} are not served: use {instead}{alone}"
     return (
         f"no vision add-on serves model type {asked}: install a package with an add-on named "
         f"{model_type!r} (known: {known}){alone}"

@@ -41,6 +41,7 @@ IMAGE = 500
 
 PHOTO = (224, 168)
 TOKENS = {"[IMG]": IMAGE, "[IMG_BREAK]": IMAGE + 1, "[IMG_END]": IMAGE + 2}
+TOKENS |= {"<img>": IMAGE + 3, "<IMG_CONTEXT>": IMAGE, "</img>": IMAGE + 4}
 
 Made = dict[str, Any]
 """What an image processor makes of a photograph."""
@@ -74,6 +75,15 @@ def _paligemma(vision: dict[str, Any], photo: Image.Image) -> Made:
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
     return dict(SiglipImageProcessorPil(**_square(vision))([photo], return_tensors="np"))
+
+
+def _internvl(vision: dict[str, Any], photo: Image.Image) -> Made:
+    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+
+    made = GotOcr2ImageProcessorPil(**_square(vision))
+    return {
+        "pixel_values": made([photo], crop_to_patches=True, return_tensors="np")["pixel_values"]
+    }
 
 
 def _pixtral(merged: int) -> Callable[[dict[str, Any], Image.Image], Made]:
@@ -162,6 +172,32 @@ FAMILIES = {
         },
         real=SO400M,
         process=_paligemma,
+        settings=_square,
+    ),
+    "internvl": Family(
+        config={
+            "text_config": {**TEXT, "model_type": "qwen3"},
+            "vision_config": {
+                "model_type": "internvl_vision",
+                "hidden_size": 64,
+                "intermediate_size": 96,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "image_size": 64,
+                "patch_size": 2,
+                "attention_bias": True,
+            },
+            "image_token_id": IMAGE,
+        },
+        real={
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "image_size": 448,
+            "patch_size": 14,
+        },
+        process=_internvl,
         settings=_square,
     ),
     "pixtral": Family(

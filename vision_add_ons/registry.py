@@ -33,6 +33,12 @@ BUILT_IN = {
 }
 """Our own add-ons by key, as `module:Class`."""
 
+OTHER_LAYOUTS = {
+    "internvl_chat": "one whose name ends in -hf, such as OpenGVLab/InternVL3-8B-hf",
+}
+"""Model types of layouts that only code beside the checkpoint reads, and which checkpoints hold the
+same models in a layout that is served."""
+
 
 class AddOnConflict(SightlineError):
     """Two add-ons claim the same key; the message names both."""
