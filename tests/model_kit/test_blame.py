@@ -14,7 +14,6 @@ from mlx_lm import convert
 from support import tiny
 from support.families import FAMILIES
 from support.gemma3_reference import Gemma3Reference
-from support.internvl_reference import InternVLReference
 from support.mistral3_reference import Mistral3Reference
 from support.pixtral_reference import PixtralReference
 from support.qwen2_5_vl_reference import Qwen25VLReference
@@ -48,7 +47,6 @@ CONVERTED = {
     "mistral3": (Mistral3Reference, "transformers 5"),
     "qwen2_vl": (Qwen2VLReference, "transformers 4"),
     "qwen2_5_vl": (Qwen25VLReference, "transformers 4"),
-    "internvl": (InternVLReference, "as published"),
 }
 
 
