@@ -146,6 +146,12 @@ PIXTRAL_REAL = {
 }
 MISTRAL = {**TEXT, "model_type": "mistral"}
 QWEN = {"image_token_id": IMAGE, "video_token_id": IMAGE + 1, "vision_start_token_id": IMAGE + 2}
+QWEN3 = {
+    "model_type": "qwen3",
+    "max_position_embeddings": 512,
+    "rope_theta": 1e4,
+    "tie_word_embeddings": True,
+}
 QWEN_ROPE = {"type": "mrope", "mrope_section": [2, 3, 3]}
 QWEN_VISION = {"depth": 2, "num_heads": 4, "patch_size": 14, "spatial_merge_size": 2}
 
@@ -176,7 +182,7 @@ FAMILIES = {
     ),
     "internvl": Family(
         config={
-            "text_config": {**TEXT, "model_type": "qwen3"},
+            "text_config": {**TEXT, **QWEN3},
             "vision_config": {
                 "model_type": "internvl_vision",
                 "hidden_size": 64,
@@ -184,7 +190,7 @@ FAMILIES = {
                 "num_hidden_layers": 2,
                 "num_attention_heads": 4,
                 "image_size": 64,
-                "patch_size": 2,
+                "patch_size": 8,
                 "attention_bias": True,
             },
             "image_token_id": IMAGE,
@@ -329,9 +335,11 @@ def write_checkpoint(
     towers = {n: w for n, w in weights.items() if not n.startswith("language_model.")}
     mx.save_safetensors(str(folder / "model.safetensors"), towers)
     added = [{"content": content, "id": i} for content, i in TOKENS.items()]
+    side, patch = (config["vision_config"].get(name, 1) for name in ("image_size", "patch_size"))
     for file, content in (
         ("config.json", config),
         ("preprocessor_config.json", settings),
+        ("processor_config.json", {"image_seq_length": (side // patch // 2) ** 2}),  # InternVL's
         ("tokenizer.json", {"added_tokens": added}),
     ):
         (folder / file).write_text(json.dumps(content))

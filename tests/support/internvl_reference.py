@@ -27,10 +27,10 @@ NONE: Fields = {}
 TEXT: dict[str, Any] = {
     **sizes.TEXT,
     "model_type": "qwen2",
-    "rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4},
+    "rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 2e3},
 }
 """As published, with a rope that differs from the plain one beyond the context alone."""
-PLAIN = {"rope_type": "default", "rope_theta": 1e4}
+PLAIN = {"rope_type": "default", "rope_theta": 2e3}
 VISION: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 64,
