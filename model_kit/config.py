@@ -28,7 +28,7 @@ from vision_add_ons.errors import (
     UnsupportedCheckpoint,
 )
 from vision_add_ons.json_files import read_json, read_json_if_there
-from vision_add_ons.registry import find_add_on, registered, served_towers
+from vision_add_ons.registry import OTHER_LAYOUTS, find_add_on, registered, served_towers
 
 # Those whose mlx-lm form was compared with transformers'; others are refused rather than guessed.
 EXACT_ROPE_TYPES = ("default", "linear", "llama3", "yarn")
@@ -198,6 +198,8 @@ def _unserved(raw: dict[str, Any], model_type: str, tower: str | None) -> str:
         asked += f" whose vision_config.model_type is {tower or 'absent'} (only {served})"
     # Without it there is no telling what its text half is.
     alone = ", or load with decoder_only=True for text alone" if "text_config" in raw else ""
+    if instead := OTHER_LAYOUTS.get(model_type):
+        return f"checkpoints of model type {asked} are not served: use {instead}{alone}"
     return (
         f"no vision add-on serves model type {asked}: install a package with an add-on named "
         f"{model_type!r} (known: {known}){alone}"
@@ -262,12 +264,15 @@ def _resolve(model_type: str, text: dict[str, Any], assumed: list[str]) -> dict[
         message = " ".join(str(error).split())
         raise BrokenConfig(f"config.json does not describe a {model_type}: {message}") from error
     resolved = {**defaults, **text}
+    wanted = _model_fields(model_type)
+    for name, own in CONFIG_MAPPING[model_type].attribute_map.items():
+        if name in wanted and own in resolved:  # the name that transformers 4 wrote
+            resolved.setdefault(name, resolved[own])
     plain = CONFIG_MAPPING[model_type]().to_dict()
     for name in ("layer_types", "sliding_window"):
         if name not in plain:  # then transformers' class ignores it, and mlx-lm's would not
             resolved.pop(name, None)
     _check_fields(model_type, resolved, plain)
-    wanted = _model_fields(model_type)
     if "sliding_window_pattern" in wanted and "layer_types" not in wanted:
         _layer_pattern(model_type, resolved)
     resolved["rope_parameters"] = defaults.get("rope_parameters") or text.get("rope_parameters")

@@ -41,6 +41,7 @@ IMAGE = 500
 
 PHOTO = (224, 168)
 TOKENS = {"[IMG]": IMAGE, "[IMG_BREAK]": IMAGE + 1, "[IMG_END]": IMAGE + 2}
+TOKENS |= {"<img>": IMAGE + 3, "<IMG_CONTEXT>": IMAGE, "</img>": IMAGE + 4}
 
 Made = dict[str, Any]
 """What an image processor makes of a photograph."""
@@ -74,6 +75,15 @@ def _paligemma(vision: dict[str, Any], photo: Image.Image) -> Made:
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
     return dict(SiglipImageProcessorPil(**_square(vision))([photo], return_tensors="np"))
+
+
+def _internvl(vision: dict[str, Any], photo: Image.Image) -> Made:
+    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+
+    made = GotOcr2ImageProcessorPil(**_square(vision))
+    return {
+        "pixel_values": made([photo], crop_to_patches=True, return_tensors="np")["pixel_values"]
+    }
 
 
 def _pixtral(merged: int) -> Callable[[dict[str, Any], Image.Image], Made]:
@@ -136,6 +146,12 @@ PIXTRAL_REAL = {
 }
 MISTRAL = {**TEXT, "model_type": "mistral"}
 QWEN = {"image_token_id": IMAGE, "video_token_id": IMAGE + 1, "vision_start_token_id": IMAGE + 2}
+QWEN3 = {
+    "model_type": "qwen3",
+    "max_position_embeddings": 512,
+    "rope_theta": 1e4,
+    "tie_word_embeddings": True,
+}
 QWEN_ROPE = {"type": "mrope", "mrope_section": [2, 3, 3]}
 QWEN_VISION = {"depth": 2, "num_heads": 4, "patch_size": 14, "spatial_merge_size": 2}
 
@@ -162,6 +178,32 @@ FAMILIES = {
         },
         real=SO400M,
         process=_paligemma,
+        settings=_square,
+    ),
+    "internvl": Family(
+        config={
+            "text_config": {**TEXT, **QWEN3},
+            "vision_config": {
+                "model_type": "internvl_vision",
+                "hidden_size": 64,
+                "intermediate_size": 96,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "image_size": 64,
+                "patch_size": 8,
+                "attention_bias": True,
+            },
+            "image_token_id": IMAGE,
+        },
+        real={
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "image_size": 448,
+            "patch_size": 14,
+        },
+        process=_internvl,
         settings=_square,
     ),
     "pixtral": Family(
@@ -293,9 +335,11 @@ def write_checkpoint(
     towers = {n: w for n, w in weights.items() if not n.startswith("language_model.")}
     mx.save_safetensors(str(folder / "model.safetensors"), towers)
     added = [{"content": content, "id": i} for content, i in TOKENS.items()]
+    side, patch = (config["vision_config"].get(name, 1) for name in ("image_size", "patch_size"))
     for file, content in (
         ("config.json", config),
         ("preprocessor_config.json", settings),
+        ("processor_config.json", {"image_seq_length": (side // patch // 2) ** 2}),  # InternVL's
         ("tokenizer.json", {"added_tokens": added}),
     ):
         (folder / file).write_text(json.dumps(content))

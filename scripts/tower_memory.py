@@ -51,6 +51,7 @@ PUBLISHED: tuple[
         ("paligemma", 2048, {"image_size": side}, SQUARE[side], ((side, side),))
         for side in (224, 448, 896)
     ),
+    ("internvl", 4096, {}, SQUARE[448], ((448, 448), (896, 448), (1344, 896), (1792, 1344))),
     ("pixtral", 5120, {}, {"size": {"longest_edge": 1024}}, ((400, 300), (640, 480), (1024, 1024))),
     (
         "mistral3",

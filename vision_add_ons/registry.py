@@ -21,6 +21,7 @@ GROUP = "sightline.vision_add_ons"
 # Named rather than imported: a family's module loads only when a checkpoint needs it.
 BUILT_IN = {
     "gemma3": "vision_add_ons.gemma3:Gemma3AddOn",
+    "internvl": "vision_add_ons.internvl:InternVLAddOn",
     "llava.pixtral": "vision_add_ons.pixtral:PixtralAddOn",
     "mistral3": "vision_add_ons.mistral3:Mistral3AddOn",
     "moxin": "vision_add_ons.moxin:MoxinAddOn",
@@ -31,6 +32,12 @@ BUILT_IN = {
     "qwen2_vl": "vision_add_ons.qwen2_vl:Qwen2VLAddOn",
 }
 """Our own add-ons by key, as `module:Class`."""
+
+OTHER_LAYOUTS = {
+    "internvl_chat": "one whose name ends in -hf, such as OpenGVLab/InternVL3-8B-hf",
+}
+"""Model types of layouts that only code beside the checkpoint reads, and which checkpoints hold the
+same models in a layout that is served."""
 
 
 class AddOnConflict(SightlineError):

@@ -63,17 +63,21 @@ class Costs:
             dtype=dtype,
         )
 
-    def most(self, total: int, cutting: Cutting, depth: int, window: int = 0) -> int:
+    def most(
+        self, total: int, cutting: Cutting, depth: int, window: int = 0, whole: bool = True
+    ) -> int:
         """The most bytes that `run_blocks` holds at once of so many rows, beside what it returns.
 
-        `window` is the length of the windows, where there are any.
+        `window` is the length of the windows, where there are any. Without `whole`, no block sees
+        beyond them, and all rows are one piece.
         """
-        piece = min(total, cutting.rows)
-        shape = self.head_count, piece, total, self.head_dim, self.dtype
-        at_once = queries_at_once(*shape, cutting)
+        piece = min(total, cutting.rows) if whole else total
+        queries, keys = (piece, total) if whole else (window, window)
+        shape = self.head_count, queries, keys, self.head_dim, self.dtype
+        at_once = queries_at_once(*shape, cutting) if whole else total
         scores = 0
         if at_once < piece or writes_scores(*shape):
-            scores = self.head_count * at_once * total * self.dtype.size
+            scores = self.head_count * at_once * keys * self.dtype.size
         # Of what is seen two orders; of values, and of all that is not turned, a copy; and queries
         # that are scaled.
         attention = (3 if self.tables else 6) * self.row

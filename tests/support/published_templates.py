@@ -244,6 +244,30 @@ QWEN_TOOLS = (
 )
 """The same with calls of tools, whose answers stand as a question."""
 
+INTERNVL = """\
+{%- for turn in messages %}
+  {{- '<|im_start|>' + turn['role'] + '\\n' }}
+  {%- if turn['content'] is string %}
+    {{- turn['content'] }}
+  {%- else %}
+    {%- for part in turn['content'] %}
+      {%- if part['type'] == 'image' %}
+        {{- '<IMG_CONTEXT>\\n' }}
+      {%- elif part['type'] == 'video' %}
+        {{- '<video>\\n' }}
+      {%- elif part['type'] == 'text' %}
+        {{- part['text'] }}
+      {%- endif %}
+    {%- endfor %}
+  {%- endif %}
+  {{- '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+  {{- '<|im_start|>assistant\\n' }}
+{%- endif %}
+"""
+"""Texts or parts in every role, a line break behind each image, and no system message."""
+
 
 def with_first_part(message: Mapping[str, Any], *roles: str) -> Mapping[str, Any]:
     """A message whose template reads a text, or the first part alone, in these roles."""

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from vision_add_ons.errors import BrokenTokenizer
-from vision_add_ons.json_files import read_json_if_there
+from vision_add_ons.tokenizer_file import tokens_of
 
 TOKENS = {
     "image_token": "[IMG]",
@@ -48,7 +48,7 @@ def token_ids(folder: Path, processor: dict[str, Any]) -> list[int]:
     `processor` is processor_config.json, which may give the tokens other names. Raises
     `BrokenTokenizer` naming the token that tokenizer.json lacks.
     """
-    ids = _ids_of(read_json_if_there(folder / "tokenizer.json"))
+    ids = tokens_of(folder)
     found = []
     for field, usual in TOKENS.items():
         token = processor.get(field, usual)
@@ -59,14 +59,3 @@ def token_ids(folder: Path, processor: dict[str, Any]) -> list[int]:
             )
         found.append(ids[token])
     return found
-
-
-def _ids_of(tokenizer: dict[str, Any]) -> dict[str, int]:
-    """The tokens of a tokenizer.json; what it holds in another form is none."""
-    model, added = tokenizer.get("model"), tokenizer.get("added_tokens")
-    vocabulary = model.get("vocab") if isinstance(model, dict) else None
-    pairs = list(vocabulary.items()) if isinstance(vocabulary, dict) else []
-    for entry in added if isinstance(added, list) else ():
-        if isinstance(entry, dict):
-            pairs.append((entry.get("content"), entry.get("id")))
-    return {token: number for token, number in pairs if type(number) is int}
