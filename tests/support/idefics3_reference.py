@@ -26,7 +26,7 @@ from support import published_templates as published
 from support import sizes
 from support.pictures import photographs
 from support.processors import Built
-from vision_add_ons.errors import BrokenConfig, UnsupportedCheckpoint
+from vision_add_ons.errors import BrokenConfig, BrokenTokenizer, UnsupportedCheckpoint
 from vision_add_ons.testing import Conversation, Reference, as_parts, random_weights
 
 IMAGE, FAKE, WHOLE, END = 80, 81, 82, 83
@@ -85,7 +85,7 @@ class Idefics3Reference(Reference):
         ("vision_config.patch_size", 0, BrokenConfig),
         ("vision_config.patch_size", [8, 8], BrokenConfig),
         ("vision_config.patch_size", 1, UnsupportedCheckpoint),
-        ("vision_config.image_size", 36, UnsupportedCheckpoint, "max_image_size"),
+        ("vision_config.image_size", 33, UnsupportedCheckpoint, "max_image_size"),
         ("vision_config.image_size", 4, UnsupportedCheckpoint),
         ("vision_config.num_hidden_layers", 0, BrokenConfig),
         ("vision_config.num_attention_heads", 5, BrokenConfig),
@@ -102,6 +102,7 @@ class Idefics3Reference(Reference):
         ("preprocessor_config.json/size", {"longest_edge": "64"}, BrokenConfig),
         ("preprocessor_config.json/size", 64, UnsupportedCheckpoint),
         ("preprocessor_config.json/max_image_size", {"longest_edge": 64}, UnsupportedCheckpoint),
+        ("preprocessor_config.json/size", {"longest_edge": 200}, BrokenTokenizer),
         ("processor_config.json/image_seq_len", 5, UnsupportedCheckpoint),
         ("tokenizer_config.json/fake_image_token", "<image>", UnsupportedCheckpoint),
         (
@@ -125,7 +126,6 @@ class Idefics3Reference(Reference):
         "end_of_utterance_token": (END, "<end_of_utterance>"),
         **{f"tile_{r}_{c}": (i, f"<row_{r}_col_{c}>") for (r, c), i in TILES.items()},
     }
-    adds_bos = (False, True)
     control_tokens = ("<|im_start|>", "<|start_of_role|>", "<|end_of_role|>", "<|end_of_text|>")
     templates: ClassVar[dict[str, str]] = {
         "as published": published.IDEFICS3,

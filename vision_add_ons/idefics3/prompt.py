@@ -54,15 +54,16 @@ class PictureTokens:
         except Exception as error:  # of no class of its own
             raise BrokenTokenizer(f"{file} cannot be read ({error}); fetch it again") from error
 
-        def known(text: str) -> int:
+        def known(text: str, otherwise: str = "") -> int:
             token: int | None = words.token_to_id(text)
             if token is None:
-                raise BrokenTokenizer(f"{file} has no token {text!r}; fetch it again")
+                raise BrokenTokenizer(f"{file} has no token {text!r}; fetch it again{otherwise}")
             return token
 
         self.image, self.fake, self.whole = map(known, NAMES.values())
+        smaller = f", or give preprocessor_config.json a size of less than {most} x {most} tiles"
         places = product(range(1, most + 1), repeat=2) if most > 1 else ()
-        self.tiles = {(row, column): known(f"<row_{row}_col_{column}>") for row, column in places}
+        self.tiles = {(row, col): known(f"<row_{row}_col_{col}>", smaller) for row, col in places}
         # As the tokenizer reads them between a tile's rows and what the next begins with.
         around = f"{IMAGE}{{}}{NAMES['fake_image_token']}"
         self.line_end, self.last_line_end = (
