@@ -56,7 +56,11 @@ LEFT = {
         "architectures": ["VLlama3ForCausalLM"],
         "is_llama_config": True,
         "neftune_noise_alpha": 0.0,
-        "perceiver_config": {"hidden_act": "silu", "model_type": "vllama3", "qk_layer_norms": False},
+        "perceiver_config": {
+            "hidden_act": "silu",
+            "model_type": "vllama3",
+            "qk_layer_norms": False,
+        },
         "pixel_shuffle_factor": 2,
         "qk_layer_norms": False,
         "rope_interleaved": False,
@@ -143,7 +147,7 @@ class Idefics3Reference(Reference):
     """Four patches and some pixels more along a side, which become two rows."""
     published_tower: ClassVar[str] = "idefics3"
 
-    def __init__(self, seed: int, **changes: Any) -> None:
+    def __init__(self, seed: int, splitting: bool = True, **changes: Any) -> None:
         fields = {**self.fields, **changes}
         vision = {**VISION, "patch_size": fields.pop("patch_size")}
         config = self.config_class(
@@ -156,7 +160,9 @@ class Idefics3Reference(Reference):
         self.model = random_weights(self.model_class(config), seed)
         self.count = (SIDE // vision["patch_size"] // config.scale_factor) ** 2
         self.processor = self.processor_class(
-            size={"longest_edge": self.longest}, max_image_size={"longest_edge": SIDE}
+            size={"longest_edge": self.longest},
+            max_image_size={"longest_edge": SIDE},
+            do_image_splitting=splitting,
         )
 
     def write(self, folder: Path, dialect: str) -> None:

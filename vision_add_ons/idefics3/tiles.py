@@ -1,7 +1,7 @@
 """How a picture is cut into square tiles.
 
-Semantics: transformers' `Idefics3ImageProcessorPil`. It takes that for this family where torchvision
-is installed, too, whose own resizing does not give the same pixels.
+Semantics: transformers' `Idefics3ImageProcessorPil`. Where torchvision 0.27 or later is installed,
+transformers resizes by that, which rounds otherwise: by 1 or 2 of 255, in one value of a hundred.
 """
 
 import math

@@ -1,7 +1,7 @@
 """The vision tower of Idefics3: SigLIP's layers over tiles, which see nothing of each other.
 
-Semantics: transformers' `Idefics3VisionTransformer`. Ours, because mlx-vlm's computes all tiles of a
-picture at once.
+Semantics: transformers' `Idefics3VisionTransformer`. Ours, because mlx-vlm's computes all tiles at
+once, in memory that grows with their number, and leaves its default in the last norm's `eps`.
 """
 
 from typing import Any
