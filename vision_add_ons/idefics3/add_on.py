@@ -97,7 +97,7 @@ class Idefics3AddOn(VisionAddOn):
         settings = read_processor_config(folder)
         self.tiling = Tiling.read(settings, vision["image_size"])
         self.pixels = Pixels.read(settings, Image.Resampling.LANCZOS, HALF_MEAN, HALF_STD)
-        self.tokens = PictureTokens(folder, self.tiling.most)
+        self.tokens = PictureTokens.read(folder, self.tiling.most)
         self.placeholder_id = self.image_token_id = whole["image_token_id"]
         if self.tokens.image != self.image_token_id:
             raise BrokenConfig(

@@ -3,6 +3,7 @@
 Semantics: transformers' `Idefics3Processor` and `SmolVLMProcessor`, which write alike.
 """
 
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
@@ -37,14 +38,25 @@ CHAT_TEMPLATE = """\
 """
 
 
+@dataclass(frozen=True)
 class PictureTokens:
-    """The ids of which pictures' blocks are made.
+    """The ids of which pictures' blocks are made."""
 
-    `most` is the number of rows, or columns, of tiles at most. Raises `BrokenTokenizer` naming the
-    token that tokenizer.json lacks, or `UnsupportedCheckpoint`.
-    """
+    image: int
+    fake: int
+    whole: int
+    tiles: dict[tuple[int, int], int]
+    """By row and column, from 1 on."""
+    line_end: list[int]
+    last_line_end: list[int]
 
-    def __init__(self, folder: Path, most: int) -> None:
+    @classmethod
+    def read(cls, folder: Path, most: int) -> "PictureTokens":
+        """Of a checkpoint folder's tokenizer; `most` is the number of rows, or columns, of tiles.
+
+        Raises `BrokenTokenizer` naming the token that tokenizer.json lacks, or
+        `UnsupportedCheckpoint`.
+        """
         from tokenizers import Tokenizer
 
         _check_names(folder)
@@ -60,16 +72,15 @@ class PictureTokens:
                 raise BrokenTokenizer(f"{file} has no token {text!r}; fetch it again{otherwise}")
             return token
 
-        self.image, self.fake, self.whole = map(known, NAMES.values())
+        def between(breaks: str) -> list[int]:
+            """As the tokenizer reads them between a tile's rows and what the next begins with."""
+            text = f"{IMAGE}{breaks}{NAMES['fake_image_token']}"
+            return list(words.encode(text, add_special_tokens=False).ids[1:-1])
+
         smaller = f", or give preprocessor_config.json a size of less than {most} x {most} tiles"
         places = product(range(1, most + 1), repeat=2) if most > 1 else ()
-        self.tiles = {(row, col): known(f"<row_{row}_col_{col}>", smaller) for row, col in places}
-        # As the tokenizer reads them between a tile's rows and what the next begins with.
-        around = f"{IMAGE}{{}}{NAMES['fake_image_token']}"
-        self.line_end, self.last_line_end = (
-            words.encode(around.format(breaks), add_special_tokens=False).ids[1:-1]
-            for breaks in ("\n", "\n\n")
-        )
+        tiles = {(row, col): known(f"<row_{row}_col_{col}>", smaller) for row, col in places}
+        return cls(*map(known, NAMES.values()), tiles, between("\n"), between("\n\n"))
 
     def block(self, grid: tuple[int, int], rows: int) -> list[int]:
         """A picture's tokens: its tiles in lines, and the whole of it, `rows` image tokens each."""
