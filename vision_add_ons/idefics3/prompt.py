@@ -80,7 +80,8 @@ class PictureTokens:
         smaller = f", or give preprocessor_config.json a size of less than {most} x {most} tiles"
         places = product(range(1, most + 1), repeat=2) if most > 1 else ()
         tiles = {(row, col): known(f"<row_{row}_col_{col}>", smaller) for row, col in places}
-        return cls(*map(known, NAMES.values()), tiles, between("\n"), between("\n\n"))
+        image, fake, whole = map(known, NAMES.values())
+        return cls(image, fake, whole, tiles, between("\n"), between("\n\n"))
 
     def block(self, grid: tuple[int, int], rows: int) -> list[int]:
         """A picture's tokens: its tiles in lines, and the whole of it, `rows` image tokens each."""
