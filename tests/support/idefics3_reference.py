@@ -148,9 +148,9 @@ class Idefics3Reference(Reference):
     """Four patches and some pixels more along a side, which become two rows."""
     published_tower: ClassVar[str] = "idefics3"
 
-    def __init__(self, seed: int, splitting: bool = True, **changes: Any) -> None:
+    def __init__(self, seed: int, side: int = SIDE, splitting: bool = True, **changes: Any) -> None:
         fields = {**self.fields, **changes}
-        vision = {**VISION, "patch_size": fields.pop("patch_size")}
+        vision = {**VISION, "image_size": side, "patch_size": fields.pop("patch_size")}
         config = self.config_class(
             text_config=TEXT,
             vision_config=vision,
@@ -159,10 +159,10 @@ class Idefics3Reference(Reference):
             **fields,
         )
         self.model = random_weights(self.model_class(config), seed)
-        self.count = (SIDE // vision["patch_size"] // config.scale_factor) ** 2
+        self.count = (side // vision["patch_size"] // config.scale_factor) ** 2
         self.processor = self.processor_class(
-            size={"longest_edge": self.longest},
-            max_image_size={"longest_edge": SIDE},
+            size={"longest_edge": self.longest * side // SIDE},
+            max_image_size={"longest_edge": side},
             do_image_splitting=splitting,
         )
 

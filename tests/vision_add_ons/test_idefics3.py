@@ -4,6 +4,7 @@ What every family holds is checked in tests/parity.
 """
 
 import gc
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from support.idefics3_reference import VISION, Idefics3Reference
+from support.pictures import photographs
 from transformers.models.idefics3.configuration_idefics3 import Idefics3VisionConfig
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.idefics3.modeling_idefics3 import Idefics3VisionEmbeddings
@@ -23,7 +25,7 @@ from vision_add_ons.idefics3 import Idefics3AddOn
 from vision_add_ons.idefics3.tiles import Tiling
 from vision_add_ons.idefics3.tower import SIDES, Idefics3Tower
 from vision_add_ons.registry import find_add_on
-from vision_add_ons.testing import written
+from vision_add_ons.testing import TOLERANCE, Photo, relative_error, written
 from vision_add_ons.vit_blocks import Cutting
 
 
@@ -73,6 +75,18 @@ def test_each_patch_has_a_position_of_its_own(side: int) -> None:
     with torch.no_grad():
         found = theirs(pixels, torch.ones(1, side, side, dtype=torch.bool))
     assert found[0, :, 0].tolist() == list(range(side * side))
+
+
+@pytest.mark.parametrize(("side", "patch", "scale"), [(364, 14, 2), (384, 14, 3), (512, 16, 4)])
+def test_tiles_as_published(side: int, patch: int, scale: int, tmp_path: Path, seed: int) -> None:
+    """Of Idefics3 8B, SmolVLM 2.2B, whose patches leave an edge over, and the smaller ones."""
+    reference = Idefics3Reference(seed, side=side, patch_size=patch, scale_factor=scale)
+    folder, image = written(reference, tmp_path), photographs()[1]
+    eyes = Idefics3AddOn(folder, json.loads((folder / "config.json").read_text()))
+    rows = eyes.encode_image(Photo.of(image))
+    assert relative_error(np.array(rows), reference.rows(image)) <= TOLERANCE
+    assert eyes.picture_tokens(Photo.of(image)) == reference.block(image)
+    assert eyes.tower_bytes(image.size) > rows.nbytes
 
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
