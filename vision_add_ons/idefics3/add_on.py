@@ -89,11 +89,12 @@ class Idefics3AddOn(VisionAddOn):
         self.rows = _rows(whole, self.tower.side)
         self.connector = Connector(whole, self.tower.side)
 
-        check_fields(
-            {"image_seq_len": self.rows, **read_json_if_there(folder / "processor_config.json")},
-            "processor_config",
-            image_seq_len=(self.rows,),
-        )
+        told = read_json_if_there(folder / "processor_config.json").get("image_seq_len", self.rows)
+        if told != self.rows:
+            raise UnsupportedCheckpoint(
+                f"processor_config.json's image_seq_len is {told!r}, but config.json's image_size, "
+                f"patch_size and scale_factor make {self.rows} rows a tile"
+            )
         settings = read_processor_config(folder)
         self.tiling = Tiling.read(settings, vision["image_size"])
         self.pixels = Pixels.read(settings, Image.Resampling.LANCZOS, HALF_MEAN, HALF_STD)

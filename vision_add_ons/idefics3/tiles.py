@@ -45,7 +45,11 @@ class Tiling:
                 f"{where}.size {size!r} is not supported: it must give longest_edge alone"
             )
         positive(size, f"{where}.size", "longest_edge")
-        check_fields(whole, where, max_image_size=({"longest_edge": side},))
+        if whole["max_image_size"] != {"longest_edge": side}:
+            raise UnsupportedCheckpoint(
+                f"{where}.json gives tiles of max_image_size {whole['max_image_size']!r}, but the "
+                f"tower's image_size is {side}"
+            )
         splitting = whole.get("do_image_splitting", True)
         check_fields({"do_image_splitting": splitting}, where, do_image_splitting=(True, False))
         return cls(side, size["longest_edge"], splitting)
