@@ -20,6 +20,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 from PIL import Image
+from tokenizers import Tokenizer, models
 
 from engine.images import load_picture
 from vision_add_ons.mlx_vlm_modules import import_mlx_vlm
@@ -42,6 +43,8 @@ IMAGE = 500
 PHOTO = (224, 168)
 TOKENS = {"[IMG]": IMAGE, "[IMG_BREAK]": IMAGE + 1, "[IMG_END]": IMAGE + 2}
 TOKENS |= {"<img>": IMAGE + 3, "<IMG_CONTEXT>": IMAGE, "</img>": IMAGE + 4}
+TILE_TOKENS = ("<image>", "<fake_token_around_image>", "<global-img>")
+TILE_TOKENS += tuple(f"<row_{i}_col_{j}>" for i in range(1, 5) for j in range(1, 5))
 
 Made = dict[str, Any]
 """What an image processor makes of a photograph."""
@@ -94,6 +97,19 @@ def _pixtral(merged: int) -> Callable[[dict[str, Any], Image.Image], Made]:
         return {name: made[name] for name in ("pixel_values", "image_sizes")}
 
     return process
+
+
+def _idefics3(vision: dict[str, Any], photo: Image.Image) -> Made:
+    from transformers.models.idefics3.image_processing_pil_idefics3 import (
+        Idefics3ImageProcessorPil,
+    )
+
+    return dict(Idefics3ImageProcessorPil(**_tiles(vision))([photo], return_tensors="np"))
+
+
+def _tiles(vision: dict[str, Any]) -> dict[str, Any]:
+    side = vision["image_size"]
+    return {"size": {"longest_edge": 2 * side}, "max_image_size": {"longest_edge": side}}
 
 
 def _qwen(vision: dict[str, Any], photo: Image.Image) -> Made:
@@ -221,6 +237,24 @@ FAMILIES = {
         real=PIXTRAL_REAL,
         process=_pixtral(2),
     ),
+    "idefics3": Family(
+        config={
+            "text_config": {**TEXT, "model_type": "llama"},
+            "vision_config": {**SIGLIP, "model_type": "idefics3_vision"},
+            "image_token_id": IMAGE,
+            "scale_factor": 4,
+        },
+        real={
+            "hidden_size": 768,
+            "intermediate_size": 3072,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "image_size": 256,
+            "patch_size": 16,
+        },
+        process=_idefics3,
+        settings=_tiles,
+    ),
     "qwen2_vl": Family(
         config={
             **TEXT,
@@ -274,7 +308,7 @@ def measure(name: str, real: bool, rounds: int) -> tuple[list[float], list[float
         add_on = find_add_on(name)
         assert add_on is not None
         ours = add_on(folder, config)
-        decoder = _Decoder(theirs.language_model.model)
+        decoder = _Decoder(getattr(theirs.language_model, "model", theirs.language_model))
         picture = load_picture(photo)
         prompt = ours.expand_prompt([1, 2, IMAGE, 3, 4], [picture])
         tokens = mx.array(prompt.tokens)
@@ -334,15 +368,23 @@ def write_checkpoint(
     weights = dict(tree_flatten(model.parameters()))
     towers = {n: w for n, w in weights.items() if not n.startswith("language_model.")}
     mx.save_safetensors(str(folder / "model.safetensors"), towers)
-    added = [{"content": content, "id": i} for content, i in TOKENS.items()]
     side, patch = (config["vision_config"].get(name, 1) for name in ("image_size", "patch_size"))
     for file, content in (
         ("config.json", config),
         ("preprocessor_config.json", settings),
         ("processor_config.json", {"image_seq_length": (side // patch // 2) ** 2}),  # InternVL's
-        ("tokenizer.json", {"added_tokens": added}),
     ):
         (folder / file).write_text(json.dumps(content))
+    _tokenizer(config["model_type"]).save(str(folder / "tokenizer.json"))
+
+
+def _tokenizer(model_type: str) -> Tokenizer:
+    """One that knows a family's tokens for pictures, and nothing else."""
+    tiles = {text: IMAGE - i for i, text in enumerate(TILE_TOKENS)}
+    tokens = tiles if model_type == "idefics3" else TOKENS
+    words = Tokenizer(models.WordLevel({"<unk>": 0, **tokens}, unk_token="<unk>"))
+    words.add_special_tokens(list(tokens))
+    return words
 
 
 def rows(rounds: int) -> Iterator[tuple[str, list[float], list[float]]]:

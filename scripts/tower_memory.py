@@ -60,6 +60,13 @@ PUBLISHED: tuple[
         {"size": {"longest_edge": 1540}},
         ((400, 300), (640, 480), (1000, 800), (1540, 1540)),
     ),
+    (
+        "idefics3",
+        576,
+        {"image_size": 512},
+        {"size": {"longest_edge": 2048}, "max_image_size": {"longest_edge": 512}},
+        ((500, 100), (640, 480), (1024, 1024)),
+    ),
     ("moxin", 4096, {}, {}, ((224, 224),)),
     ("qwen2_vl", 3584, {}, QWEN, QWEN_PICTURES),
     ("qwen2_5_vl", 3584, {}, QWEN, QWEN_PICTURES),

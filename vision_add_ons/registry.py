@@ -21,6 +21,7 @@ GROUP = "sightline.vision_add_ons"
 # Named rather than imported: a family's module loads only when a checkpoint needs it.
 BUILT_IN = {
     "gemma3": "vision_add_ons.gemma3:Gemma3AddOn",
+    "idefics3": "vision_add_ons.idefics3:Idefics3AddOn",
     "internvl": "vision_add_ons.internvl:InternVLAddOn",
     "llava.pixtral": "vision_add_ons.pixtral:PixtralAddOn",
     "mistral3": "vision_add_ons.mistral3:Mistral3AddOn",
@@ -30,6 +31,7 @@ BUILT_IN = {
     "prismatic": "vision_add_ons.moxin:MoxinAddOn",
     "qwen2_5_vl": "vision_add_ons.qwen2_5_vl:Qwen25VLAddOn",
     "qwen2_vl": "vision_add_ons.qwen2_vl:Qwen2VLAddOn",
+    "smolvlm": "vision_add_ons.idefics3:Idefics3AddOn",
 }
 """Our own add-ons by key, as `module:Class`."""
 

@@ -61,6 +61,7 @@ def test_tekken_alone_is_named_with_what_makes_a_tokenizer_of_it(tmp_path: Path)
 
 MODEL_TYPES = (
     "gemma3",
+    "idefics3",
     "internvl",
     "llava",
     "llava_next",
@@ -71,6 +72,7 @@ MODEL_TYPES = (
     "prismatic",
     "qwen2_5_vl",
     "qwen2_vl",
+    "smolvlm",
 )
 NAMED = ("LlamaTokenizer", "TokenizersBackend", "GemmaTokenizerFast", None)
 """What tokenizer_config.json calls the class; nothing, in some."""

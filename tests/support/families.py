@@ -1,6 +1,7 @@
 """The families that serve a conversation of any form, by their references."""
 
 from support.gemma3_reference import Gemma3Reference
+from support.idefics3_reference import Idefics3Reference
 from support.internvl_reference import InternVLReference
 from support.mistral3_reference import Ministral3Reference, Mistral3Reference
 from support.paligemma_reference import PaliGemma2Reference, PaliGemmaReference
@@ -17,5 +18,6 @@ FAMILIES = (
     Ministral3Reference,
     Qwen2VLReference,
     Qwen25VLReference,
+    Idefics3Reference,
     InternVLReference,
 )

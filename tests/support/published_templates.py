@@ -243,6 +243,43 @@ QWEN_TOOLS = (
 """
 )
 """The same with calls of tools, whose answers stand as a question."""
+IDEFICS3 = """\
+<|im_start|>
+{%- for turn in messages -%}
+  {{- turn['role'] | capitalize -}}
+  {%- if turn['content'][0]['type'] == 'image' -%}{{- ':' -}}{%- else -%}{{- ': ' -}}{%- endif -%}
+  {%- for part in turn['content'] -%}
+    {%- if part['type'] == 'text' -%}
+      {{- part['text'] -}}
+    {%- elif part['type'] == 'image' -%}
+      {{- '<image>' -}}
+    {%- endif -%}
+  {%- endfor -%}
+  {{- '<end_of_utterance>\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- 'Assistant:' -}}{%- endif -%}
+"""
+"""Parts alone, in every role; of a text it writes nothing."""
+GRANITE_DOCLING = """\
+{%- for turn in messages -%}
+  {{- '<|start_of_role|>' + turn['role'] + '<|end_of_role|>' -}}
+  {%- if turn['content'] is string -%}
+    {{- turn['content'] -}}
+  {%- else -%}
+    {%- for part in turn['content'] -%}
+      {%- if part['type'] == 'text' -%}{{- part['text'] -}}
+      {%- elif part['type'] == 'image' -%}{{- '<image>' -}}{%- endif -%}
+    {%- endfor -%}
+  {%- endif -%}
+  {{- '<|end_of_text|>\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+  {{- '<|start_of_role|>assistant' -}}
+  {%- if controls -%}{{- ' ' + controls | tojson -}}{%- endif -%}
+  {{- '<|end_of_role|>' -}}
+{%- endif -%}
+"""
+"""Texts or parts, in every role."""
 
 INTERNVL = """\
 {%- for turn in messages %}

@@ -135,12 +135,16 @@ class InternVLTower(nn.Module):
         kernel = self.embeddings.patch_embeddings.projection.weight
         window = self.grid**2 + 1
         total = tiles * window
+        if tiles == 1:
+            blocks = costs.most(total, cutting, state)
+        else:
+            blocks = costs.apart(total, cutting, state, window)
         # The three values of a pixel in float32 are there all the time.
         return 12 * tiles * self.side**2 + most_of(
             total,
             cutting,
             conv_bytes(kernel, total) + 3 * total * costs.row,
-            costs.most(total, cutting, state, window, whole=tiles == 1),
+            blocks,
             2 * total * costs.row + tiles * behind,
         )
 
