@@ -22,6 +22,8 @@ GROUP = "sightline.vision_add_ons"
 BUILT_IN = {
     "gemma3": "vision_add_ons.gemma3:Gemma3AddOn",
     "llava.pixtral": "vision_add_ons.pixtral:PixtralAddOn",
+    "lfm2-vl": "vision_add_ons.lfm2_vl:Lfm2VLAddOn",
+    "lfm2_vl": "vision_add_ons.lfm2_vl:Lfm2VLAddOn",
     "mistral3": "vision_add_ons.mistral3:Mistral3AddOn",
     "moxin": "vision_add_ons.moxin:MoxinAddOn",
     "paligemma": "vision_add_ons.paligemma:PaliGemmaAddOn",

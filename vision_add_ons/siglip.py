@@ -79,7 +79,7 @@ def siglip_features(tower: nn.Module, pixels: mx.array, cutting: Cutting) -> mx.
     embedded = tower.embeddings(pixels[None].astype(dtype)).squeeze(0)
     rows = in_pieces(embedded, cutting.pieces([1] * len(embedded)))
     del embedded
-    run_blocks(rows, [_block(layer) for layer in tower.encoder.layers], cutting)
+    run_blocks(rows, [siglip_block(layer) for layer in tower.encoder.layers], cutting)
     whole = mx.concatenate(rows)
     rows.clear()
     return tower.post_layernorm(whole)
@@ -95,7 +95,7 @@ def siglip_costs(tower: nn.Module, projector: nn.Module) -> tuple[Costs, int]:
         mx.zeros((1, embeddings.num_positions, width), dtype),
         modules=[tower.post_layernorm, projector],
     )
-    return Costs.of(layer, _block(layer), width, heads, dtype), behind
+    return Costs.of(layer, siglip_block(layer), width, heads, dtype), behind
 
 
 def siglip_bytes(tower: nn.Module, costs: tuple[Costs, int], cutting: Cutting) -> int:
@@ -113,7 +113,8 @@ def siglip_bytes(tower: nn.Module, costs: tuple[Costs, int], cutting: Cutting) -
     )
 
 
-def _block(layer: nn.Module) -> Block:
+def siglip_block(layer: nn.Module) -> Block:
+    """One layer of a SigLIP tower, by the names that its parts have in the weights."""
     attention = layer.self_attn
 
     def heads(x: mx.array, tables: Tables | None) -> Heads:
