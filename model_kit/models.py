@@ -33,6 +33,9 @@ _ALL = (
     KnownModel("gemma3-4b", "mlx-community/gemma-3-4b-it-qat-4bit", "Gemma 3 4B, 4 bit"),
     KnownModel("gemma3-12b", "mlx-community/gemma-3-12b-it-qat-4bit", "Gemma 3 12B, 4 bit"),
     KnownModel("gemma3-27b", "mlx-community/gemma-3-27b-it-qat-4bit", "Gemma 3 27B, 4 bit"),
+    KnownModel("lfm2-vl-450m", "mlx-community/LFM2-VL-450M-4bit", "LFM2-VL 450M, 4 bit"),
+    KnownModel("lfm2-vl-1.6b", "mlx-community/LFM2-VL-1.6B-4bit", "LFM2-VL 1.6B, 4 bit"),
+    KnownModel("lfm2.5-vl-1.6b", "mlx-community/LFM2.5-VL-1.6B-4bit", "LFM2.5-VL 1.6B, 4 bit"),
     KnownModel(
         "ministral3-3b", "mlx-community/Ministral-3-3B-Instruct-2512-4bit", "Ministral 3 3B, 4 bit"
     ),

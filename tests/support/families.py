@@ -1,6 +1,7 @@
 """The families that serve a conversation of any form, by their references."""
 
 from support.gemma3_reference import Gemma3Reference
+from support.lfm2_vl_reference import Lfm2VLReference
 from support.mistral3_reference import Ministral3Reference, Mistral3Reference
 from support.paligemma_reference import PaliGemma2Reference, PaliGemmaReference
 from support.pixtral_reference import PixtralReference
@@ -16,4 +17,5 @@ FAMILIES = (
     Ministral3Reference,
     Qwen2VLReference,
     Qwen25VLReference,
+    Lfm2VLReference,
 )

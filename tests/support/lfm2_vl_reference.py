@@ -101,7 +101,7 @@ class Lfm2VLReference(Reference):
         ("text_config.layer_types", ["conv"] * 5, UnsupportedCheckpoint),
         ("text_config.layer_types", ["full_attention"] * 5, UnsupportedCheckpoint),
         ("text_config.conv_L_cache", 1, UnsupportedCheckpoint),
-        ("processor_config.json/use_image_special_tokens", "no", UnsupportedCheckpoint),
+        ("processor_config.json/use_image_special_tokens", False, UnsupportedCheckpoint),
         (f"{SETTINGS}/encoder_patch_size", 16, UnsupportedCheckpoint),
         (f"{SETTINGS}/downsample_factor", 1, UnsupportedCheckpoint),
         (f"{SETTINGS}/do_rescale", False, UnsupportedCheckpoint),

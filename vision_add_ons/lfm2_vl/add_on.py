@@ -99,22 +99,19 @@ class Lfm2VLAddOn(VisionAddOn):
         extra = tokenizer.get("extra_special_tokens")
         named = {**TOKENS, **tokenizer, **(extra if isinstance(extra, dict) else {})}
         names = [named[field] for field in TOKENS]
-        ids = token_ids(folder, names[:1])
-        self.image_marks = (names[0],)
-        self.placeholder_id = self.image_token_id = ids[0]
-        if image_token_id != ids[0]:
+        self.placeholder_id, self.start_id, self.end_id, self.thumbnail_id = token_ids(
+            folder, names
+        )
+        self.image_token_id, self.image_marks = self.placeholder_id, (names[0],)
+        if image_token_id != self.image_token_id:
             raise BrokenConfig(
-                f"image_token_id is {image_token_id}, but the tokenizer's {names[0]} is {ids[0]}"
+                f"image_token_id is {image_token_id}, but the tokenizer's {names[0]} is "
+                f"{self.image_token_id}"
             )
+        # Older processors could leave those around pictures out; today's always write them.
         processor = read_json_if_there(folder / "processor_config.json")
         flag = {"use_image_special_tokens": True, **processor}
-        check_fields(flag, "processor_config", use_image_special_tokens=(True, False))
-        # Whether tokens tell where a picture and its tiles begin.
-        self.told = flag["use_image_special_tokens"]
-        self.tile_ids: dict[tuple[int, int], int] = {}
-        if not self.told:
-            return
-        self.start_id, self.end_id, self.thumbnail_id = token_ids(folder, names[1:])
+        check_fields(flag, "processor_config", use_image_special_tokens=(True,))
         places = {
             (line, column)
             for columns, lines in (shapes(*self.views.tiles) if self.views.tiles else ())
@@ -166,15 +163,12 @@ class Lfm2VLAddOn(VisionAddOn):
         return sum(self.row_counts(picture.size))
 
     def picture_tokens(self, picture: Picture) -> list[int]:
-        counts = self.row_counts(picture.size)
-        if not self.told:
-            return [self.placeholder_id] * sum(counts)
         layout = self.views.layout(picture.size)
         places = product(range(1, layout.lines + 1), range(1, layout.columns + 1))
         before = [[self.tile_ids[place]] for place in places]
         before += [[self.thumbnail_id] if before else []] * bool(layout.whole)
         tokens = [self.start_id]
-        for told, count in zip(before, counts, strict=True):
+        for told, count in zip(before, self.row_counts(picture.size), strict=True):
             tokens += [*told, *[self.placeholder_id] * count]
         return [*tokens, self.end_id]
 
@@ -183,7 +177,7 @@ class Lfm2VLAddOn(VisionAddOn):
         rows = sum(self.row_counts(size)) * self.projector.linear_2.weight.shape[0]
         made = rows * self.costs[0].dtype.size
         views = [most_bytes(self.tower, self.costs, grid, self.cutting) for grid in set(grids)]
-        return max(views) + (2 * made if len(grids) > 1 else 0)
+        return max(max(views) + made, 2 * made) if len(grids) > 1 else max(views)
 
     def encode_image(self, picture: Picture) -> mx.array:
         rows: list[mx.array] = []
