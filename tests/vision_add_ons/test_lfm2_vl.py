@@ -325,7 +325,7 @@ class PatchesByColumns(Lfm2VLAddOn):
         (TilesByColumns, row_checks.check_rows, "rows of a picture of .* are off by"),
         (PatchesByColumns, row_checks.check_rows, "rows of a picture of .* are off by"),
         (NoThumbnailToken, prompt_checks.check_places, "expand_prompt makes"),
-        (RoundedDown, row_checks.check_row_counts, "rows|tokens"),
+        (RoundedDown, row_checks.check_row_counts, "stands in the prompt as"),
         (PillowsPixels, processor_checks.check_pixels, "are not the processor's"),
     ],
 )

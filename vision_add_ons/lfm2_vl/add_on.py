@@ -86,9 +86,9 @@ class Lfm2VLAddOn(VisionAddOn):
         check_fields({"vision_feature_layer": -1, **whole}, "config", vision_feature_layer=(-1,))
         positive(whole, "config", "downsample_factor", "projector_hidden_size")
         self.tower = Siglip2Tower(whole["vision_config"])
-        self.projector = Projector(whole)
         factor = whole["downsample_factor"]
         self.views = Views.read(folder, whole["vision_config"]["patch_size"], factor)
+        self.projector = Projector(whole)
         self.cutting = Cutting()
         self._read_tokens(folder, whole["image_token_id"])
         self._load(read_weights(folder))
@@ -180,10 +180,11 @@ class Lfm2VLAddOn(VisionAddOn):
         return max(max(views) + made, 2 * made) if len(grids) > 1 else max(views)
 
     def encode_image(self, picture: Picture) -> mx.array:
+        several = len(self.views.grids(picture.size)) > 1
         rows: list[mx.array] = []
         for view in self.views.cut(picture.pixels()):
             values = self.views.values(view)
             rows.append(self.projector(self.tower(values, self.cutting)))
             del values
-            settle(rows[-1])
+            settle(rows[-1], when=several)
         return mx.concatenate(rows)

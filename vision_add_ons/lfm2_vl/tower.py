@@ -60,8 +60,8 @@ class Embeddings(nn.Module):
         super().__init__()
         width = vision["hidden_size"]
         self.side = math.isqrt(vision["num_patches"])
-        self.values = 3 * vision["patch_size"] ** 2
-        self.patch_embedding = nn.Linear(self.values, width)
+        self.inputs = 3 * vision["patch_size"] ** 2
+        self.patch_embedding = nn.Linear(self.inputs, width)
         self.position_embedding = nn.Embedding(vision["num_patches"], width)
 
     def __call__(self, values: mx.array) -> mx.array:
@@ -150,7 +150,7 @@ def most_bytes(
     total = math.prod(grid)
     size = row.dtype.size
     width, side = row.row // size, tower.embeddings.side
-    values = tower.embeddings.values
+    values = tower.embeddings.inputs
     converted = 0 if row.dtype == mx.float32 else 1
     learned = width * side * (side * (size + 4 * converted) + 4 * grid[0])
     positions = learned + total * (4 * width + converted * row.row)
