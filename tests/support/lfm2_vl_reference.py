@@ -173,8 +173,9 @@ class Lfm2VLReference(Reference):
             config["vision_feature_layer"] = -1
         if dialect == "mlx-vlm":
             config["vision_config"]["model_type"] = "lfm2_vl"
+            config["text_config"]["full_attn_idxs"] = [1, 3]
         if dialect == "as first published":
-            _write_first_settings(folder)
+            config |= _write_first_settings(folder)
         (folder / "config.json").write_text(json.dumps(config))
 
     def block(self, image: Image.Image) -> list[int]:
@@ -262,16 +263,21 @@ def _write_flat(config: dict[str, Any]) -> None:
     text |= {"block_dim": width, "conv_dim": width, "conv_dim_out": width}
     text |= {"block_ff_dim": text["intermediate_size"], "block_use_swiglu": True}
     text |= {"num_heads": text["num_attention_heads"], "tie_embedding": True}
+    text |= {"block_norm_eps": 1e-5, "block_out_init_scale": 1.0, "use_pos_enc": True}
     del text["full_attn_idxs"], text["tie_word_embeddings"]
     del config["tie_word_embeddings"], config["projector_use_layernorm"]
 
 
-def _write_first_settings(folder: Path) -> None:
-    """Tiling beside the tokens' settings, and an image processor of SigLIP 2's."""
+def _write_first_settings(folder: Path) -> dict[str, Any]:
+    """Tiling beside the tokens' settings, and an image processor of SigLIP 2's.
+
+    Returns what stands in config.json too.
+    """
     file = folder / SETTINGS
     saved = json.loads(file.read_text())
     first = {name: saved.pop(name) for name in (*TILING, "min_tiles", "use_thumbnail")}
-    first |= {"use_image_special_tokens": True}
+    first |= {"use_image_special_tokens": True, "max_num_patches": 32}
     (folder / "processor_config.json").write_text(json.dumps(first))
     saved |= {"image_processor_type": "Siglip2ImageProcessor", "do_resize": False}
     file.write_text(json.dumps(saved))
+    return first
