@@ -46,6 +46,9 @@ _ALL = (
     KnownModel(
         "idefics3-8b", "HuggingFaceM4/Idefics3-8B-Llama3", "Idefics3 8B with Llama 3, bfloat16"
     ),
+    KnownModel("lfm2-vl-450m", "mlx-community/LFM2-VL-450M-4bit", "LFM2-VL 450M, 4 bit"),
+    KnownModel("lfm2-vl-1.6b", "mlx-community/LFM2-VL-1.6B-4bit", "LFM2-VL 1.6B, 4 bit"),
+    KnownModel("lfm2.5-vl-1.6b", "mlx-community/LFM2.5-VL-1.6B-4bit", "LFM2.5-VL 1.6B, 4 bit"),
     KnownModel(
         "ministral3-3b", "mlx-community/Ministral-3-3B-Instruct-2512-4bit", "Ministral 3 3B, 4 bit"
     ),

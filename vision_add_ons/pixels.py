@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import mlx.core as mx
 import numpy as np
@@ -46,7 +46,7 @@ class Pixels:
         resample: Image.Resampling,
         mean: Sequence[float],
         std: Sequence[float],
-    ) -> "Pixels":
+    ) -> Self:
         """The saved settings, or these defaults. Raises `UnsupportedCheckpoint`, `BrokenConfig`."""
         for field in ("do_resize", "do_rescale", "do_normalize"):
             if saved.get(field, True) is not True:

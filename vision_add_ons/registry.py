@@ -24,6 +24,8 @@ BUILT_IN = {
     "idefics3": "vision_add_ons.idefics3:Idefics3AddOn",
     "internvl": "vision_add_ons.internvl:InternVLAddOn",
     "llava.pixtral": "vision_add_ons.pixtral:PixtralAddOn",
+    "lfm2-vl": "vision_add_ons.lfm2_vl:Lfm2VLAddOn",
+    "lfm2_vl": "vision_add_ons.lfm2_vl:Lfm2VLAddOn",
     "mistral3": "vision_add_ons.mistral3:Mistral3AddOn",
     "moxin": "vision_add_ons.moxin:MoxinAddOn",
     "paligemma": "vision_add_ons.paligemma:PaliGemmaAddOn",

@@ -1,7 +1,10 @@
 """What a checkpoint's tokenizer.json says of single tokens, read without the tokenizer."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+from vision_add_ons.errors import BrokenTokenizer
 from vision_add_ons.json_files import read_json_if_there
 
 
@@ -18,3 +21,17 @@ def tokens_of(folder: Path) -> dict[str, int]:
         if isinstance(entry, dict):
             pairs.append((entry.get("content"), entry.get("id")))
     return {token: number for token, number in pairs if type(number) is int}
+
+
+def token_ids(folder: Path, tokens: Iterable[Any], hint: str = "add it") -> list[int]:
+    """The ids of these tokens.
+
+    Raises `BrokenTokenizer` naming the first that tokenizer.json lacks; `hint` says what to do.
+    """
+    known = tokens_of(folder)
+    found = []
+    for token in tokens:
+        if not isinstance(token, str) or token not in known:
+            raise BrokenTokenizer(f"{folder / 'tokenizer.json'} has no token {token!r}; {hint}")
+        found.append(known[token])
+    return found

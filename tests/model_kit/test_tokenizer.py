@@ -63,6 +63,8 @@ MODEL_TYPES = (
     "gemma3",
     "idefics3",
     "internvl",
+    "lfm2-vl",
+    "lfm2_vl",
     "llava",
     "llava_next",
     "mistral3",

@@ -306,6 +306,82 @@ INTERNVL = """\
 """Texts or parts in every role, a line break behind each image, and no system message."""
 
 
+LFM2_VL = """\
+{{- bos_token }}
+{%- for turn in messages %}
+  {{- '<|im_start|>' + turn['role'] + '\\n' }}
+  {%- if turn['content'] is string %}
+    {{- turn['content'] }}
+  {%- else %}
+    {%- for part in turn['content'] %}
+      {%- if part['type'] == 'image' %}
+        {{- '<image>' }}
+      {%- elif part['type'] == 'text' %}
+        {{- part['text'] }}
+      {%- endif %}
+    {%- endfor %}
+  {%- endif %}
+  {{- '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+  {{- '<|im_start|>assistant\\n' }}
+{%- endif %}
+"""
+"""Texts or parts in every role, and nothing that nobody said."""
+LFM2_5_VL = """\
+{{- bos_token }}
+{%- set told = namespace(text='', last=-1) %}
+{%- set turns = messages %}
+{%- if messages[0]['role'] == 'system' %}
+  {%- set told.text = messages[0]['content'] %}
+  {%- set turns = messages[1:] %}
+{%- endif %}
+{%- if tools %}
+  {%- set told.text = told.text + ('\\n' if told.text else '') + 'List of tools: [' %}
+  {%- for tool in tools %}
+    {%- set told.text = told.text + (tool if tool is string else tool | tojson) %}
+    {%- set told.text = told.text + ('' if loop.last else ', ') %}
+  {%- endfor %}
+  {%- set told.text = told.text + ']' %}
+{%- endif %}
+{%- if told.text %}
+  {{- '<|im_start|>system\\n' + told.text + '<|im_end|>\\n' }}
+{%- endif %}
+{%- for turn in turns if turn['role'] == 'assistant' %}
+  {%- set told.last = told.last + 1 %}
+{%- endfor %}
+{%- set said = namespace(count=-1, text='') %}
+{%- for turn in turns %}
+  {{- '<|im_start|>' + turn['role'] + '\\n' }}
+  {%- set said.text = '' %}
+  {%- if turn['content'] is string %}
+    {%- set said.text = turn['content'] %}
+  {%- else %}
+    {%- for part in turn['content'] %}
+      {%- if part['type'] == 'image' %}
+        {%- set said.text = said.text + '<image>' %}
+      {%- elif part['type'] == 'text' %}
+        {%- set said.text = said.text + part['text'] %}
+      {%- else %}
+        {%- set said.text = said.text + part | tojson %}
+      {%- endif %}
+    {%- endfor %}
+  {%- endif %}
+  {%- if turn['role'] == 'assistant' %}
+    {%- set said.count = said.count + 1 %}
+    {%- if said.count != told.last and '</think>' in said.text %}
+      {%- set said.text = said.text.split('</think>')[-1] | trim %}
+    {%- endif %}
+  {%- endif %}
+  {{- said.text + '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+  {{- '<|im_start|>assistant\\n' }}
+{%- endif %}
+"""
+"""The system message as a text, with tools; of earlier answers only what follows the thoughts."""
+
+
 def with_first_part(message: Mapping[str, Any], *roles: str) -> Mapping[str, Any]:
     """A message whose template reads a text, or the first part alone, in these roles."""
     return as_text(message) if message["role"] in roles else message

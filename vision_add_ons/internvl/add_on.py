@@ -12,12 +12,12 @@ import mlx.core as mx
 
 from vision_add_ons.base import ExpandedPrompt, Picture, VisionAddOn
 from vision_add_ons.configs import check_fields, feature_states, resolve_config
-from vision_add_ons.errors import BrokenConfig, BrokenTokenizer, PromptError, UnsupportedCheckpoint
+from vision_add_ons.errors import BrokenConfig, PromptError, UnsupportedCheckpoint
 from vision_add_ons.graph_bytes import graph_bytes
 from vision_add_ons.internvl.tiles import Tiles
 from vision_add_ons.internvl.tower import InternVLTower, Projector
 from vision_add_ons.json_files import read_json_if_there
-from vision_add_ons.tokenizer_file import tokens_of
+from vision_add_ons.tokenizer_file import token_ids, tokens_of
 from vision_add_ons.vit_blocks import Cutting, settle
 from vision_add_ons.weights import (
     channels_last,
@@ -91,17 +91,12 @@ class InternVLAddOn(VisionAddOn):
 
     def _marks(self, folder: Path) -> tuple[int, int, int | None]:
         """The ids of what stands around a picture's rows, and of a video's place, if any."""
-        ids = tokens_of(folder)
-        for text in (START, ROW, END):
-            if text not in ids:
-                raise BrokenTokenizer(
-                    f"{folder / 'tokenizer.json'} has no token {text!r}; fetch it again"
-                )
-        if self.placeholder_id != ids[ROW]:
+        start, row, end = token_ids(folder, (START, ROW, END), "fetch it again")
+        if self.placeholder_id != row:
             raise BrokenConfig(
-                f"image_token_id is {self.placeholder_id}, but the tokenizer's {ROW} is {ids[ROW]}"
+                f"image_token_id is {self.placeholder_id}, but the tokenizer's {ROW} is {row}"
             )
-        return ids[START], ids[END], ids.get(VIDEO)
+        return start, end, tokens_of(folder).get(VIDEO)
 
     def _load(self, weights: dict[str, mx.array]) -> None:
         tower, projector = first_prefix(weights, TOWER), first_prefix(weights, PROJECTOR)

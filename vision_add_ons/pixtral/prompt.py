@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from vision_add_ons.errors import BrokenTokenizer
-from vision_add_ons.tokenizer_file import tokens_of
+from vision_add_ons.tokenizer_file import token_ids
 
 TOKENS = {
     "image_token": "[IMG]",
@@ -42,20 +41,14 @@ CHAT_TEMPLATE = (
 )
 
 
-def token_ids(folder: Path, processor: dict[str, Any]) -> list[int]:
+def image_tokens(folder: Path, processor: dict[str, Any]) -> list[int]:
     """The ids of an image's token, of a line's end and of an image's end.
 
     `processor` is processor_config.json, which may give the tokens other names. Raises
     `BrokenTokenizer` naming the token that tokenizer.json lacks.
     """
-    ids = tokens_of(folder)
     found = []
     for field, usual in TOKENS.items():
-        token = processor.get(field, usual)
-        if not isinstance(token, str) or token not in ids:
-            raise BrokenTokenizer(
-                f"{folder / 'tokenizer.json'} has no token {token!r}; add it, or let "
-                f"processor_config.json name another as {field}"
-            )
-        found.append(ids[token])
+        hint = f"add it, or let processor_config.json name another as {field}"
+        found += token_ids(folder, [processor.get(field, usual)], hint)
     return found
