@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from model_kit.blame import running
-from model_kit.decoder_modules import decoder_module_name, model_fields
+from model_kit.decoder_modules import decoder_module_name, model_fields, scales_rope
 from model_kit.schemes import check_scheme, mlx_entry
 from vision_add_ons.base import VisionAddOn
 from vision_add_ons.errors import (
@@ -274,6 +274,12 @@ def _for_mlx_lm(model_type: str, resolved: dict[str, Any]) -> dict[str, Any]:
     layered = {k: v for k, v in rope.items() if isinstance(v, dict)}
     for parameters in layered.values() if layered else [rope]:
         _check_rope(parameters)
+    scaled = not layered and rope.get("rope_type", "default") != "default"
+    if scaled and "rope_parameters" in fields and not scales_rope(model_type):
+        raise UnsupportedCheckpoint(
+            f"rope_type {rope['rope_type']!r} is not supported: mlx-lm's {model_type} turns by "
+            "rope_theta alone"
+        )
     if "rope_parameters" in fields or not rope:
         return config
     if layered:

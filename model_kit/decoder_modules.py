@@ -1,4 +1,4 @@
-"""Which module implements a decoder: mlx-lm's of its model type, or ours where that is not exact."""
+"""Which module implements a decoder: mlx-lm's of its model type, or ours where that is no match."""
 
 import dataclasses
 import difflib
@@ -54,6 +54,11 @@ def decoder_module(model_type: str) -> Any:
 def model_fields(model_type: str) -> set[str]:
     """The config fields that the mlx-lm class of a model type reads."""
     return {f.name for f in dataclasses.fields(decoder_module(model_type).ModelArgs)}
+
+
+def scales_rope(model_type: str) -> bool:
+    """Whether the class builds ropes by mlx-lm's function for all types; else by theta alone."""
+    return hasattr(decoder_module(model_type), "initialize_rope")
 
 
 def _decoder_types() -> frozenset[str]:

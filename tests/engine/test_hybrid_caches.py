@@ -154,6 +154,16 @@ def test_layers_that_mlx_lm_cannot_express(kinds: list[str], tmp_path: Path, see
         load(folder)
 
 
+@pytest.mark.parametrize("name", hybrids.HYBRIDS)
+def test_scaled_ropes_are_refused(name: str, tmp_path: Path, seed: int) -> None:
+    """mlx-lm's classes of these would leave the scaling out."""
+    folder = hybrids.save(name, seed, tmp_path / name)
+    rope = {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}
+    tiny.edit_config(folder, rope_parameters=rope)
+    with pytest.raises(UnsupportedCheckpoint, match="rope_type 'linear' is not supported"):
+        load(folder)
+
+
 def test_several_are_answered_together(folder: Path, seed: int) -> None:
     """Rows of different lengths: each as it is alone."""
     options = GenerationOptions(max_tokens=6, logprobs=True)
