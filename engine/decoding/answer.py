@@ -179,6 +179,8 @@ class Answer:
         )
         if embedded.input_embeddings is not None:
             mx.eval(embedded.input_embeddings)
+        # One that stands there twice is encoded once.
+        self._images_reused += len(spans) - len({span.picture.digest for span in spans})
         self.stop_if_cancelled()
         return embedded.input_embeddings
 
