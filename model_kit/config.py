@@ -41,7 +41,11 @@ BUILT_IN_ACTIVATIONS = {
 # Computations that some mlx-lm classes leave out.
 LEFT_OUT = ("final_logit_softcapping", "attn_logit_softcapping", "use_bidirectional_attention")
 # Model types whose mlx-lm class is not exact, and the module with ours, built on it.
-OWN_DECODERS = {"gemma": "model_kit.gemma", "gemma2": "model_kit.gemma2"}
+OWN_DECODERS = {
+    "gemma": "model_kit.gemma",
+    "gemma2": "model_kit.gemma2",
+    "qwen3_moe": "model_kit.qwen3_moe",
+}
 # What numbers can be, by their names. Classes make their layers before anything is compared with
 # the weights, so a count that is only wrong would fill the memory.
 SANE = {
