@@ -244,6 +244,86 @@ QWEN_TOOLS = (
 )
 """The same with calls of tools, whose answers stand as a question."""
 
+_QWEN3 = """\
+{%%- if messages[0]['role'] == 'system' %%}
+  {{- '<|im_start|>system\\n' + told(messages[0]) + '<|im_end|>\\n' }}
+{%%- endif %%}
+{%%- for turn in messages %%}
+  {%%- if turn['role'] == 'user' %%}
+    {{- '<|im_start|>user\\n' + shown(turn) + '<|im_end|>\\n' }}
+  {%%- elif turn['role'] == 'assistant' %%}
+%s
+    {%%- for call in turn.tool_calls or [] %%}
+      {{- '\\n<tool_call>\\n{"name": "' + call.function.name + '", "arguments": ' }}
+      {{- call.function.arguments | tojson + '}\\n</tool_call>' }}
+    {%%- endfor %%}
+    {{- '<|im_end|>\\n' }}
+  {%%- elif turn['role'] == 'tool' %%}
+    {%%- if loop.first or messages[loop.index0 - 1]['role'] != 'tool' %%}
+      {{- '<|im_start|>user' }}
+    {%%- endif %%}
+    {{- '\\n<tool_response>\\n' + shown(turn) + '\\n</tool_response>' }}
+    {%%- if loop.last or messages[loop.index0 + 1]['role'] != 'tool' %%}
+      {{- '<|im_end|>\\n' }}
+    {%%- endif %%}
+  {%%- endif %%}
+{%%- endfor %%}
+"""
+_QWEN3_MACROS = (
+    "{%- macro shown(turn) %}\n"
+    + _QWEN_CONTENT
+    + """\
+{%- endmacro %}
+{%- macro told(turn) %}
+  {%- if turn['content'] is string %}
+    {{- turn['content'] }}
+  {%- else %}
+    {%- for part in turn['content'] if 'text' in part %}
+      {{- part['text'] }}
+    {%- endfor %}
+  {%- endif %}
+{%- endmacro %}
+"""
+)
+QWEN3 = (
+    _QWEN3_MACROS
+    + _QWEN3 % "    {{- '<|im_start|>assistant\\n' + told(turn) }}"
+    + """\
+{%- if add_generation_prompt %}
+  {{- '<|im_start|>assistant\\n' }}
+{%- endif %}
+"""
+)
+"""Texts or parts; images in questions and in what tools say; a system message as the first only."""
+QWEN3_THINKING = (
+    _QWEN3_MACROS
+    + """\
+{%- set asked = namespace(last=-1) %}
+{%- for turn in messages if turn['role'] == 'user' %}
+  {%- set asked.last = messages.index(turn) %}
+{%- endfor %}
+"""
+    + _QWEN3
+    % """\
+    {%- set said, thought = told(turn), turn.reasoning_content or '' %}
+    {%- if not thought and '</think>' in said %}
+      {%- set thought = said.split('</think>')[0].split('<think>')[-1] %}
+      {%- set said = said.split('</think>')[-1].lstrip('\\n') %}
+    {%- endif %}
+    {{- '<|im_start|>assistant\\n' }}
+    {%- if loop.index0 > asked.last and (loop.last or thought) %}
+      {{- '<think>\\n' + thought.strip('\\n') + '\\n</think>\\n\\n' + said.lstrip('\\n') }}
+    {%- else %}
+      {{- said }}
+    {%- endif %}"""
+    + """\
+{%- if add_generation_prompt %}
+  {{- '<|im_start|>assistant\\n<think>\\n' }}
+{%- endif %}
+"""
+)
+"""The same, with thoughts behind the last question only; an answer begins with its thoughts."""
+
 
 def with_first_part(message: Mapping[str, Any], *roles: str) -> Mapping[str, Any]:
     """A message whose template reads a text, or the first part alone, in these roles."""
