@@ -86,17 +86,29 @@ def _pixtral(merged: int) -> Callable[[dict[str, Any], Image.Image], Made]:
     return process
 
 
-def _qwen(vision: dict[str, Any], photo: Image.Image) -> Made:
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
-        Qwen2VLImageProcessorPil,
-    )
+def _qwen(settings: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+    def process(vision: dict[str, Any], photo: Image.Image) -> Made:
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
+            Qwen2VLImageProcessorPil,
+        )
 
-    made = Qwen2VLImageProcessorPil(**_qwen_settings(vision))([photo], return_tensors="np")
-    return {name: mx.array(array) for name, array in made.items()}
+        made = Qwen2VLImageProcessorPil(**settings(vision))([photo], return_tensors="np")
+        return {name: mx.array(array) for name, array in made.items()}
+
+    return {"process": process, "settings": settings}
 
 
-def _qwen_settings(vision: dict[str, Any]) -> dict[str, Any]:
+def _qwen2_settings(vision: dict[str, Any]) -> dict[str, Any]:
     return {"patch_size": vision["patch_size"], "min_pixels": 3136, "max_pixels": 1003520}
+
+
+def _qwen3_settings(vision: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "patch_size": vision["patch_size"],
+        "size": {"shortest_edge": 65536, "longest_edge": 16777216},
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+    }
 
 
 SIGLIP = {
@@ -187,8 +199,7 @@ FAMILIES = {
             "vision_config": {**QWEN_VISION, "embed_dim": 64, "hidden_size": 64, "mlp_ratio": 4},
         },
         real={"embed_dim": 1280, "depth": 32, "num_heads": 16},
-        process=_qwen,
-        settings=_qwen_settings,
+        **_qwen(_qwen2_settings),
     ),
     "qwen2_5_vl": Family(
         config={
@@ -211,8 +222,40 @@ FAMILIES = {
             "num_heads": 16,
             "fullatt_block_indexes": [7, 15, 23, 31],
         },
-        process=_qwen,
-        settings=_qwen_settings,
+        **_qwen(_qwen2_settings),
+    ),
+    "qwen3_vl": Family(
+        config={
+            **QWEN,
+            "text_config": {
+                **TEXT,
+                "model_type": "qwen3_vl_text",
+                "rope_theta": 5e6,
+                "max_position_embeddings": 4096,
+                "rope_scaling": {"rope_type": "default", "mrope_section": [4, 2, 2]},
+            },
+            "vision_config": {
+                **QWEN_VISION,
+                "model_type": "qwen3_vl",
+                "patch_size": 16,
+                "hidden_size": 64,
+                "intermediate_size": 96,
+                "out_hidden_size": 64,
+                "num_position_embeddings": 2304,
+                "deepstack_visual_indexes": [0],
+                "hidden_act": "gelu_pytorch_tanh",
+                "temporal_patch_size": 2,
+                "in_channels": 3,
+            },
+        },
+        real={
+            "hidden_size": 1152,
+            "intermediate_size": 4304,
+            "depth": 27,
+            "num_heads": 16,
+            "deepstack_visual_indexes": [8, 16, 24],
+        },
+        **_qwen(_qwen3_settings),
     ),
 }
 
