@@ -330,7 +330,8 @@ def _logits(kit: "ModelKit", item: _Item) -> "mx.array":
     whole, options = prompt.bidirectional, GenerationOptions()
     for _ in prefill(model, prompt.tokens, rows, caches, whole, options):
         pass
-    logits = model(tokens[:, -1:], cache=caches, input_embeddings=rows[-1:][None])
+    last = {} if rows is None else {"input_embeddings": rows[-1:][None]}
+    logits = model(tokens[:, -1:], cache=caches, **last)
     if item.answer:
         rest = model(mx.array([item.answer]), cache=caches)
         logits = mx.concatenate([logits, rest], axis=1)

@@ -79,10 +79,11 @@ class PromptEmbeddings:
     """What the decoder is given instead of looking the token ids up itself.
 
     `input_embeddings` has shape [len(prompt_tokens), hidden_size], in the dtype of the decoder's
-    own embeddings.
+    own embeddings. None where it looks the ids up all the same, and the views of the KV caches
+    bring the rows.
     """
 
-    input_embeddings: mx.array
+    input_embeddings: mx.array | None
 
 
 class VisionAddOn(ABC):
@@ -234,10 +235,17 @@ class VisionAddOn(ABC):
         """`ExpandedPrompt.bidirectional` of a prompt with pictures; none for causal decoders."""
         return ()
 
-    def cache_views(self, caches: Sequence[Any], prompt: ExpandedPrompt) -> list[Any]:
+    def cache_views(
+        self,
+        caches: Sequence[Any],
+        prompt: ExpandedPrompt,
+        encode: Callable[[Picture], mx.array] | None = None,
+    ) -> list[Any]:
         """The KV caches of a request with pictures, as its decoder is to see them.
 
-        `caches` are mlx-lm's, one per layer, and may already hold a start of the prompt.
+        `caches` are mlx-lm's, one per layer, and may already hold a start of the prompt. `encode`
+        stands in for `encode_image`, for a family whose decoder needs more of a picture than its
+        embeddings; it is for pictures that are not in the caches yet.
         """
         if not prompt.bidirectional:
             return list(caches)
@@ -245,7 +253,10 @@ class VisionAddOn(ABC):
 
     @abstractmethod
     def encode_image(self, picture: Picture) -> mx.array:
-        """The rows of one picture, shape [row_count, hidden_size]."""
+        """The rows of one picture, shape [row_count, hidden_size].
+
+        Or wider: what stands behind the first `hidden_size` columns is for `cache_views`.
+        """
 
     def tower_bytes(self, size: tuple[int, int]) -> int | None:
         """The most bytes that `encode_image` holds at once, beside the weights, its rows included.
@@ -296,7 +307,7 @@ class VisionAddOn(ABC):
                     f"{span.start} of a prompt of {len(tokens)} tokens"
                 )
             places += own
-            rows.append(encoded.astype(embeddings.dtype))
+            rows.append(encoded[:, : embeddings.shape[-1]].astype(embeddings.dtype))
         if rows:
             embeddings[mx.array(places)] = mx.concatenate(rows, axis=0)
         return PromptEmbeddings(embeddings)

@@ -37,6 +37,13 @@ class CacheView:
         """The arrays of the cache."""
         return self.cache.state
 
+    def __getitem__(self, index: int) -> Any:
+        """One of the arrays of a cache that keeps states, as of convolutions."""
+        return self.cache[index]
+
+    def __setitem__(self, index: int, array: mx.array) -> None:
+        self.cache[index] = array
+
     def like(self, cache: Any) -> "CacheView":
         """The same view of another cache."""
         return type(self)(cache)
@@ -46,8 +53,19 @@ class CacheView:
 
 
 def plain_caches(caches: Sequence[Any]) -> list[Any]:
-    """The caches behind their views."""
-    return [c.cache if isinstance(c, CacheView) else c for c in caches]
+    """The caches behind their views, and behind views of views."""
+    return [_plain(cache) for cache in caches]
+
+
+def _plain(cache: Any) -> Any:
+    while isinstance(cache, CacheView):
+        cache = cache.cache
+    return cache
+
+
+def tokens_in(caches: Sequence[Any]) -> int:
+    """How many tokens a request's caches hold; of those that keep states, the others tell."""
+    return int(next((c.offset for c in plain_caches(caches) if hasattr(c, "offset")), 0))
 
 
 def shift_of(caches: Sequence[Any]) -> int:

@@ -92,24 +92,42 @@ class PositionView(CacheView):
         return Positions(self.cache.offset, self.prompt)
 
 
+def in_runs(sections: Sequence[int]) -> list[int]:
+    """The axis of each frequency, the fastest first: runs of time, height and width (Qwen2-VL)."""
+    return [axis for axis, count in enumerate(sections) for _ in range(count)]
+
+
+def interleaved(sections: Sequence[int]) -> list[int]:
+    """The same, height and width at every third frequency, and time at the others (Qwen3-VL)."""
+    axes = [0] * sum(sections)
+    for axis in (1, 2):
+        for place in range(axis, 3 * sections[axis], 3):
+            axes[place] = axis
+    return axes
+
+
 class MRope(nn.Module):
     """A layer's rope that also turns by `Positions`; any other offset goes to `rope` itself.
 
-    `sections` are how many frequencies, the fastest first, follow time, height and width. All
-    layers of a decoder must wrap equal ropes.
+    `axes` say which axis each frequency follows, the fastest first: 0 for time, 1 for height, 2 for
+    width. Where there are fewer than half a head's channels, the first ones alone are turned, as
+    `rope` does it. `traditional` ropes turn neighbours, others the two halves. All layers of a
+    decoder must wrap equal ropes.
     """
 
-    def __init__(self, rope: nn.Module, sections: Sequence[int]) -> None:
+    def __init__(self, rope: nn.Module, axes: Sequence[int], traditional: bool = False) -> None:
         super().__init__()
         self.rope = rope
-        self._borders = np.cumsum(sections)
+        self._axes = np.asarray(axes)
+        self._traditional = traditional
 
     def __call__(self, x: mx.array, offset: Any = 0) -> mx.array:
         """Turn queries or keys [batch, heads, tokens, head_dim]."""
         if isinstance(offset, Positions):
             offset = offset.prompt.place(offset, x.shape[-2], self._tables)
             if isinstance(offset, tuple):
-                return rotate(x, *offset)
+                cos, sin = offset
+                return rotate(x, cos, sin, self._traditional)
         return self.rope(x, offset=offset)
 
     def _tables(self, ids: np.ndarray) -> Tables:
@@ -117,23 +135,46 @@ class MRope(nn.Module):
 
         So its frequencies and factors, whatever its type, are those that text has.
         """
-        half = int(self._borders[-1])
-        vector = mx.concatenate([mx.ones(half), mx.zeros(half)])
+        one, zero = mx.ones(len(self._axes)), mx.zeros(len(self._axes))
+        vector = _joined(one, zero, self._traditional)
         # Laid out in memory: MLX's rope on CUDA misreads an array that only repeats itself.
-        vectors = mx.contiguous(mx.broadcast_to(vector, (ids.shape[1], 1, 1, 2 * half)))
-        parts = []
-        for axis, end in enumerate(self._borders):
+        vectors = mx.contiguous(mx.broadcast_to(vector, (ids.shape[1], 1, 1, vector.size)))
+        cos, sin = mx.zeros(0), mx.zeros(0)
+        for axis in range(int(self._axes.max()) + 1):
             turned = self.rope(vectors, offset=mx.array(ids[axis]))  # a token a batch element
-            start = self._borders[axis - 1] if axis else 0
-            parts.append(turned.reshape(-1, 2, half)[:, :, start:end])
-        table = mx.concatenate(parts, axis=-1)
-        return table[:, 0], table[:, 1]
+            own = _split(turned.reshape(-1, vector.size), self._traditional)
+            follows = mx.array(self._axes == axis)
+            cos, sin = (
+                own
+                if not axis
+                else (
+                    mx.where(follows, own[0], cos),
+                    mx.where(follows, own[1], sin),
+                )
+            )
+        return cos, sin
 
 
-def rotate(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
-    """Turn each pair (i, i + half) of the last axis of `x`, in the tables' precision.
+def rotate(x: mx.array, cos: mx.array, sin: mx.array, traditional: bool = False) -> mx.array:
+    """Turn pairs of the last axis of `x`, in the tables' precision: (i, i + half), or neighbours.
 
-    The tables have shape [..., half] and are broadcast to `x`; the result has its dtype.
+    The tables have shape [..., half] and are broadcast to `x`; what lies behind the first 2 * half
+    channels stays. The result has the dtype of `x`.
     """
+    dims = 2 * cos.shape[-1]
+    a, b = _split(x[..., :dims], traditional)
+    turned = _joined(a * cos - b * sin, b * cos + a * sin, traditional).astype(x.dtype)
+    return turned if dims == x.shape[-1] else mx.concatenate([turned, x[..., dims:]], axis=-1)
+
+
+def _split(x: mx.array, traditional: bool) -> tuple[mx.array, mx.array]:
+    """The first and the second of each pair along the last axis."""
+    if traditional:
+        return x[..., ::2], x[..., 1::2]
     a, b = mx.split(x, 2, axis=-1)
-    return mx.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+    return a, b
+
+
+def _joined(a: mx.array, b: mx.array, traditional: bool) -> mx.array:
+    """`_split`, undone."""
+    return mx.stack([a, b], axis=-1).flatten(-2) if traditional else mx.concatenate([a, b], axis=-1)

@@ -4,7 +4,7 @@ Semantics: transformers' `PaliGemmaForConditionalGeneration`, `PaliGemmaProcesso
 `SiglipImageProcessorPil`. Tower and projector are mlx-vlm's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +154,12 @@ class PaliGemmaAddOn(VisionAddOn):
     ) -> tuple[Range, ...]:
         return ((0, len(tokens)),)
 
-    def cache_views(self, caches: Sequence[Any], prompt: ExpandedPrompt) -> list[Any]:
+    def cache_views(
+        self,
+        caches: Sequence[Any],
+        prompt: ExpandedPrompt,
+        encode: Callable[[Picture], mx.array] | None = None,
+    ) -> list[Any]:
         return [PrefixView(cache, prompt.bidirectional) for cache in caches]
 
     def row_count(self, picture: Picture) -> int:

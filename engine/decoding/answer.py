@@ -71,6 +71,8 @@ class Answer:
         self._first_token: float | None = None
         self._last_token: float | None = None
         self._images_encoded = self._images_reused = 0
+        self._rows: dict[str, mx.array] = {}
+        """Those of the pictures that are to be run, by their digests, until they are in place."""
         self._fed: list[int] = []
         """Every token generated, the one that ended the text included."""
         self._tokens: list[int] = []
@@ -146,32 +148,37 @@ class Answer:
 
     def knows(self, picture: Picture) -> bool:
         """Whether a picture was encoded before."""
-        return self._features.knows(picture.digest)
+        return picture.digest in self._rows or self._features.knows(picture.digest)
 
     def encode(self, picture: Picture) -> mx.array:
         """A picture's rows, encoded here or before."""
         self.stop_if_cancelled()
+        known = self._rows.get(picture.digest)
+        if known is not None:
+            return known
         before = self._features.encoded, self._features.reused
-        rows = self._features.encode(picture)
+        rows = self._rows[picture.digest] = self._features.encode(picture)
         self._images_encoded += self._features.encoded - before[0]
         self._images_reused += self._features.reused - before[1]
         # A long conversation would otherwise hold all of its photographs decoded.
         picture.release()
         return rows
 
-    def embeddings(
-        self, rest: Sequence[int], encode: Callable[[Picture], mx.array] | None = None
-    ) -> mx.array | None:
-        """The embeddings of the tokens left to run, pictures in place; None for text alone."""
+    def embeddings(self, rest: Sequence[int]) -> mx.array | None:
+        """The embeddings of the tokens left to run, pictures in place.
+
+        None for text alone, and where the decoder looks up its tokens' own.
+        """
         spans = self.spans
         if not spans:
             return None
         assert self.kit.add_on is not None
         assert self.kit.text_model is not None
         embedded = self.kit.add_on.compute_embeddings(
-            self.kit.text_model, mx.array(list(rest)), spans, encode or self.encode
+            self.kit.text_model, mx.array(list(rest)), spans, self.encode
         )
-        mx.eval(embedded.input_embeddings)
+        if embedded.input_embeddings is not None:
+            mx.eval(embedded.input_embeddings)
         self.stop_if_cancelled()
         return embedded.input_embeddings
 
@@ -180,7 +187,8 @@ class Answer:
         if self.prompt.spans and self.kit.add_on is not None:
             # The position of each token and what it may see depend on the pictures so far.
             assert self.kv is not None
-            self.kv = self.kit.add_on.cache_views(self.kv, self.prompt)
+            self.kv = self.kit.add_on.cache_views(self.kv, self.prompt, self.encode)
+        self._rows = {}
 
     def progress(self, processed: int, total: int) -> None:
         """Tell that so many of the tokens left to run were; raises `Cancelled`."""
@@ -256,7 +264,7 @@ class Answer:
             self._store(reason, failed=error is not None)
         except BaseException as e:
             error = error or e
-        self.kv = None
+        self.kv, self._rows = None, {}
         self._room.leave(self)
         self.generation.finish(self._finished("error" if error else reason, error))
 

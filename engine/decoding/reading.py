@@ -15,7 +15,6 @@ from engine.decoding.lane import LaneCache
 from engine.decoding.prefill import prefill, prefill_together
 from engine.memory.kv_state import rotates
 from engine.memory.room import Room
-from vision_add_ons.base import Picture
 from vision_add_ons.cache_views import plain_caches
 
 if TYPE_CHECKING:
@@ -153,15 +152,13 @@ class Reading:
         ready = []
         for one in prompts:
             answer = one.answer
-            rows: dict[str, mx.array] = {}
             try:
-                for span in answer.spans:
-                    if span.picture.digest not in rows:
-                        known = answer.knows(span.picture)
-                        rows[span.picture.digest] = answer.encode(span.picture)
-                        if not known:
-                            yield 0
-                one.embeddings = answer.embeddings(one.tokens, partial(_row_of, rows))
+                for picture in (span.picture for span in answer.spans):
+                    known = answer.knows(picture)
+                    answer.encode(picture)
+                    if not known:
+                        yield 0
+                one.embeddings = answer.embeddings(one.tokens)
                 answer.look()
             except GeneratorExit:
                 raise  # the thread is at its end, and ends all that is under way
@@ -277,10 +274,6 @@ class Reading:
             return False
         self._share(answer)
         return True
-
-
-def _row_of(rows: dict[str, mx.array], picture: Picture) -> mx.array:
-    return rows[picture.digest]
 
 
 def _told(answer: Answer, processed: int, total: int) -> bool:

@@ -91,9 +91,10 @@ def test_snippet(
 
 def test_each_section_has_a_snippet() -> None:
     sections = re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", PAGE.read_text(), re.M | re.S)
-    last = dict(sections[-5:])
+    last = dict(sections[-6:])
     several = ["Several images", "Templates without images"]
-    assert list(last) == ["Masks", "Positions", *several, "Quantized towers"]
+    places = ["Masks", "Positions", "Features of deeper layers"]
+    assert list(last) == [*places, *several, "Quantized towers"]
     assert all(text.count("```python\n") == 1 for text in last.values())
 
 

@@ -15,7 +15,7 @@ from support.planted import Planting
 from vision_add_ons.base import ExpandedPrompt, ImageSpan, Picture
 from vision_add_ons.cache_views import BidirectionalView, Range
 from vision_add_ons.gemma3 import Gemma3AddOn
-from vision_add_ons.mrope import MRope, Positions, PositionView, PromptPositions
+from vision_add_ons.mrope import MRope, Positions, PositionView, PromptPositions, in_runs
 from vision_add_ons.paligemma import PaliGemmaAddOn
 from vision_add_ons.qwen2_vl import Qwen2VLAddOn
 from vision_add_ons.testing import BOS, answer_checks, relative_error, row_checks, text_checks
@@ -50,7 +50,9 @@ class PicturesSeeEachOther(Gemma3AddOn):
 class PrefixWithinTheWindow(PaliGemmaAddOn):
     """As Gemma 3 has it: PaliGemma's prompt sees farther than Gemma 2's window."""
 
-    def cache_views(self, caches: Sequence[Any], prompt: ExpandedPrompt) -> list[Any]:
+    def cache_views(
+        self, caches: Sequence[Any], prompt: ExpandedPrompt, encode: Any = None
+    ) -> list[Any]:
         return [BidirectionalView(cache, prompt.bidirectional) for cache in caches]
 
 
@@ -71,12 +73,16 @@ def test_masks(planting: Planting, faulty: Any, check: Any) -> None:
 
 
 class CountsOnOneAxis(Qwen2VLAddOn):
-    def cache_views(self, caches: Sequence[Any], prompt: ExpandedPrompt) -> list[Any]:
+    def cache_views(
+        self, caches: Sequence[Any], prompt: ExpandedPrompt, encode: Any = None
+    ) -> list[Any]:
         return list(caches)
 
 
 class AxesSwapped(Qwen2VLAddOn):
-    def cache_views(self, caches: Sequence[Any], prompt: ExpandedPrompt) -> list[Any]:
+    def cache_views(
+        self, caches: Sequence[Any], prompt: ExpandedPrompt, encode: Any = None
+    ) -> list[Any]:
         grids = [(span.start, *self.patches.grid(span.picture.size)[::-1]) for span in prompt.spans]
         positions = PromptPositions(len(prompt.tokens), grids)
         return [PositionView(cache, positions) for cache in caches]
@@ -85,7 +91,9 @@ class AxesSwapped(Qwen2VLAddOn):
 class WrongDelta(Qwen2VLAddOn):
     """The prompt is right, and what follows it stands one too far."""
 
-    def cache_views(self, caches: Sequence[Any], prompt: ExpandedPrompt) -> list[Any]:
+    def cache_views(
+        self, caches: Sequence[Any], prompt: ExpandedPrompt, encode: Any = None
+    ) -> list[Any]:
         views = super().cache_views(caches, prompt)
         views[0].prompt.delta += 1  # all of them share it
         return views
@@ -106,7 +114,9 @@ def test_positions(planting: Planting, faulty: Any, saying: str) -> None:
 class PositionsOfThisTurn(Qwen2VLAddOn):
     """Pictures of earlier turns, whose tokens are in the cache, are forgotten."""
 
-    def cache_views(self, caches: Sequence[Any], prompt: ExpandedPrompt) -> list[Any]:
+    def cache_views(
+        self, caches: Sequence[Any], prompt: ExpandedPrompt, encode: Any = None
+    ) -> list[Any]:
         spans = tuple(s for s in prompt.spans if s.start >= caches[0].offset)
         return super().cache_views(caches, ExpandedPrompt(prompt.tokens, spans))
 
@@ -139,7 +149,7 @@ class RememberingRope(MRope):
 class DecoderRemembers(Qwen2VLAddOn):
     def prepare_decoder(self, text_model: nn.Module) -> None:
         for layer in text_model.layers:
-            layer.self_attn.rope = RememberingRope(layer.self_attn.rope, self.sections)
+            layer.self_attn.rope = RememberingRope(layer.self_attn.rope, in_runs(self.sections))
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,24 @@ from hypothesis import strategies as st
 from mlx_lm.models.cache import KVCache, QuantizedKVCache
 from mlx_lm.models.rope_utils import initialize_rope
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLModel, Qwen2VLConfig, Qwen2VLModel
+from transformers.models.glm4v import modeling_glm4v as glm4v
 from transformers.models.qwen2_vl.modeling_qwen2_vl import (
     Qwen2VLRotaryEmbedding,
     apply_rotary_pos_emb,
 )
+from transformers.models.qwen3_5 import modeling_qwen3_5 as qwen3_5
+from transformers.models.qwen3_vl import modeling_qwen3_vl as qwen3_vl
 
 from engine.memory.prompt_cache import kv_length
-from vision_add_ons.mrope import Grid, MRope, Positions, PositionView, PromptPositions
+from vision_add_ons.mrope import (
+    Grid,
+    MRope,
+    Positions,
+    PositionView,
+    PromptPositions,
+    in_runs,
+    interleaved,
+)
 
 HEAD, SECTIONS = 16, [2, 3, 3]
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
@@ -109,7 +120,7 @@ def ropes(scaling: dict[str, Any] | None, theta: float = 1e4) -> tuple[MRope, An
         text_config={**TEXT, "rope_parameters": {**parameters, "mrope_section": SECTIONS}}
     ).text_config
     plain = initialize_rope(HEAD, theta, False, scaling_config=scaling)
-    return MRope(plain, SECTIONS), Qwen2VLRotaryEmbedding(config)
+    return MRope(plain, in_runs(SECTIONS)), Qwen2VLRotaryEmbedding(config)
 
 
 @settings(max_examples=50)
@@ -128,6 +139,58 @@ def test_turning_is_the_reference_s(
     assert error <= 2e-5
 
 
+def forms() -> dict[str, tuple[MRope, Any, Any]]:
+    """Ours, the reference's tables and its turning: of each way to lay out the axes."""
+    parameters = {"rope_type": "default", "rope_theta": 1e4}
+    three = {**parameters, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
+    part = {**parameters, "mrope_section": [2, 1, 1], "partial_rotary_factor": 0.5}
+    text = {**TEXT, "head_dim": HEAD}
+    config = qwen3_vl.Qwen3VLTextConfig(**text, rope_parameters=three)
+    hybrid = {**three, **part, "mrope_section": [2, 1, 1]}
+    small = qwen3_5.Qwen3_5TextConfig(**text, rope_parameters=hybrid)
+    glm = glm4v.Glm4vTextConfig(**TEXT, rope_parameters=part)
+    return {
+        "interleaved": (
+            MRope(nn.RoPE(HEAD), interleaved([4, 2, 2])),
+            qwen3_vl.Qwen3VLTextRotaryEmbedding(config),
+            qwen3_vl.apply_rotary_pos_emb,
+        ),
+        "interleaved, of half a head": (
+            MRope(nn.RoPE(HEAD // 2), interleaved([2, 1, 1])),
+            qwen3_5.Qwen3_5TextRotaryEmbedding(small),
+            qwen3_5.apply_rotary_pos_emb,
+        ),
+        "neighbours, of half a head": (
+            MRope(nn.RoPE(HEAD // 2, traditional=True), in_runs([2, 1, 1]), traditional=True),
+            glm4v.Glm4vTextRotaryEmbedding(glm),
+            glm4v.apply_rotary_pos_emb,
+        ),
+    }
+
+
+FORMS = forms()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@settings(max_examples=20)
+@given(prompts(), chunks, st.integers(0, 2**31))
+def test_other_ways_to_turn(form: str, prompt: Prompt, chunk: tuple[int, int], seed: int) -> None:
+    start, count = chunk
+    ours, theirs, turn = FORMS[form]
+    x = np.random.default_rng(seed).normal(size=(1, 2, count, HEAD)).astype(np.float32)
+    turned = np.array(ours(mx.array(x), offset=Positions(start, PromptPositions(*prompt))))
+    ids = torch.tensor(ids_of(prompt, start + count)[:, None, start : start + count])
+    cos, sin = theirs(torch.from_numpy(x), ids)
+    expected, _ = turn(torch.from_numpy(x), torch.from_numpy(x), cos, sin)
+    error = np.linalg.norm(turned - expected.numpy()) / np.linalg.norm(expected.numpy())
+    assert error <= 2e-5
+
+
+def test_interleaved_axes() -> None:
+    """Sections that differ: what the shortest leaves is of time."""
+    assert interleaved([4, 3, 1]) == [0, 1, 2, 0, 1, 0, 0, 1]
+
+
 class CountingRope(nn.RoPE):
     calls = 0
 
@@ -140,7 +203,7 @@ class CountingRope(nn.RoPE):
 def test_text_is_turned_by_the_wrapped_rope(dtype: mx.Dtype) -> None:
     """Bit for bit: without positions, and before, between and behind pictures with them."""
     plain = nn.RoPE(HEAD)
-    rope = MRope(plain, SECTIONS)
+    rope = MRope(plain, in_runs(SECTIONS))
     prompt = PromptPositions(60, [(10, 3, 5), (35, 4, 2)])
     x = mx.random.normal((1, 2, 8, HEAD)).astype(dtype)
     cases = [(7, 7), (mx.array(7), 7), (0, 0)]
@@ -156,7 +219,7 @@ def test_text_is_turned_by_the_wrapped_rope(dtype: mx.Dtype) -> None:
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16, mx.float16])
 def test_pictures_are_turned_once_a_chunk_in_float32(dtype: mx.Dtype) -> None:
-    layers = [MRope(CountingRope(HEAD), SECTIONS) for _ in range(4)]
+    layers = [MRope(CountingRope(HEAD), in_runs(SECTIONS)) for _ in range(4)]
     prompt = PromptPositions(60, [(10, 3, 5)])
     x = mx.random.normal((1, 2, 20, HEAD)).astype(dtype)
     exact = layers[0](x.astype(mx.float32), offset=Positions(5, prompt))

@@ -1,7 +1,7 @@
 """The add-on itself: what of a checkpoint goes where, and one picture's way through it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +12,7 @@ from vision_add_ons.base import ExpandedPrompt, Picture, VisionAddOn
 from vision_add_ons.configs import check_fields, positive, resolve_config
 from vision_add_ons.errors import PromptError
 from vision_add_ons.mlx_vlm_modules import import_mlx_vlm
-from vision_add_ons.mrope import MRope, PositionView, PromptPositions
+from vision_add_ons.mrope import MRope, PositionView, PromptPositions, in_runs
 from vision_add_ons.qwen2_vl.config import check_half, check_tower, decoder_config, mrope_sections
 from vision_add_ons.qwen2_vl.preprocessing import MAX_RATIO, Patches
 from vision_add_ons.qwen2_vl.tower import encode, most_bytes, tower_costs
@@ -131,7 +131,7 @@ class Qwen2VLAddOn(VisionAddOn):
 
     def prepare_decoder(self, text_model: nn.Module) -> None:
         for layer in text_model.layers:
-            layer.self_attn.rope = MRope(layer.self_attn.rope, self.sections)
+            layer.self_attn.rope = MRope(layer.self_attn.rope, in_runs(self.sections))
 
     def row_count(self, picture: Picture) -> int:
         """One row per square. Raises `ImageError` for a picture that is too elongated."""
@@ -148,7 +148,12 @@ class Qwen2VLAddOn(VisionAddOn):
             raise PromptError("videos are not supported; give pictures instead")
         return super().expand_prompt(tokens, pictures, positions)
 
-    def cache_views(self, caches: Sequence[Any], prompt: ExpandedPrompt) -> list[Any]:
+    def cache_views(
+        self,
+        caches: Sequence[Any],
+        prompt: ExpandedPrompt,
+        encode: Callable[[Picture], mx.array] | None = None,
+    ) -> list[Any]:
         grids = [(span.start, *self.patches.grid(span.picture.size)) for span in prompt.spans]
         positions = PromptPositions(len(prompt.tokens), grids)
         return [PositionView(cache, positions) for cache in caches]

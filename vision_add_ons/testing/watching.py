@@ -38,7 +38,8 @@ class Merge:
     looked_up: np.ndarray
     """What `embed_tokens` gives for the tokens, before the call."""
     looked_up_after: np.ndarray
-    embeddings: np.ndarray
+    embeddings: np.ndarray | None
+    """None where the decoder looks the tokens up itself, and its views bring the rows."""
     dtypes: tuple[mx.Dtype, mx.Dtype]
     """Of the embeddings, and of the looked up ones."""
     rows: list[Seeing]
@@ -106,8 +107,8 @@ def watched(add_on: type[VisionAddOn], watch: Watch) -> type[VisionAddOn]:
                     tuple(images),
                     looked_up,
                     numbers(self.embed_tokens(text_model, mx.array(tokens))),
-                    numbers(embeddings),
-                    (embeddings.dtype, dtype),
+                    None if embeddings is None else numbers(embeddings),
+                    (dtype if embeddings is None else embeddings.dtype, dtype),
                     seen,
                     state,
                 )
