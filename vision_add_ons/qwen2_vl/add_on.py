@@ -131,7 +131,11 @@ class Qwen2VLAddOn(VisionAddOn):
 
     def prepare_decoder(self, text_model: nn.Module) -> None:
         for layer in text_model.layers:
-            layer.self_attn.rope = MRope(layer.self_attn.rope, in_runs(self.sections))
+            layer.self_attn.rope = MRope(layer.self_attn.rope, self.axes())
+
+    def axes(self) -> list[int]:
+        """The axis that each frequency of a head follows."""
+        return in_runs(self.sections)
 
     def row_count(self, picture: Picture) -> int:
         """One row per square. Raises `ImageError` for a picture that is too elongated."""

@@ -4,15 +4,18 @@ Semantics: transformers' `Qwen3VLForConditionalGeneration` and `Qwen3VLMoeForCon
 For pictures, preprocessing and the grid of positions are Qwen2-VL's.
 """
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from vision_add_ons.base import Picture
+from vision_add_ons.base import ExpandedPrompt, Picture
 from vision_add_ons.configs import check_fields, positive
 from vision_add_ons.errors import BrokenConfig
+from vision_add_ons.layer_features import deepstack_views, take_features
+from vision_add_ons.mrope import interleaved
 from vision_add_ons.qwen2_vl import Qwen2VLAddOn
 from vision_add_ons.qwen2_vl.config import check_tower, decoder_config
 from vision_add_ons.qwen3_vl.tower import Qwen3VLTower
@@ -80,6 +83,23 @@ class Qwen3VLAddOn(Qwen2VLAddOn):
     def default_chat_template(cls, config: dict[str, Any], folder: Path) -> str:
         """Qwen's form of ChatML."""
         return CHAT_TEMPLATE
+
+    def axes(self) -> list[int]:
+        return interleaved(self.sections)
+
+    def prepare_decoder(self, text_model: nn.Module) -> None:
+        super().prepare_decoder(text_model)
+        take_features(text_model.layers[: len(self.tower.deep)])
+
+    def cache_views(
+        self,
+        caches: Sequence[Any],
+        prompt: ExpandedPrompt,
+        encode: Callable[[Picture], mx.array] | None = None,
+    ) -> list[Any]:
+        views = super().cache_views(caches, prompt)
+        width, deep = self.tower.out, len(self.tower.deep)
+        return deepstack_views(views, prompt.spans, encode or self.encode_image, width, deep)
 
     def tower_bytes(self, size: tuple[int, int]) -> int:
         rows, columns = self.patches.grid(size)

@@ -148,6 +148,7 @@ class Qwen3VLTower(nn.Module):
         heads, inner = config["num_heads"], config["intermediate_size"]
         self.side = math.isqrt(config["num_position_embeddings"])
         self.deep = tuple(config["deepstack_visual_indexes"])
+        self.out = out
         self.patch_embed = PatchEmbedding(
             config["temporal_patch_size"], config["patch_size"], width
         )
@@ -214,7 +215,7 @@ class Qwen3VLTower(nn.Module):
         kernel = self.patch_embed.proj.weight
         total, values, width = math.prod(grid), kernel.size // kernel.shape[0], kernel.shape[0]
         piece, mergers = min(total, cutting.rows), 1 + len(self.deep)
-        made = total // FOUR * self.merger.linear_fc2.weight.shape[0] * row.dtype.size
+        made = total // FOUR * self.out * row.dtype.size
         held = total * (row.row + row.tables)
         return most_of(
             total,
