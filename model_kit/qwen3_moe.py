@@ -36,18 +36,26 @@ class Model(qwen3_moe.Model):
             )
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
-        """mlx-lm's names: `gate_up_proj` [experts, hidden_size, 2 * inner] and `down_proj`
-        [experts, inner, hidden_size] of Qwen3-VL's experts become matrices of their own."""
+        """mlx-lm's names: `gate_up_proj` and `down_proj` of all of Qwen3-VL's experts become
+        matrices of their own.
+
+        transformers 5 has them as it multiplies, [experts, outputs, inputs]; as published, the last
+        two are the other way round.
+        """
+        width, inner = self.args.hidden_size, self.args.moe_intermediate_size
+        shapes = {"gate_up_proj": (2 * inner, width), "down_proj": (width, inner)}
         apart: dict[str, mx.array] = {}
         for name, weight in weights.items():
             stem, _, last = name.rpartition(".experts.")
-            if last not in ("gate_up_proj", "down_proj") or weight.ndim != 3:
+            if last not in shapes or weight.ndim != 3:
                 apart[name] = weight
-            elif last == "down_proj":
-                apart[f"{stem}.switch_mlp.down_proj.weight"] = weight.swapaxes(1, 2)
-            else:
-                gate, up = mx.split(weight, 2, axis=-1)
-                apart[f"{stem}.switch_mlp.gate_proj.weight"] = gate.swapaxes(1, 2)
-                apart[f"{stem}.switch_mlp.up_proj.weight"] = up.swapaxes(1, 2)
+                continue
+            if weight.shape[1:] != shapes[last]:
+                weight = weight.swapaxes(1, 2)
+            parts = {"down_proj": weight}
+            if last == "gate_up_proj":
+                gate, up = mx.split(weight, 2, axis=1)
+                parts = {"gate_proj": gate, "up_proj": up}
+            apart |= {f"{stem}.switch_mlp.{part}.weight": own for part, own in parts.items()}
         made: dict[str, mx.array] = super().sanitize(apart)
         return made

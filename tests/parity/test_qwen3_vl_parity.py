@@ -37,3 +37,4 @@ class TestQwen3VL(OwnFamily):
 @with_another_decoder
 class TestQwen3VLMoe(TestQwen3VL):
     reference = Qwen3VLMoeReference
+    test_halves_stay = None  # on a CPU, MLX multiplies by experts in float32 alone

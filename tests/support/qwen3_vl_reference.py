@@ -21,6 +21,8 @@ from support.qwen2_vl_reference import DYNAMIC, REFUSED, Qwen2VLReference
 from support.sizes import TEXT
 from vision_add_ons.errors import BrokenConfig, UnsupportedCheckpoint
 from vision_add_ons.testing import Conversation
+from vision_add_ons.testing.quantization import QuantizedReference, round_array, round_weights
+from vision_add_ons.testing.torch_weights import set_values
 
 SECTIONS = [6, 3, 3]
 ROPE = {
@@ -85,12 +87,15 @@ class Qwen3VLReference(Qwen2VLReference):
         if dialect == "transformers 5":
             return
         _write_as_published(folder)
-        if dialect == "mlx-vlm":
-            file = folder / "model.safetensors"
-            tensors: dict[str, torch.Tensor] = {}
-            for name, tensor in load_file(file).items():
+        file = folder / "model.safetensors"
+        tensors: dict[str, torch.Tensor] = {}
+        for name, tensor in load_file(file).items():
+            if dialect == "mlx-vlm":
                 tensors |= _converted(name, tensor)
-            save_file(tensors, file, metadata={"format": "mlx"})
+            else:
+                turned = ".experts." in name
+                tensors[name] = tensor.transpose(1, 2).contiguous() if turned else tensor
+        save_file(tensors, file, metadata={"format": "pt"})
 
     def rows(self, image: Image.Image) -> np.ndarray:
         with torch.no_grad():
@@ -114,12 +119,24 @@ class Qwen3VLMoeReference(Qwen3VLReference):
         **Qwen3VLReference.text,
         "num_experts": 6,
         "num_experts_per_tok": 2,
-        "moe_intermediate_size": 32,
+        "moe_intermediate_size": 96,
     }
+
+    def quantized(self, seed: int, towers: bool) -> QuantizedReference:
+        """With the experts, whose weights are no layers' in torch."""
+        other = type(self)(seed)
+        kept = round_weights(other.model, towers)
+        for name, parameter in other.model.named_parameters():
+            if ".experts." in name:
+                halves = 2 if "gate_up" in name else 1
+                parts = np.split(parameter.detach().numpy(), halves, axis=1)
+                rounded = [round_array(np.ascontiguousarray(part), kept) for part in parts]
+                set_values(parameter, np.concatenate(rounded, axis=1))
+        return QuantizedReference(other, kept)
 
 
 def _converted(name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
-    """A published tensor as mlx-vlm has it: the experts' matrices apart, and turned."""
+    """A tensor as mlx-vlm has it: the experts' matrices apart."""
     if name.startswith("model.visual."):
         name = name.replace("model.visual.", "vision_tower.")
         if name.endswith("patch_embed.proj.weight"):
@@ -130,10 +147,9 @@ def _converted(name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
     stem, _, last = name.rpartition(".experts.")
     if not stem:
         return {name: tensor}
-    turned = tensor.transpose(1, 2).contiguous()
     if last == "down_proj":
-        return {f"{stem}.switch_mlp.down_proj.weight": turned}
-    gate, up = (half.contiguous() for half in turned.chunk(2, dim=1))
+        return {f"{stem}.switch_mlp.down_proj.weight": tensor}
+    gate, up = (half.contiguous() for half in tensor.chunk(2, dim=1))
     return {f"{stem}.switch_mlp.gate_proj.weight": gate, f"{stem}.switch_mlp.up_proj.weight": up}
 
 
