@@ -62,6 +62,15 @@ _ALL = (
     KnownModel(
         "qwen2.5-vl-7b", "mlx-community/Qwen2.5-VL-7B-Instruct-4bit", "Qwen2.5-VL 7B, 4 bit"
     ),
+    KnownModel("qwen3-vl-2b", "mlx-community/Qwen3-VL-2B-Instruct-4bit", "Qwen3-VL 2B, 4 bit"),
+    KnownModel("qwen3-vl-4b", "mlx-community/Qwen3-VL-4B-Instruct-4bit", "Qwen3-VL 4B, 4 bit"),
+    KnownModel("qwen3-vl-8b", "mlx-community/Qwen3-VL-8B-Instruct-4bit", "Qwen3-VL 8B, 4 bit"),
+    KnownModel(
+        "qwen3-vl-30b",
+        "mlx-community/Qwen3-VL-30B-A3B-Instruct-4bit",
+        "Qwen3-VL 30B with experts, 3B of it at once, 4 bit",
+    ),
+    KnownModel("qwen3-vl-32b", "mlx-community/Qwen3-VL-32B-Instruct-4bit", "Qwen3-VL 32B, 4 bit"),
 )
 
 KNOWN_MODELS = {model.name: model for model in _ALL}

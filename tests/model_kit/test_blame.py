@@ -18,6 +18,7 @@ from support.mistral3_reference import Mistral3Reference
 from support.pixtral_reference import PixtralReference
 from support.qwen2_5_vl_reference import Qwen25VLReference
 from support.qwen2_vl_reference import Qwen2VLReference
+from support.qwen3_vl_reference import Qwen3VLMoeReference, Qwen3VLReference
 from transformers import Olmo2Config, Olmo2ForCausalLM
 
 from engine import GenerationOptions, load
@@ -47,6 +48,8 @@ CONVERTED = {
     "mistral3": (Mistral3Reference, "transformers 5"),
     "qwen2_vl": (Qwen2VLReference, "transformers 4"),
     "qwen2_5_vl": (Qwen25VLReference, "transformers 4"),
+    "qwen3_vl": (Qwen3VLReference, "transformers 4"),
+    "qwen3_vl_moe": (Qwen3VLMoeReference, "transformers 4"),
 }
 
 

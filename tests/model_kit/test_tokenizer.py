@@ -70,6 +70,8 @@ MODEL_TYPES = (
     "prismatic",
     "qwen2_5_vl",
     "qwen2_vl",
+    "qwen3_vl",
+    "qwen3_vl_moe",
 )
 NAMED = ("LlamaTokenizer", "TokenizersBackend", "GemmaTokenizerFast", None)
 """What tokenizer_config.json calls the class; nothing, in some."""

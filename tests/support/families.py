@@ -6,6 +6,7 @@ from support.paligemma_reference import PaliGemma2Reference, PaliGemmaReference
 from support.pixtral_reference import PixtralReference
 from support.qwen2_5_vl_reference import Qwen25VLReference
 from support.qwen2_vl_reference import Qwen2VLReference
+from support.qwen3_vl_reference import Qwen3VLReference
 
 FAMILIES = (
     Gemma3Reference,
@@ -16,4 +17,5 @@ FAMILIES = (
     Ministral3Reference,
     Qwen2VLReference,
     Qwen25VLReference,
+    Qwen3VLReference,
 )

@@ -161,6 +161,7 @@ def _write_as_published(folder: Path) -> None:
     rope = text.pop("rope_parameters")
     text["rope_theta"] = rope.pop("rope_theta")
     text["rope_scaling"] = rope
+    text["tie_word_embeddings"] = config["tie_word_embeddings"]
     vision["model_type"] = config["model_type"]
     del vision["rope_parameters"]
     if "num_local_experts" in text:
