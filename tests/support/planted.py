@@ -18,6 +18,7 @@ FAMILIES = {
     "gemma3": ("vision_add_ons.gemma3:Gemma3AddOn", "Gemma3Reference"),
     "paligemma": ("vision_add_ons.paligemma:PaliGemmaAddOn", "PaliGemma2Reference"),
     "pixtral": ("vision_add_ons.pixtral.add_on:PixtralAddOn", "PixtralReference"),
+    "qwen3_vl": ("vision_add_ons.qwen3_vl.add_on:Qwen3VLAddOn", "Qwen3VLReference"),
     "qwen2_vl": ("vision_add_ons.qwen2_vl.add_on:Qwen2VLAddOn", "Qwen2VLReference"),
 }
 
