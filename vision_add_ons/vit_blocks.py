@@ -62,8 +62,8 @@ def by_thirds(made: mx.array, heads: int, tables: Tables) -> Heads:
     """What one projection made of rows, [rows, 3 * width], as queries, keys and values; the first
     two turned by float32 tables, whatever the rows are in."""
     queries, keys, values = mx.unflatten(made, -1, (3, heads, -1)).transpose(1, 2, 0, 3)
-    turned = (rotate(part, tables).astype(made.dtype) for part in (queries, keys))
-    return *turned, values
+    queries, keys = (rotate(part, tables).astype(made.dtype) for part in (queries, keys))
+    return queries, keys, values
 
 
 def run_blocks(

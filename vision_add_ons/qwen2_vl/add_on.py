@@ -58,7 +58,7 @@ class Qwen2VLAddOn(VisionAddOn):
     models), and each square of 28 x 28 gives a row. Positions count on three axes, see `mrope`.
     """
 
-    model_types = ("qwen2_vl",)
+    model_types: ClassVar[tuple[str, ...]] = ("qwen2_vl",)
     image_marks = ("<|image_pad|>", "<|video_pad|>")
     usual_sections: ClassVar = (16, 24, 24)
     """How many frequencies follow time, height and width, where a config does not say."""
