@@ -46,6 +46,14 @@ class LaneCache:
         """The arrays of the cache."""
         return self._cache.state
 
+    def __getitem__(self, index: int) -> mx.array:
+        """One of the arrays of a cache that keeps states, as of convolutions."""
+        array: mx.array = self._cache[index]
+        return array
+
+    def __setitem__(self, index: int, array: mx.array) -> None:
+        self._cache[index] = array
+
     @property
     def offset(self) -> Any:
         """The position of the next token: a number of a row alone, else an array, [rows]."""

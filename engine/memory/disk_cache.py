@@ -79,6 +79,21 @@ class StoredFile:
         return done.exception() is not None or not done.result()
 
 
+def _written_borders(entry: "Writable") -> tuple[int, ...]:
+    """The borders that go with a file: each takes all sliding windows, or states, once more.
+
+    The latest, and those before it as long as all of them double the file at most.
+    """
+    borders: list[int] = []
+    room = nbytes(entry.kv, {})
+    for border in sorted(entry.borders, reverse=True):
+        room -= nbytes((), {border: entry.snapshots[border]})
+        if borders and room < 0:
+            break
+        borders.append(border)
+    return tuple(reversed(borders))
+
+
 class DiskCache:
     """The files of one model. Its folder is shared: other models' and processes' lie there too.
 
@@ -199,8 +214,7 @@ class DiskCache:
 
         Cuts its caches to the tokens that they hold: a file takes no more.
         """
-        # The latest border alone goes with a file: each takes all sliding windows once more.
-        borders = () if entry.trims else tuple(sorted(entry.borders)[-1:])
+        borders = () if entry.trims else _written_borders(entry)
         contents = Contents(
             self._fingerprint, entry.key, entry.variant, borders, entry.trims, entry.least
         )

@@ -36,7 +36,7 @@ MAX_TOKENS = 2**24
 _BLANK = "0" * 64
 # The metadata's names are mlx-lm's, for entries of the dictionary that it is given.
 _DIGEST = re.compile(rb'"0\.digest"\s*:\s*"([0-9a-f]{64})"')
-_TRUSTED_CLASSES = {"KVCache", "RotatingKVCache", "QuantizedKVCache"}
+_TRUSTED_CLASSES = {"KVCache", "RotatingKVCache", "QuantizedKVCache", "ArraysCache"}
 
 
 class UnusableFile(Exception):

@@ -6,6 +6,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_map
 from mlx_lm.models.cache import (
+    ArraysCache,
     KVCache,
     QuantizedKVCache,
     RotatingKVCache,
@@ -33,7 +34,8 @@ def kv_length(kv: Sequence[Any]) -> int | None:
 
 
 def rotates(kv: Sequence[Any]) -> bool:
-    """Whether some layers drop what is old, so that no trimming brings an earlier state back."""
+    """Whether some layers drop what is old, or keep a state of it (convolutions, linear attention),
+    so that no trimming brings an earlier state back."""
     return not all(_always_trims(cache) for cache in kv)
 
 
@@ -74,6 +76,11 @@ def fit(kv: Sequence[Any], spare: float = SPARE) -> None:
     In place, and a layer at a time: no second copy of a whole history is ever there.
     """
     for cache in kv:
+        if isinstance(cache, ArraysCache):
+            # A state may be the end of an array as long as the prompt's last chunk.
+            cache.cache = [a if a is None else mx.contiguous(a) for a in cache.cache]
+            mx.eval(cache.cache)
+            continue
         if type(cache) not in _GROW or cache.keys is None:
             continue
         first, end, room = _used(cache)

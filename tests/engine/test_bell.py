@@ -113,7 +113,7 @@ def test_loops_of_every_kind_share_the_events_and_all_of_them_end() -> None:
         generation.emit(event)
     generation.finish(end())
     for reader in readers:
-        reader.join(30)
+        reader.join(600)
         assert not reader.is_alive()
     assert len(found) == 8
     shared = [e.token for part in found for e in part if isinstance(e, TextDelta)]

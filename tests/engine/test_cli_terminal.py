@@ -33,7 +33,7 @@ class Keyboard:
         self.screen = ""
         os.write(self.terminal, keys.encode())
 
-    def wait_for(self, text: str, seconds: float = 60.0) -> str:
+    def wait_for(self, text: str, seconds: float = 600) -> str:
         """The screen, once it shows the text; an empty text waits for the end of the process."""
         end = time.monotonic() + seconds
         while not text or text not in self.screen:

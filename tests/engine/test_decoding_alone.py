@@ -44,7 +44,7 @@ def test_a_long_prompt_lets_others_go_on(pair: Engine, folder: Path, seed: int) 
         Request("abc", options=GenerationOptions(**ENDLESS)),
         on_event=lambda event: order.append("text") if isinstance(event, TextDelta) else None,
     )
-    tokens = pair.submit(asked, on_event=note).result(60).tokens
+    tokens = pair.submit(asked, on_event=note).result(600).tokens
     text.cancel()
     first, last = order.index("chunk"), len(order) - order[::-1].index("chunk")
     assert order[first:last].count("chunk") > 4
@@ -57,13 +57,13 @@ def test_others_go_past_one_that_waits_for_its_turn(pair: Engine) -> None:
     endless = GenerationOptions(**ENDLESS, **QUANTIZED)
     first, second = pair.generate("abc", options=endless), pair.generate("abd", options=endless)
     next(event for event in first if isinstance(event, TextDelta))
-    assert pair.generate("abe", options=GenerationOptions(max_tokens=3)).result(60).tokens
+    assert pair.generate("abe", options=GenerationOptions(max_tokens=3)).result(600).tokens
     assert not first.done
     assert not second.done
     second.cancel()
-    assert second.result(60).finish_reason == "cancelled"
+    assert second.result(600).finish_reason == "cancelled"
     first.cancel()
-    assert first.result(60).finish_reason == "cancelled"
+    assert first.result(600).finish_reason == "cancelled"
 
 
 @pytest.mark.parametrize("parallel", [1, 2])

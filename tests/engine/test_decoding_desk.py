@@ -266,7 +266,7 @@ def test_those_who_come_together_have_their_first_tokens_together(
         step(company)
 
     monkeypatch.setattr(Company, "step", watched)
-    monkeypatch.setattr(reading, "GAP", 60.0)  # however slow the machine is
+    monkeypatch.setattr(reading, "GAP", 600.0)  # however slow the machine is
     with load(seeing_folder, parallel=6) as engine:
 
         def another(_: object) -> None:

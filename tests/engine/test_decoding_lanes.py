@@ -19,6 +19,7 @@ from support.families import FAMILIES
 
 from engine import Engine, Finished, Generation, GenerationOptions, Request, TextDelta, load
 from engine.decoding import lanes as lanes_module
+from engine.decoding import reading as reading_module
 from engine.decoding.company import Company
 from engine.decoding.lane import Lane, LaneCache, LaneRow
 from engine.decoding.lanes import SHARE, groups_of
@@ -62,7 +63,9 @@ class Seen:
 
 @pytest.fixture
 def rounds(monkeypatch: pytest.MonkeyPatch) -> list[list[Seen]]:
-    """The lanes after each step of those that answer."""
+    """The lanes after each step of those that answer; prompts that come together are all read
+    before the next one, however slow the machine is."""
+    monkeypatch.setattr(reading_module, "GAP", 600.0)
     seen: list[list[Seen]] = []
     step = Company.step
 

@@ -132,5 +132,5 @@ def test_saves_of_one_path_in_their_order(
         engine.load_adapter(adapter)
         chat.send("Why?").result()
         second = chat.save(path)
-        first.result(60), second.result(60)
+        first.result(600), second.result(600)
         assert engine.chat(restore=path).messages == chat.messages

@@ -149,7 +149,7 @@ def test_a_chat_sends_parts(seeing: Engine, tmp_path: Path) -> None:
     second = chat.send("And?")
     assert second.prompt.tokens[: len(first.prompt.tokens)] == first.prompt.tokens
     assert second.result().images_encoded == 0
-    chat.save(tmp_path / "talk").result(60)
+    chat.save(tmp_path / "talk").result(600)
     assert tuple(conversation_file.read(tmp_path / "talk")) == chat.messages
     again = seeing.chat(options=ONE, restore=tmp_path / "talk")
     assert again.messages == chat.messages

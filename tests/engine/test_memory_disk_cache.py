@@ -209,7 +209,7 @@ def test_a_damaged_file_is_never_trusted(
     path, cache = tmp_path / "talk", tmp_path / "cache"
     with load(letters_folder, cache_dir=cache) as engine:
         chat = talk(engine)
-        chat.save(path).result(60)
+        chat.save(path).result(600)
         expected = chat.send("And then?").result()
     (kept,) = files(cache)
     damage(kept)
@@ -271,19 +271,19 @@ def test_a_crafted_file_stops_nothing(
 ) -> None:
     path = tmp_path / "talk"
     with load(letters_folder) as engine:
-        talk(engine).save(path).result(60)
+        talk(engine).save(path).result(600)
         tensors, metadata = mx.load(str(kv_path(path)), return_metadata=True)
         metadata["0.note"] = json.dumps({**json.loads(metadata["0.note"]), **note})
         mx.save_safetensors(str(kv_path(path)), tensors, metadata)
         chat = engine.chat(options=SHORT, restore=path)
-        assert chat.send("Why?").result(60).finish_reason
+        assert chat.send("Why?").result(600).finish_reason
         assert not kv_path(path).exists()
 
 
 def test_the_vocabulary_alone_touches_no_file(letters_folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "talk"
     with load(letters_folder) as engine:
-        talk(engine).save(path).result(60)
+        talk(engine).save(path).result(600)
     with load(letters_folder, vocab_only=True, cache_dir=tmp_path) as engine:
         assert engine.chat(restore=path).messages
     assert kv_path(path).exists()
@@ -297,7 +297,7 @@ def test_a_write_that_failed_is_made_up_for(
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
         try:
             talk(engine, turns=1)
-            until = time.monotonic() + 60
+            until = time.monotonic() + 600
             while "a conversation is not kept" not in caplog.text:
                 assert time.monotonic() < until
                 time.sleep(0.01)

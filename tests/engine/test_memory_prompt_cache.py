@@ -166,7 +166,7 @@ def test_bytes_are_those_of_the_tokens(letters_folder: Path, tmp_path: Path) -> 
         engine.submit(Request(long, (), GenerationOptions(max_tokens=8), chat._owner)).result()
         assert kept(engine)[1] == nbytes + 256 * _token(engine)
         path = tmp_path / "talk"
-        chat.save(path).result(60)
+        chat.save(path).result(600)
         now = kept(engine)[1] - nbytes
         assert now in [n * _token(engine) for n in (247, 248)]
         assert now < kv_path(path).stat().st_size < now + 8192

@@ -287,7 +287,7 @@ def test_cancelling_waits_for_one_picture_at_most(seeing: Engine, seed: int) -> 
     def decode(i: int) -> Image.Image:
         decoded.append(i)
         at_work.set()
-        go_on.wait(30)
+        go_on.wait(600)
         return images[i]
 
     images = [Image.new("RGB", (20, 20), (seed % 256, i, 0)) for i in range(4)]
@@ -295,7 +295,7 @@ def test_cancelling_waits_for_one_picture_at_most(seeing: Engine, seed: int) -> 
     for picture in pictures:
         picture.release()
     generation = seeing.generate("Look.", images=pictures)
-    assert at_work.wait(30)
+    assert at_work.wait(600)
     generation.cancel()
     go_on.set()
     assert generation.result().finish_reason == "cancelled"

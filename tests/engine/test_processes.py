@@ -81,7 +81,7 @@ in_child(lambda: told("load", lambda: load(folder)))
 
 def run(program: str, folder: Path, talk: Path) -> str:
     command = python(START + program, folder, talk)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -28,7 +28,7 @@ def test_a_saved_conversation_goes_on(letters_folder: Path, tmp_path: Path) -> N
     path = tmp_path / "talk"
     with load(letters_folder) as engine:
         chat = talk(engine)
-        written = chat.save(path).result(60)
+        written = chat.save(path).result(600)
         assert written == path.stat().st_size + kv_path(path).stat().st_size
         assert engine.cache_stats()["disk_bytes_written"] == written
         messages = chat.messages
@@ -48,14 +48,14 @@ def test_the_words_alone(letters_folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "talk"
     with load(letters_folder) as engine:
         chat = talk(engine)
-        written = chat.save(path, kv=False).result(60)
+        written = chat.save(path, kv=False).result(600)
         assert [file.name for file in tmp_path.iterdir()] == [path.name]
         assert written == path.stat().st_size
         engine.generate("A request of nobody's conversation", options=SHORT).result()
-        chat.save(path).result(60)
+        chat.save(path).result(600)
         kept = kv_path(path).read_bytes()
         chat.send("And then?").result()
-        chat.save(path, kv=False).result(60)
+        chat.save(path, kv=False).result(600)
         messages = chat.messages
         assert kv_path(path).read_bytes() == kept
     with load(letters_folder) as engine:
@@ -71,7 +71,7 @@ def test_with_a_picture(seeing_folder: Path, tmp_path: Path, seed: int) -> None:
     with load(seeing_folder) as engine:
         chat = engine.chat(options=of_digits(engine, SHORT))
         chat.send("What is this?", images=[photo]).result()
-        chat.save(path).result(60)
+        chat.save(path).result(600)
         expected = chat.send("And then?").result()
     with load(seeing_folder) as engine:
         chat = engine.chat(options=of_digits(engine, SHORT), restore=path)
@@ -98,7 +98,7 @@ def test_saving_while_it_answers(letters_folder: Path, tmp_path: Path) -> None:
         chat = talk(engine)
         messages = chat.messages
         generation = chat.send("Go on.", options=GenerationOptions(max_tokens=100))
-        chat.save(path).result(60)
+        chat.save(path).result(600)
         generation.result()
         fresh = engine.chat(options=SHORT, restore=path)
         assert fresh.messages == messages
@@ -115,7 +115,7 @@ def test_another_model_s_cache_beside_a_conversation(
     path = tmp_path / "talk"
     with load(letters_folder) as engine:
         chat = talk(engine)
-        chat.save(path).result(60)
+        chat.save(path).result(600)
     other = tiny.save_of_letters(10, tmp_path / "other")
     with load(other) as engine:
         restored = engine.chat(options=SHORT, restore=path)
@@ -168,9 +168,9 @@ def test_bad_requests(tiny_engine: Engine, tmp_path: Path) -> None:
             tiny_engine.chat(restore=wrong)  # type: ignore[arg-type]
     for nowhere in ("x" * 300, tmp_path / "talk" / "below"):
         with pytest.raises(ConversationFileError, match="cannot be written"):
-            chat.save(nowhere).result(60)
+            chat.save(nowhere).result(600)
     with pytest.raises(ConversationFileError, match="cannot be written"):
-        chat.save(tmp_path / "no such folder" / "talk").result(60)
+        chat.save(tmp_path / "no such folder" / "talk").result(600)
     (tmp_path / "file").write_text("x")
     for wrong in (5, "a\0b", tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(OptionError, match="cache_dir"):
@@ -182,7 +182,7 @@ def test_bad_requests(tiny_engine: Engine, tmp_path: Path) -> None:
 
 def test_an_empty_conversation(tiny_engine: Engine, tmp_path: Path) -> None:
     path = tmp_path / "talk"
-    tiny_engine.chat(system="You are brief.").save(path).result(60)
+    tiny_engine.chat(system="You are brief.").save(path).result(600)
     assert [m.text for m in tiny_engine.chat(restore=path).messages] == ["You are brief."]
     assert json.loads(path.read_text())["messages"][0]["role"] == "system"
     assert path.stat().st_mode & 0o077 == 0
@@ -214,7 +214,7 @@ def test_pictures_are_saved_as_they_came(tiny_engine: Engine, tmp_path: Path, se
 def test_a_link_stays_one(letters_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "talk")
     with load(letters_folder) as engine:
-        talk(engine).save(tmp_path / "link").result(60)
+        talk(engine).save(tmp_path / "link").result(600)
         assert engine.chat(restore=tmp_path / "link").messages
     assert (tmp_path / "link").is_symlink()
     assert kv_path(tmp_path / "talk").exists()
@@ -226,8 +226,8 @@ def test_whoever_waits_for_a_save(letters_folder: Path, tmp_path: Path) -> None:
         chat = talk(engine)
         future = chat.save(tmp_path / "talk")
         assert not future.cancel()
-        future.result(60)
-        chat.save(tmp_path / "talk").result(60)
+        future.result(600)
+        chat.save(tmp_path / "talk").result(600)
         closed = threading.Event()
 
         def close(_: object) -> None:
@@ -235,7 +235,7 @@ def test_whoever_waits_for_a_save(letters_folder: Path, tmp_path: Path) -> None:
             closed.set()
 
         chat.save(tmp_path / "talk").add_done_callback(close)
-        assert closed.wait(60)
+        assert closed.wait(600)
 
 
 def test_a_file_that_cannot_be_read_now_stays(
@@ -243,7 +243,7 @@ def test_a_file_that_cannot_be_read_now_stays(
 ) -> None:
     path = tmp_path / "talk"
     with load(letters_folder) as engine:
-        talk(engine).save(path).result(60)
+        talk(engine).save(path).result(600)
 
     def busy(*_: object) -> Any:
         raise OSError(24, "Too many open files")
@@ -258,7 +258,7 @@ def test_a_file_that_cannot_be_read_now_stays(
 def test_restored_again_and_again(letters_folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "talk"
     with load(letters_folder) as engine:
-        talk(engine).save(path).result(60)
+        talk(engine).save(path).result(600)
         for _ in range(5):
             chat = engine.chat(options=SHORT, restore=path)
         chat.send("Why?").result()

@@ -184,7 +184,7 @@ def test_stop_before_it_begins(babbling: Observed, monkeypatch: pytest.MonkeyPat
     send = engine.Chat.send
 
     def sending(chat: engine.Chat, *question: Any, cancel: Event) -> engine.Generation:
-        assert cancel.wait(60)
+        assert cancel.wait(600)
         return send(chat, *question, cancel=cancel)
 
     monkeypatch.setattr(engine.Chat, "send", sending)
@@ -294,7 +294,7 @@ def test_stopping_a_load(
     load = engine.load
 
     def loading(model: str, *, cancel: Event, progress: Any) -> engine.Engine:
-        assert cancel.wait(60)
+        assert cancel.wait(600)
         return load(model, cancel=cancel, progress=progress)
 
     monkeypatch.setattr(engine, "load", loading)
@@ -336,7 +336,7 @@ def test_closing_while_it_loads(seeing_demo: Path, tmp_path: Path, after: int) -
         env={**os.environ, "XDG_DATA_HOME": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert ended.returncode == 0, ended.stderr
     assert "Traceback" not in ended.stderr

@@ -24,7 +24,7 @@ from vision_add_ons.errors import CheckpointNotFound, ModelUnavailable
 WANTED = {"config.json", "chat_template.jinja", "merges.txt", "model.safetensors", "tokenizer.json"}
 UNWANTED = {"README.md", "convert.py", "pytorch_model.bin", "consolidated.safetensors", "x.gguf"}
 ID = "tiny/model"
-SOON = 60.0
+SOON = 600.0
 
 
 @pytest.fixture

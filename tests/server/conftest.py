@@ -111,7 +111,7 @@ def open_page(browser: "Browser", server_url: str) -> "Iterator[Callable[..., Pa
         context = browser.new_context(viewport={"width": 800, "height": 700}, **settings)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(120_000)
 
         def console(message: Any) -> None:
             failed_on_purpose = "/v1/" in message.location["url"]

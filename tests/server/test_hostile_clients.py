@@ -218,7 +218,7 @@ def test_smuggled_requests_are_one_or_none(strict: Running) -> None:
     assert data.count(b"HTTP/1.1 ") == 1
 
 
-def wait_for(condition: Any, seconds: float = 60) -> None:
+def wait_for(condition: Any, seconds: float = 600) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

@@ -23,7 +23,7 @@ def order(engine: Engine, clients: str, tasks: dict[int, str] | None = None) -> 
         generations.append(engine.submit(request, lambda _, c=client: ended.append(c)))  # type: ignore[misc]
     at_work.cancel()
     for generation in generations:
-        generation.result(30)
+        generation.result(600)
     return "".join(ended)
 
 
@@ -57,5 +57,5 @@ def test_who_gives_no_name_is_one_client(tiny_engine: Engine) -> None:
         for n in range(6)
     ]
     for generation in generations:
-        generation.result(30)
+        generation.result(600)
     assert ended == list(range(6))

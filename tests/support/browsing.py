@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page, Request
 
 expect = sync_api.expect
+expect.set_options(timeout=120_000)
 
 COMPLETIONS = "**/v1/chat/completions"
 STATS = re.compile(
@@ -63,15 +64,15 @@ def send(page: "Page", text: str) -> None:
 
 def wait_for_answer(page: "Page", count: int = 1) -> str:
     """The text of the last answer, when as many as this are complete."""
-    expect(page.locator(".answer[aria-busy=false]")).to_have_count(count, timeout=20_000)
-    expect(page.get_by_role("button", name="Send")).to_be_visible(timeout=20_000)
+    expect(page.locator(".answer[aria-busy=false]")).to_have_count(count, timeout=120_000)
+    expect(page.get_by_role("button", name="Send")).to_be_visible(timeout=120_000)
     return page.locator(".answer .body").last.inner_text()
 
 
 def wait_for_text(page: "Page", length: int) -> None:
     """Wait until the last answer has so many characters."""
     some = re.compile(f".{{{length},}}", re.DOTALL)
-    expect(page.locator(".answer .body").last).to_have_text(some, timeout=20_000)
+    expect(page.locator(".answer .body").last).to_have_text(some, timeout=120_000)
 
 
 def server_sent(*chunks: Any) -> str:

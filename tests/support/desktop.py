@@ -45,7 +45,7 @@ class Observed:
         if part and isinstance(part, str) and not role:
             self.texts.append(self.window.send.isEnabled())
 
-    def until(self, condition: Callable[[], Any], seconds: float = 120) -> None:
+    def until(self, condition: Callable[[], Any], seconds: float = 600) -> None:
         """Let the event loop turn until something holds."""
         deadline = time.monotonic() + seconds
         while not condition():

@@ -38,14 +38,14 @@ class Running:
 
     def stop(self) -> None:
         self.server.stop()
-        self._thread.join(30)
+        self._thread.join(600)
         assert not self._thread.is_alive(), "the server did not end"
 
-    def ended(self, timeout: float = 30) -> bool:
+    def ended(self, timeout: float = 600) -> bool:
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    def connect(self, timeout: float = 20) -> socket.socket:
+    def connect(self, timeout: float = 600) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout)
 
     def ask(
@@ -141,7 +141,7 @@ def running(engine: Engine, fetcher: Fetcher | None = None, **settings: Any) -> 
         server = Server(engine, Settings(**settings), listener, started.set, fetcher)
         thread = threading.Thread(target=server.serve_until_stopped, daemon=True)
         thread.start()
-        assert started.wait(30)
+        assert started.wait(600)
         server_at_work = Running(server, port, thread)
         try:
             yield server_at_work
@@ -149,7 +149,7 @@ def running(engine: Engine, fetcher: Fetcher | None = None, **settings: Any) -> 
             server_at_work.stop()
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 600) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -178,7 +178,7 @@ class Watched:
             if threading.get_ident() == here and not made.done():
                 early.append(event)  # what is cancelled already ends within `submit`
                 return
-            generation = made.result(60)
+            generation = made.result(600)
             generation._deliver(event)
             tokens += isinstance(event, TextDelta) and event.token is not None
             self._at_event(generation, event, tokens)

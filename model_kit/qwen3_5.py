@@ -1,0 +1,50 @@
+"""The text half of Qwen3.5 and its mixture-of-experts form, by mlx-lm's qwen3_5.py.
+
+mlx-lm's own class takes the config of the whole model, so that nothing of the decoder's would be
+checked; this one takes the decoder's, and its weights by the names that they have there.
+"""
+
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+from mlx_lm.models import qwen3_5
+
+from vision_add_ons.errors import UnsupportedCheckpoint
+
+
+@dataclass
+class ModelArgs(qwen3_5.TextModelArgs):
+    layer_types: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        kinds = self.layer_types
+        if "full_attention" not in kinds:
+            if kinds:
+                raise UnsupportedCheckpoint("layer_types without full_attention are not supported")
+            return
+        period = self.full_attention_interval = kinds.index("full_attention") + 1
+        for i, kind in enumerate(kinds):
+            if kind != ("linear_attention" if (i + 1) % period else "full_attention"):
+                raise UnsupportedCheckpoint(
+                    "layer_types are not periodic, which mlx-lm's qwen3_5 cannot express"
+                )
+
+
+class Model(qwen3_5.TextModel):
+    """mlx-lm's, which also reads the experts as transformers writes them."""
+
+    def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
+        """Weights by mlx-lm's names."""
+        renamed = dict(weights)
+        for i in range(self.args.num_hidden_layers):
+            mlp = f"model.layers.{i}.mlp"
+            both = renamed.pop(f"{mlp}.experts.gate_up_proj", None)
+            if both is None:
+                continue
+            for name, part in zip(("gate", "up"), mx.split(both, 2, axis=-2), strict=True):
+                renamed[f"{mlp}.switch_mlp.{name}_proj.weight"] = part
+            down = renamed.pop(f"{mlp}.experts.down_proj")
+            renamed[f"{mlp}.switch_mlp.down_proj.weight"] = down
+        made: dict[str, mx.array] = super().sanitize(renamed)
+        return made
