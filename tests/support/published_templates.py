@@ -324,6 +324,55 @@ QWEN3_THINKING = (
 )
 """The same, with thoughts behind the last question only; an answer begins with its thoughts."""
 
+QWEN35 = (
+    _QWEN3_MACROS
+    + """\
+{%- set asked = namespace(last=-1) %}
+{%- for turn in messages if turn['role'] == 'user' %}
+  {%- set asked.last = messages.index(turn) %}
+{%- endfor %}
+{%- if asked.last < 0 %}
+  {{- raise_exception('Nobody asks') }}
+{%- endif %}
+{%- for turn in messages %}
+  {%- set said = shown(turn) | trim %}
+  {%- if turn['role'] == 'system' and not loop.first %}
+    {{- raise_exception('A system message stands first') }}
+  {%- elif turn['role'] in ('system', 'user') %}
+    {%- if turn['role'] == 'system' and '<|image_pad|>' in said %}
+      {{- raise_exception('A system message has no images') }}
+    {%- endif %}
+    {{- '<|im_start|>' + turn['role'] + '\\n' + said + '<|im_end|>\\n' }}
+  {%- elif turn['role'] == 'assistant' %}
+    {%- set thought = turn.reasoning_content or '' %}
+    {%- if not thought and '</think>' in said %}
+      {%- set thought = said.split('</think>')[0].split('<think>')[-1] %}
+      {%- set said = said.split('</think>')[-1].lstrip('\\n') %}
+    {%- endif %}
+    {{- '<|im_start|>assistant\\n' }}
+    {%- if loop.index0 > asked.last %}
+      {{- '<think>\\n' + thought | trim + '\\n</think>\\n\\n' }}
+    {%- endif %}
+    {{- said + '<|im_end|>\\n' }}
+  {%- elif turn['role'] == 'tool' %}
+    {%- if loop.first or messages[loop.index0 - 1]['role'] != 'tool' %}
+      {{- '<|im_start|>user' }}
+    {%- endif %}
+    {{- '\\n<tool_response>\\n' + said + '\\n</tool_response>' }}
+    {%- if loop.last or messages[loop.index0 + 1]['role'] != 'tool' %}
+      {{- '<|im_end|>\\n' }}
+    {%- endif %}
+  {%- else %}
+    {{- raise_exception('Nobody has this role') }}
+  {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+  {{- '<|im_start|>assistant\\n<think>\\n' }}
+{%- endif %}
+"""
+)
+"""Trimmed texts or parts; strict about system messages; each answer begins with its thoughts."""
+
 
 def with_first_part(message: Mapping[str, Any], *roles: str) -> Mapping[str, Any]:
     """A message whose template reads a text, or the first part alone, in these roles."""

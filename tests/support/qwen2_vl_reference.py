@@ -113,6 +113,7 @@ class Qwen2VLReference(Reference):
     }
 
     text: ClassVar[dict[str, Any]] = TEXT
+    spread: ClassVar[float] = 0.7
     processing: ClassVar[dict[str, Any]] = {"min_pixels": 512, "max_pixels": 4096}
 
     def __init__(self, seed: int, tied: bool = False, **text: Any) -> None:
@@ -126,7 +127,7 @@ class Qwen2VLReference(Reference):
             vision_end_token_id=END,
             attn_implementation="eager",
         )
-        self.model = random_weights(self.model_class(config), seed)
+        self.model = random_weights(self.model_class(config), seed, self.spread)
         self.processor = Qwen2VLImageProcessorPil(
             patch_size=PATCH, merge_size=MERGE, **self.processing
         )

@@ -90,12 +90,34 @@ class Qwen3VLReference(Qwen2VLReference):
         file = folder / "model.safetensors"
         tensors: dict[str, torch.Tensor] = {}
         for name, tensor in load_file(file).items():
-            if dialect == "mlx-vlm":
-                tensors |= _converted(name, tensor)
-            else:
-                turned = ".experts." in name
-                tensors[name] = tensor.transpose(1, 2).contiguous() if turned else tensor
+            made = self.converted if dialect == "mlx-vlm" else self.published
+            tensors |= made(name, tensor)
         save_file(tensors, file, metadata={"format": "pt"})
+
+    def published(self, name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+        """A tensor as its makers have it: the experts' matrices turned."""
+        turned = tensor.ndim == 3 and ".experts." in name
+        return {name: tensor.transpose(1, 2).contiguous() if turned else tensor}
+
+    def converted(self, name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+        """A tensor as mlx-vlm has it: the experts' matrices apart."""
+        if name.startswith("model.visual."):
+            name = name.replace("model.visual.", "vision_tower.")
+            if name.endswith("patch_embed.proj.weight"):
+                tensor = tensor.permute(0, 2, 3, 4, 1).contiguous()
+            return {name: tensor}
+        name = name.replace("model.language_model.", "language_model.model.")
+        name = name.replace("lm_head.", "language_model.lm_head.")
+        stem, _, last = name.rpartition(".experts.")
+        if not stem:
+            return {name: tensor}
+        if last == "down_proj":
+            return {f"{stem}.switch_mlp.down_proj.weight": tensor}
+        gate, up = (half.contiguous() for half in tensor.chunk(2, dim=1))
+        return {
+            f"{stem}.switch_mlp.gate_proj.weight": gate,
+            f"{stem}.switch_mlp.up_proj.weight": up,
+        }
 
     def rows(self, image: Image.Image) -> np.ndarray:
         with torch.no_grad():
@@ -133,24 +155,6 @@ class Qwen3VLMoeReference(Qwen3VLReference):
                 rounded = [round_array(np.ascontiguousarray(part), kept) for part in parts]
                 set_values(parameter, np.concatenate(rounded, axis=1))
         return QuantizedReference(other, kept)
-
-
-def _converted(name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
-    """A tensor as mlx-vlm has it: the experts' matrices apart."""
-    if name.startswith("model.visual."):
-        name = name.replace("model.visual.", "vision_tower.")
-        if name.endswith("patch_embed.proj.weight"):
-            tensor = tensor.permute(0, 2, 3, 4, 1).contiguous()
-        return {name: tensor}
-    name = name.replace("model.language_model.", "language_model.model.")
-    name = name.replace("lm_head.", "language_model.lm_head.")
-    stem, _, last = name.rpartition(".experts.")
-    if not stem:
-        return {name: tensor}
-    if last == "down_proj":
-        return {f"{stem}.switch_mlp.down_proj.weight": tensor}
-    gate, up = (half.contiguous() for half in tensor.chunk(2, dim=1))
-    return {f"{stem}.switch_mlp.gate_proj.weight": gate, f"{stem}.switch_mlp.up_proj.weight": up}
 
 
 def _write_as_published(folder: Path) -> None:

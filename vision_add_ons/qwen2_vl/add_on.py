@@ -160,7 +160,8 @@ class Qwen2VLAddOn(VisionAddOn):
     ) -> list[Any]:
         grids = [(span.start, *self.patches.grid(span.picture.size)) for span in prompt.spans]
         positions = PromptPositions(len(prompt.tokens), grids)
-        return [PositionView(cache, positions) for cache in caches]
+        # Caches of layers that keep a state have no positions.
+        return [PositionView(c, positions) if hasattr(c, "offset") else c for c in caches]
 
     def tower_bytes(self, size: tuple[int, int]) -> int:
         rows, columns = self.patches.grid(size)

@@ -63,11 +63,13 @@ def mrope_sections(text: dict[str, Any], usual: Sequence[int]) -> list[int]:
     """How many of a head's frequencies follow time, height and width; `usual` where the config
     does not say. Raises `BrokenConfig`."""
     sections = text["rope_parameters"].get("mrope_section", list(usual))
-    half = (text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]) // 2
+    whole = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
+    half = int(whole * text["rope_parameters"].get("partial_rotary_factor", 1.0)) // 2
     numbers = isinstance(sections, list) and all(type(n) is int and n >= 0 for n in sections)
     if not numbers or len(sections) != 3 or sum(sections) != half:
         raise BrokenConfig(
-            f"mrope_section must be three numbers that add up to {half}, half of a head, "
+            f"mrope_section must be three numbers that add up to {half}, half of what is turned of "
+            f"a head, "
             f"not {sections!r}"
         )
     return list(sections)

@@ -56,7 +56,7 @@ class Qwen3VLAddOn(Qwen2VLAddOn):
         rope = whole["text_config"]["rope_parameters"]
         check_fields(rope, "text_config.rope_parameters", mrope_interleaved=(True, None))
         positive(vision, where, "intermediate_size", "num_position_embeddings")
-        deep, depth = vision["deepstack_visual_indexes"], vision["depth"]
+        deep, depth = vision.get("deepstack_visual_indexes") or [], vision["depth"]
         layers = whole["text_config"]["num_hidden_layers"]
         if deep != sorted({i for i in deep if i in range(depth)}) or len(deep) > layers:
             raise BrokenConfig(
@@ -99,6 +99,8 @@ class Qwen3VLAddOn(Qwen2VLAddOn):
     ) -> list[Any]:
         views = super().cache_views(caches, prompt)
         width, deep = self.tower.out, len(self.tower.deep)
+        if not deep:
+            return views
         return deepstack_views(views, prompt.spans, encode or self.encode_image, width, deep)
 
     def tower_bytes(self, size: tuple[int, int]) -> int:

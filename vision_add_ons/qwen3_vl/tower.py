@@ -147,7 +147,7 @@ class Qwen3VLTower(nn.Module):
         width, out = config["hidden_size"], config["out_hidden_size"]
         heads, inner = config["num_heads"], config["intermediate_size"]
         self.side = math.isqrt(config["num_position_embeddings"])
-        self.deep = tuple(config["deepstack_visual_indexes"])
+        self.deep = tuple(config.get("deepstack_visual_indexes") or ())
         self.out = out
         self.patch_embed = PatchEmbedding(
             config["temporal_patch_size"], config["patch_size"], width
