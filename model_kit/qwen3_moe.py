@@ -12,6 +12,8 @@ import mlx.core as mx
 from mlx_lm.models import qwen3_moe
 from mlx_lm.models.rope_utils import initialize_rope
 
+from model_kit.experts import experts_joined
+
 
 @dataclass
 class ModelArgs(qwen3_moe.ModelArgs):
@@ -36,26 +38,8 @@ class Model(qwen3_moe.Model):
             )
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
-        """mlx-lm's names: `gate_up_proj` and `down_proj` of all of Qwen3-VL's experts become
-        matrices of their own.
-
-        transformers 5 has them as it multiplies, [experts, outputs, inputs]; as published, the last
-        two are the other way round.
-        """
-        width, inner = self.args.hidden_size, self.args.moe_intermediate_size
-        shapes = {"gate_up_proj": (2 * inner, width), "down_proj": (width, inner)}
-        apart: dict[str, mx.array] = {}
-        for name, weight in weights.items():
-            stem, _, last = name.rpartition(".experts.")
-            if last not in shapes or weight.ndim != 3:
-                apart[name] = weight
-                continue
-            if weight.shape[1:] != shapes[last]:
-                weight = weight.swapaxes(1, 2)
-            parts = {"down_proj": weight}
-            if last == "gate_up_proj":
-                gate, up = mx.split(weight, 2, axis=1)
-                parts = {"gate_proj": gate, "up_proj": up}
-            apart |= {f"{stem}.switch_mlp.{part}.weight": own for part, own in parts.items()}
-        made: dict[str, mx.array] = super().sanitize(apart)
+        """Weights by mlx-lm's names."""
+        args = self.args
+        joined = experts_joined(weights, args.hidden_size, args.moe_intermediate_size)
+        made: dict[str, mx.array] = super().sanitize(joined)
         return made

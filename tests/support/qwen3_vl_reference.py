@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from transformers import (
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
@@ -87,12 +87,14 @@ class Qwen3VLReference(Qwen2VLReference):
         if dialect == "transformers 5":
             return
         _write_as_published(folder)
-        file = folder / "model.safetensors"
+        tied = self.model.config.tie_word_embeddings
         tensors: dict[str, torch.Tensor] = {}
-        for name, tensor in load_file(file).items():
+        for name, tensor in self.model.state_dict().items():
+            if tied and name == "lm_head.weight":
+                continue
             made = self.converted if dialect == "mlx-vlm" else self.published
             tensors |= made(name, tensor)
-        save_file(tensors, file, metadata={"format": "pt"})
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
     def published(self, name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
         """A tensor as its makers have it: the experts' matrices turned."""
