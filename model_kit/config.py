@@ -44,6 +44,7 @@ LEFT_OUT = ("final_logit_softcapping", "attn_logit_softcapping", "use_bidirectio
 OWN_DECODERS = {
     "gemma": "model_kit.gemma",
     "gemma2": "model_kit.gemma2",
+    "mistral": "model_kit.mistral",
     "qwen3_5_moe_text": "model_kit.qwen3_5",
     "qwen3_5_text": "model_kit.qwen3_5",
     "qwen3_moe": "model_kit.qwen3_moe",

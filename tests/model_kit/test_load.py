@@ -14,6 +14,7 @@ import pytest
 from mlx.utils import tree_flatten
 from safetensors.torch import load_file, save_file
 from support import tiny
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from engine import BrokenWeights
 from model_kit import inspect_checkpoint, load_model_kit
@@ -163,8 +164,10 @@ def test_end_of_text_ids_of_all_sources(tmp_path: Path, seed: int) -> None:
 
 
 def test_sliding_window_limits_the_context(tmp_path: Path, seed: int) -> None:
-    """mlx-lm's Mistral applies no sliding window: exact within it, so that is the limit."""
-    model = tiny.of_few_words(seed, sliding_window=32)
+    """mlx-lm's Qwen2 applies no sliding window: exact within it, so that is the limit."""
+    sizes = {**tiny.SIZES, "vocab_size": VOCAB, "use_sliding_window": True, "max_window_layers": 0}
+    config = Qwen2Config(**{**sizes, "sliding_window": 32}, attn_implementation="eager")
+    model = tiny.randomize(Qwen2ForCausalLM(config), seed)
     folder = tiny.save_of_few_words(model, tmp_path / "tiny")
     kit = load_model_kit(folder)
     assert kit.max_context == kit.report.max_context == 32

@@ -160,8 +160,13 @@ class MoxinReference(Reference):
     }
 
     def __init__(
-        self, seed: int, class_position: bool = False, parts: checkpoint.Parts | None = None
+        self,
+        seed: int,
+        class_position: bool = False,
+        parts: checkpoint.Parts | None = None,
+        window: int | None = None,
     ) -> None:
+        """`window` is the decoder's sliding window."""
         shape = vars(checkpoint.DINO) | {"class_position": class_position}
         self.shapes = (TowerShape(**shape), checkpoint.SIGLIP)
         self.parts = parts or checkpoint.random_parts(seed, *self.shapes)
@@ -172,12 +177,14 @@ class MoxinReference(Reference):
             siglip_reference(self.shapes[1], self.parts.siglip, IMAGE_SIZE),
         )
         self.projector = to_torch(self.parts.projector)
-        config = transformers.MistralConfig(**TEXT, sliding_window=None)
+        self.window = window
+        config = transformers.MistralConfig(**TEXT, sliding_window=window)
         self.decoder = transformers.MistralForCausalLM(config).eval()
         self.decoder.load_state_dict(to_torch(self.parts.decoder), strict=True)
 
     def write(self, folder: Path, dialect: str) -> None:
         config = checkpoint.config(*self.shapes)
+        config["text_config"]["sliding_window"] = self.window
         checkpoint.write(folder, self.parts.named(FORMS[dialect]), config)
 
     def block(self, image: Image.Image) -> list[int]:
