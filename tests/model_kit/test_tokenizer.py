@@ -70,6 +70,8 @@ MODEL_TYPES = (
     "prismatic",
     "qwen2_5_vl",
     "qwen2_vl",
+    "qwen3_5",
+    "qwen3_5_moe",
     "qwen3_vl",
     "qwen3_vl_moe",
 )

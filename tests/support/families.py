@@ -6,6 +6,7 @@ from support.paligemma_reference import PaliGemma2Reference, PaliGemmaReference
 from support.pixtral_reference import PixtralReference
 from support.qwen2_5_vl_reference import Qwen25VLReference
 from support.qwen2_vl_reference import Qwen2VLReference
+from support.qwen3_5_reference import Qwen35Reference
 from support.qwen3_vl_reference import Qwen3VLReference
 
 FAMILIES = (
@@ -18,4 +19,5 @@ FAMILIES = (
     Qwen2VLReference,
     Qwen25VLReference,
     Qwen3VLReference,
+    Qwen35Reference,
 )

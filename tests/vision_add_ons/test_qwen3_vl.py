@@ -26,6 +26,7 @@ from model_kit.config import decoder_module, read_config
 from model_kit.kit import inspect_checkpoint
 from vision_add_ons.configs import resolve_config
 from vision_add_ons.errors import PromptError
+from vision_add_ons.qwen3_5 import Qwen35AddOn
 from vision_add_ons.qwen3_vl import Qwen3VLAddOn
 from vision_add_ons.qwen3_vl.tower import neighbours, places
 from vision_add_ons.testing import BOS, WORDS, relative_error, written
@@ -194,6 +195,102 @@ EXPERTS = {
         "out_hidden_size": 2048,
     },
 }
+
+HYBRID_TEXT: dict[str, Any] = {
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "attn_output_gate": True,
+    "dtype": "bfloat16",
+    "eos_token_id": 248044,
+    "full_attention_interval": 4,
+    "head_dim": 256,
+    "hidden_act": "silu",
+    "hidden_size": 5120,
+    "initializer_range": 0.02,
+    "intermediate_size": 17408,
+    "layer_types": ["full_attention" if i % 4 == 3 else "linear_attention" for i in range(64)],
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 128,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 48,
+    "linear_value_head_dim": 128,
+    "mamba_ssm_dtype": "float32",
+    "max_position_embeddings": 262144,
+    "mlp_only_layers": [],
+    "model_type": "qwen3_5_text",
+    "mtp_num_hidden_layers": 1,
+    "mtp_use_dedicated_embeddings": False,
+    "num_attention_heads": 24,
+    "num_hidden_layers": 64,
+    "num_key_value_heads": 4,
+    "rms_norm_eps": 1e-06,
+    "rope_parameters": {
+        "mrope_interleaved": True,
+        "mrope_section": [11, 11, 10],
+        "partial_rotary_factor": 0.25,
+        "rope_theta": 10000000,
+        "rope_type": "default",
+    },
+    "use_cache": True,
+    "vocab_size": 248320,
+}
+HYBRID_WHOLE = {
+    **WHOLE,
+    "image_token_id": 248056,
+    "tie_word_embeddings": False,
+    "video_token_id": 248057,
+    "vision_end_token_id": 248054,
+    "vision_start_token_id": 248053,
+}
+HYBRID_VISION = {**EXPERTS["vision_config"], "deepstack_visual_indexes": []}
+HYBRID = {
+    **HYBRID_WHOLE,
+    "architectures": ["Qwen3_5ForConditionalGeneration"],
+    "model_type": "qwen3_5",
+    "text_config": HYBRID_TEXT,
+    "vision_config": {**HYBRID_VISION, "model_type": "qwen3_5", "out_hidden_size": 5120},
+}
+HYBRID_EXPERTS = {
+    **HYBRID_WHOLE,
+    "architectures": ["Qwen3_5MoeForConditionalGeneration"],
+    "model_type": "qwen3_5_moe",
+    "text_config": {
+        **{name: v for name, v in HYBRID_TEXT.items() if name != "intermediate_size"},
+        "hidden_size": 2048,
+        "layer_types": HYBRID_TEXT["layer_types"][:40],
+        "linear_num_value_heads": 32,
+        "model_type": "qwen3_5_moe_text",
+        "moe_intermediate_size": 512,
+        "num_attention_heads": 16,
+        "num_experts": 256,
+        "num_experts_per_tok": 8,
+        "num_hidden_layers": 40,
+        "num_key_value_heads": 2,
+        "router_aux_loss_coef": 0.001,
+        "shared_expert_intermediate_size": 512,
+    },
+    "vision_config": {**HYBRID_VISION, "model_type": "qwen3_5_moe"},
+}
+
+
+@pytest.mark.parametrize("config", [HYBRID, HYBRID_EXPERTS], ids=["27B", "35B-A3B"])
+def test_published_hybrid_configs(config: dict[str, Any], tmp_path: Path) -> None:
+    """Qwen3.5's."""
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    read = read_config(tmp_path)
+    text: dict[str, Any] = config["text_config"]
+    assert read.add_on is Qwen35AddOn
+    assert read.decoder_type == text["model_type"]
+    assert read.max_context == 262144
+    assert read.eos_token_ids == {248044}
+    args = decoder_module(read.decoder_type).ModelArgs.from_dict(read.decoder)
+    assert args.rope_theta == 1e7
+    assert args.partial_rotary_factor == 0.25
+    assert args.full_attention_interval == 4
+    assert args.tie_word_embeddings is False
+    for name in ("head_dim", "linear_num_value_heads", "moe_intermediate_size", "num_experts"):
+        assert getattr(args, name) == text.get(name, 0)
+    Qwen35AddOn.check_tower(resolve_config(config))
 
 
 @pytest.mark.parametrize("config", [DENSE, EXPERTS], ids=["4B", "30B-A3B"])
