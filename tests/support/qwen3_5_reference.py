@@ -80,6 +80,7 @@ class Qwen35Reference(Qwen3VLReference):
 
     def __init__(self, seed: int, tied: bool = False, **text: Any) -> None:
         super().__init__(seed, tied, **text)
+        self.model.set_experts_implementation("eager")  # the usual one knows no float64
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 if name.endswith(NORMS):
@@ -88,6 +89,14 @@ class Qwen35Reference(Qwen3VLReference):
                     # States that last, as in trained models: where each token lets the state go,
                     # its norm makes float32's rounding as large as what is left.
                     parameter.abs_().sub_(4)
+
+    def logits(self, tokens: list[int], images: list[Image.Image], answer: list[int]) -> np.ndarray:
+        """In float64, of which float32 is off by more than elsewhere, also transformers' own."""
+        self.model.double()
+        try:
+            return super().logits(tokens, images, answer)
+        finally:
+            self.model.float()
 
     def write(self, folder: Path, dialect: str) -> None:
         super().write(folder, dialect)
