@@ -22,8 +22,9 @@ from transformers.vision_utils import (
 )
 
 from engine import load
+from engine.memory.needs import Needs, Shape
 from model_kit.config import decoder_module, read_config
-from model_kit.kit import inspect_checkpoint
+from model_kit.kit import inspect_checkpoint, load_model_kit
 from vision_add_ons.configs import resolve_config
 from vision_add_ons.errors import PromptError
 from vision_add_ons.qwen3_5 import Qwen35AddOn
@@ -104,6 +105,16 @@ def test_no_features_of_deeper_layers(tmp_path: Path, seed: int) -> None:
             answer, ours, _ = ask(engine, prompt, other)
             theirs = other.logits(tokens, images, answer[:-1])[len(tokens) - 1 :]
             assert relative_error(ours, theirs - theirs.mean(-1, keepdims=True)) <= 2e-5
+
+
+def test_features_are_counted_where_memory_is(folder: Path) -> None:
+    kit = load_model_kit(folder)
+    assert kit.add_on is not None
+    assert kit.add_on.features == 2
+    needs, shape = Needs(kit), Shape(100, sees=True)
+    wide = needs.reading(shape, 32)
+    kit.add_on.features = 0
+    assert wide - needs.reading(shape, 32) == 2 * 100 * 64 * 4
 
 
 # --- configs as published ---------------------------------------------------------------------

@@ -65,7 +65,9 @@ class Qwen3VLAddOn(Qwen2VLAddOn):
             )
 
     def build_tower(self, vision: dict[str, Any]) -> nn.Module:
-        return Qwen3VLTower(vision)
+        tower = Qwen3VLTower(vision)
+        self.features = len(tower.deep)
+        return tower
 
     def tower_costs(self) -> tuple[Costs, int]:
         return self.tower.costs()
@@ -89,7 +91,7 @@ class Qwen3VLAddOn(Qwen2VLAddOn):
 
     def prepare_decoder(self, text_model: nn.Module) -> None:
         super().prepare_decoder(text_model)
-        take_features(text_model.layers[: len(self.tower.deep)])
+        take_features(text_model.layers[: self.features])
 
     def cache_views(
         self,
@@ -98,10 +100,10 @@ class Qwen3VLAddOn(Qwen2VLAddOn):
         encode: Callable[[Picture], mx.array] | None = None,
     ) -> list[Any]:
         views = super().cache_views(caches, prompt)
-        width, deep = self.tower.out, len(self.tower.deep)
-        if not deep:
+        if not self.features:
             return views
-        return deepstack_views(views, prompt.spans, encode or self.encode_image, width, deep)
+        make, width = encode or self.encode_image, self.tower.out
+        return deepstack_views(views, prompt.spans, make, width, self.features)
 
     def tower_bytes(self, size: tuple[int, int]) -> int:
         rows, columns = self.patches.grid(size)
