@@ -7,18 +7,15 @@ of mlx-lm's (`tie_word_embeddings`, `num_key_value_heads`). So the config is res
 that defined it, then written in the fields that the mlx-lm class has.
 """
 
-import dataclasses
-import difflib
-import importlib
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from model_kit.blame import running
+from model_kit.decoder_modules import decoder_module_name, model_fields
 from model_kit.schemes import check_scheme, mlx_entry
 from vision_add_ons.base import VisionAddOn
 from vision_add_ons.errors import (
@@ -28,7 +25,7 @@ from vision_add_ons.errors import (
     UnsupportedCheckpoint,
 )
 from vision_add_ons.json_files import read_json, read_json_if_there
-from vision_add_ons.registry import find_add_on, registered, served_towers
+from vision_add_ons.registry import OTHER_LAYOUTS, find_add_on, registered, served_towers
 
 # Those whose mlx-lm form was compared with transformers'; others are refused rather than guessed.
 EXACT_ROPE_TYPES = ("default", "linear", "llama3", "yarn")
@@ -40,15 +37,6 @@ BUILT_IN_ACTIVATIONS = {
 }
 # Computations that some mlx-lm classes leave out.
 LEFT_OUT = ("final_logit_softcapping", "attn_logit_softcapping", "use_bidirectional_attention")
-# Model types whose mlx-lm class is not exact, and the module with ours, built on it.
-OWN_DECODERS = {
-    "gemma": "model_kit.gemma",
-    "gemma2": "model_kit.gemma2",
-    "mistral": "model_kit.mistral",
-    "qwen3_5_moe_text": "model_kit.qwen3_5",
-    "qwen3_5_text": "model_kit.qwen3_5",
-    "qwen3_moe": "model_kit.qwen3_moe",
-}
 # What numbers can be, by their names. Classes make their layers before anything is compared with
 # the weights, so a count that is only wrong would fill the memory.
 SANE = {
@@ -199,55 +187,12 @@ def _unserved(raw: dict[str, Any], model_type: str, tower: str | None) -> str:
         asked += f" whose vision_config.model_type is {tower or 'absent'} (only {served})"
     # Without it there is no telling what its text half is.
     alone = ", or load with decoder_only=True for text alone" if "text_config" in raw else ""
+    if instead := OTHER_LAYOUTS.get(model_type):
+        return f"checkpoints of model type {asked} are not served: use {instead}{alone}"
     return (
         f"no vision add-on serves model type {asked}: install a package with an add-on named "
         f"{model_type!r} (known: {known}){alone}"
     )
-
-
-def decoder_module_name(model_type: str) -> str:
-    """The last part of its name: several model types may share a module."""
-    return str(decoder_module(model_type).__name__).rpartition(".")[2]
-
-
-def decoder_module(model_type: str) -> Any:
-    """The module that implements a model type, mostly mlx-lm's. Raises `UnknownModelType`."""
-    from mlx_lm.utils import MODEL_REMAPPING
-
-    if model_type in OWN_DECODERS:
-        return importlib.import_module(OWN_DECODERS[model_type])
-    name = MODEL_REMAPPING.get(model_type, model_type)
-    if re.fullmatch(r"[\w-]+", name) and find_spec(f"mlx_lm.models.{name}"):
-        try:
-            module = importlib.import_module(f"mlx_lm.models.{name}")
-        except (ImportError, SystemExit) as error:  # one of them leaves without its own package
-            raise UnsupportedCheckpoint(
-                f"mlx-lm's {name} needs a package that is not installed"
-            ) from error
-        if hasattr(module, "ModelArgs"):
-            return module
-    known = _decoder_types()
-    near = difflib.get_close_matches(model_type, known | set(registered()), n=3)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    raise UnknownModelType(
-        f"unknown model type {model_type!r:.80}{hint} Known with pictures: "
-        f"{', '.join(sorted(registered()))}; known for text: {', '.join(sorted(known))}"
-    )
-
-
-def _model_fields(model_type: str) -> set[str]:
-    """The config fields that the mlx-lm class of a model type reads."""
-    return {f.name for f in dataclasses.fields(decoder_module(model_type).ModelArgs)}
-
-
-def _decoder_types() -> frozenset[str]:
-    """The model types that mlx-lm has a class for: some of its modules are only helpers."""
-    import mlx_lm.models
-    from mlx_lm.utils import MODEL_REMAPPING
-
-    files = [file for folder in mlx_lm.models.__path__ for file in Path(folder).glob("*.py")]
-    models = {file.stem for file in files if b"class ModelArgs" in file.read_bytes()}
-    return frozenset(models | {t for t, module in MODEL_REMAPPING.items() if module in models})
 
 
 def _resolve(model_type: str, text: dict[str, Any], assumed: list[str]) -> dict[str, Any]:
@@ -263,12 +208,15 @@ def _resolve(model_type: str, text: dict[str, Any], assumed: list[str]) -> dict[
         message = " ".join(str(error).split())
         raise BrokenConfig(f"config.json does not describe a {model_type}: {message}") from error
     resolved = {**defaults, **text}
+    wanted = model_fields(model_type)
+    for name, own in CONFIG_MAPPING[model_type].attribute_map.items():
+        if name in wanted and own in resolved:  # the name that transformers 4 wrote
+            resolved.setdefault(name, resolved[own])
     plain = CONFIG_MAPPING[model_type]().to_dict()
     for name in ("layer_types", "sliding_window"):
         if name not in plain:  # then transformers' class ignores it, and mlx-lm's would not
             resolved.pop(name, None)
     _check_fields(model_type, resolved, plain)
-    wanted = _model_fields(model_type)
     if "sliding_window_pattern" in wanted and "layer_types" not in wanted:
         _layer_pattern(model_type, resolved)
     resolved["rope_parameters"] = defaults.get("rope_parameters") or text.get("rope_parameters")
@@ -280,7 +228,7 @@ def _resolve(model_type: str, text: dict[str, Any], assumed: list[str]) -> dict[
 
 def _check_fields(model_type: str, resolved: dict[str, Any], defaults: dict[str, Any]) -> None:
     """Refuse what transformers would compute and mlx-lm's class leaves out."""
-    fields = _model_fields(model_type)
+    fields = model_fields(model_type)
     for name, spellings in BUILT_IN_ACTIVATIONS.items():
         built_in, asked = defaults.get(name), resolved.get(name)
         if built_in in spellings and asked is not None and asked not in spellings:
@@ -318,7 +266,7 @@ def _brief(value: Any) -> str:
 
 def _for_mlx_lm(model_type: str, resolved: dict[str, Any]) -> dict[str, Any]:
     """Write the rotary embedding's parameters in the fields that the mlx-lm class has."""
-    fields = _model_fields(model_type)
+    fields = model_fields(model_type)
     config = dict(resolved)
     rope = dict(config.get("rope_parameters") or {})
     if "type" in rope:

@@ -7,7 +7,8 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from model_kit.config import CheckpointConfig, decoder_module
+from model_kit.config import CheckpointConfig
+from model_kit.decoder_modules import decoder_module
 from model_kit.names import decoder_name
 from vision_add_ons.errors import BrokenWeights, MissingWeight
 from vision_add_ons.quantized import check_scales

@@ -11,8 +11,9 @@ import mlx.nn as nn
 
 from model_kit.adapters import Adapter, apply_adapter
 from model_kit.blame import following, naming_a_text_half, running
-from model_kit.config import CheckpointConfig, decoder_module_name, read_config
+from model_kit.config import CheckpointConfig, read_config
 from model_kit.decoder import Progress, build_decoder, context_limit, read_into_memory
+from model_kit.decoder_modules import decoder_module_name
 from model_kit.fingerprint import fingerprint
 from model_kit.report import LoadReport, make_report
 from model_kit.schemes import check_tensors

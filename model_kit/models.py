@@ -33,6 +33,22 @@ _ALL = (
     KnownModel("gemma3-4b", "mlx-community/gemma-3-4b-it-qat-4bit", "Gemma 3 4B, 4 bit"),
     KnownModel("gemma3-12b", "mlx-community/gemma-3-12b-it-qat-4bit", "Gemma 3 12B, 4 bit"),
     KnownModel("gemma3-27b", "mlx-community/gemma-3-27b-it-qat-4bit", "Gemma 3 27B, 4 bit"),
+    KnownModel("internvl3-2b", "OpenGVLab/InternVL3-2B-hf", "InternVL 3 2B, bfloat16"),
+    KnownModel("internvl3-8b", "OpenGVLab/InternVL3-8B-hf", "InternVL 3 8B, bfloat16"),
+    KnownModel("internvl3.5-2b", "OpenGVLab/InternVL3_5-2B-HF", "InternVL 3.5 2B, bfloat16"),
+    KnownModel("internvl3.5-8b", "OpenGVLab/InternVL3_5-8B-HF", "InternVL 3.5 8B, bfloat16"),
+    KnownModel(
+        "granite-docling",
+        "ibm-granite/granite-docling-258M-mlx",
+        "Granite Docling 258M for documents, bfloat16",
+        "Convert this page to docling.",
+    ),
+    KnownModel(
+        "idefics3-8b", "HuggingFaceM4/Idefics3-8B-Llama3", "Idefics3 8B with Llama 3, bfloat16"
+    ),
+    KnownModel("lfm2-vl-450m", "mlx-community/LFM2-VL-450M-4bit", "LFM2-VL 450M, 4 bit"),
+    KnownModel("lfm2-vl-1.6b", "mlx-community/LFM2-VL-1.6B-4bit", "LFM2-VL 1.6B, 4 bit"),
+    KnownModel("lfm2.5-vl-1.6b", "mlx-community/LFM2.5-VL-1.6B-4bit", "LFM2.5-VL 1.6B, 4 bit"),
     KnownModel(
         "ministral3-3b", "mlx-community/Ministral-3-3B-Instruct-2512-4bit", "Ministral 3 3B, 4 bit"
     ),
@@ -54,6 +70,9 @@ _ALL = (
     ),
     KnownModel("pixtral-12b", "mlx-community/pixtral-12b-4bit", "Pixtral 12B, 4 bit"),
     KnownModel("smollm2", None, "SmolLM2 135M, text only", None),
+    KnownModel("smolvlm-256m", "HuggingFaceTB/SmolVLM-256M-Instruct", "SmolVLM 256M, bfloat16"),
+    KnownModel("smolvlm-500m", "HuggingFaceTB/SmolVLM-500M-Instruct", "SmolVLM 500M, bfloat16"),
+    KnownModel("smolvlm2-2b", "HuggingFaceTB/SmolVLM2-2.2B-Instruct", "SmolVLM2 2.2B"),
     KnownModel("qwen2-vl-2b", "mlx-community/Qwen2-VL-2B-Instruct-4bit", "Qwen2-VL 2B, 4 bit"),
     KnownModel("qwen2-vl-7b", "mlx-community/Qwen2-VL-7B-Instruct-4bit", "Qwen2-VL 7B, 4 bit"),
     KnownModel(

@@ -20,6 +20,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 from PIL import Image
+from tokenizers import Tokenizer, models
 
 from engine.images import load_picture
 from vision_add_ons.mlx_vlm_modules import import_mlx_vlm
@@ -41,6 +42,9 @@ IMAGE = 500
 
 PHOTO = (224, 168)
 TOKENS = {"[IMG]": IMAGE, "[IMG_BREAK]": IMAGE + 1, "[IMG_END]": IMAGE + 2}
+TOKENS |= {"<img>": IMAGE + 3, "<IMG_CONTEXT>": IMAGE, "</img>": IMAGE + 4}
+TILE_TOKENS = ("<image>", "<fake_token_around_image>", "<global-img>")
+TILE_TOKENS += tuple(f"<row_{i}_col_{j}>" for i in range(1, 5) for j in range(1, 5))
 
 Made = dict[str, Any]
 """What an image processor makes of a photograph."""
@@ -76,6 +80,15 @@ def _paligemma(vision: dict[str, Any], photo: Image.Image) -> Made:
     return dict(SiglipImageProcessorPil(**_square(vision))([photo], return_tensors="np"))
 
 
+def _internvl(vision: dict[str, Any], photo: Image.Image) -> Made:
+    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+
+    made = GotOcr2ImageProcessorPil(**_square(vision))
+    return {
+        "pixel_values": made([photo], crop_to_patches=True, return_tensors="np")["pixel_values"]
+    }
+
+
 def _pixtral(merged: int) -> Callable[[dict[str, Any], Image.Image], Made]:
     def process(vision: dict[str, Any], photo: Image.Image) -> Made:
         module = import_mlx_vlm("pixtral.image_processing_pixtral")
@@ -86,29 +99,33 @@ def _pixtral(merged: int) -> Callable[[dict[str, Any], Image.Image], Made]:
     return process
 
 
-def _qwen(settings: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
-    def process(vision: dict[str, Any], photo: Image.Image) -> Made:
-        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
-            Qwen2VLImageProcessorPil,
-        )
+def _idefics3(vision: dict[str, Any], photo: Image.Image) -> Made:
+    from transformers.models.idefics3.image_processing_pil_idefics3 import (
+        Idefics3ImageProcessorPil,
+    )
 
-        made = Qwen2VLImageProcessorPil(**settings(vision))([photo], return_tensors="np")
-        return {name: mx.array(array) for name, array in made.items()}
-
-    return {"process": process, "settings": settings}
+    return dict(Idefics3ImageProcessorPil(**_tiles(vision))([photo], return_tensors="np"))
 
 
-def _qwen2_settings(vision: dict[str, Any]) -> dict[str, Any]:
-    return {"patch_size": vision["patch_size"], "min_pixels": 3136, "max_pixels": 1003520}
+def _tiles(vision: dict[str, Any]) -> dict[str, Any]:
+    side = vision["image_size"]
+    return {"size": {"longest_edge": 2 * side}, "max_image_size": {"longest_edge": side}}
 
 
-def _qwen3_settings(vision: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "patch_size": vision["patch_size"],
-        "size": {"shortest_edge": 65536, "longest_edge": 16777216},
-        "image_mean": [0.5] * 3,
-        "image_std": [0.5] * 3,
-    }
+def _qwen(vision: dict[str, Any], photo: Image.Image) -> Made:
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
+        Qwen2VLImageProcessorPil,
+    )
+
+    made = Qwen2VLImageProcessorPil(**_qwen_settings(vision))([photo], return_tensors="np")
+    return {name: mx.array(array) for name, array in made.items()}
+
+
+def _qwen_settings(vision: dict[str, Any]) -> dict[str, Any]:
+    cut = {"patch_size": vision["patch_size"], "min_pixels": 3136, "max_pixels": 1003520}
+    return cut | (
+        {"image_mean": [0.5] * 3, "image_std": [0.5] * 3} if cut["patch_size"] == 16 else {}
+    )
 
 
 SIGLIP = {
@@ -148,8 +165,17 @@ PIXTRAL_REAL = {
 }
 MISTRAL = {**TEXT, "model_type": "mistral"}
 QWEN = {"image_token_id": IMAGE, "video_token_id": IMAGE + 1, "vision_start_token_id": IMAGE + 2}
+QWEN3 = {
+    "model_type": "qwen3",
+    "max_position_embeddings": 512,
+    "rope_theta": 1e4,
+    "tie_word_embeddings": True,
+}
 QWEN_ROPE = {"type": "mrope", "mrope_section": [2, 3, 3]}
 QWEN_VISION = {"depth": 2, "num_heads": 4, "patch_size": 14, "spatial_merge_size": 2}
+QWEN_SIZES = {**QWEN_VISION, "hidden_size": 64, "intermediate_size": 96, "out_hidden_size": 64}
+QWEN25_REAL = {"hidden_size": 1280, "intermediate_size": 3420, "depth": 32, "num_heads": 16}
+QWEN3_REAL = {"hidden_size": 1152, "intermediate_size": 4304, "depth": 27, "num_heads": 16}
 
 FAMILIES = {
     "gemma3": Family(
@@ -176,6 +202,32 @@ FAMILIES = {
         process=_paligemma,
         settings=_square,
     ),
+    "internvl": Family(
+        config={
+            "text_config": {**TEXT, **QWEN3},
+            "vision_config": {
+                "model_type": "internvl_vision",
+                "hidden_size": 64,
+                "intermediate_size": 96,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "image_size": 64,
+                "patch_size": 8,
+                "attention_bias": True,
+            },
+            "image_token_id": IMAGE,
+        },
+        real={
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "image_size": 448,
+            "patch_size": 14,
+        },
+        process=_internvl,
+        settings=_square,
+    ),
     "pixtral": Family(
         config={"text_config": MISTRAL, "vision_config": PIXTRAL, "image_token_index": IMAGE},
         real=PIXTRAL_REAL,
@@ -191,6 +243,24 @@ FAMILIES = {
         real=PIXTRAL_REAL,
         process=_pixtral(2),
     ),
+    "idefics3": Family(
+        config={
+            "text_config": {**TEXT, "model_type": "llama"},
+            "vision_config": {**SIGLIP, "model_type": "idefics3_vision"},
+            "image_token_id": IMAGE,
+            "scale_factor": 4,
+        },
+        real={
+            "hidden_size": 768,
+            "intermediate_size": 3072,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "image_size": 256,
+            "patch_size": 16,
+        },
+        process=_idefics3,
+        settings=_tiles,
+    ),
     "qwen2_vl": Family(
         config={
             **TEXT,
@@ -199,63 +269,29 @@ FAMILIES = {
             "vision_config": {**QWEN_VISION, "embed_dim": 64, "hidden_size": 64, "mlp_ratio": 4},
         },
         real={"embed_dim": 1280, "depth": 32, "num_heads": 16},
-        **_qwen(_qwen2_settings),
+        process=_qwen,
+        settings=_qwen_settings,
     ),
     "qwen2_5_vl": Family(
         config={
             **TEXT,
             **QWEN,
             "rope_scaling": QWEN_ROPE,
-            "vision_config": {
-                **QWEN_VISION,
-                "hidden_size": 64,
-                "intermediate_size": 96,
-                "out_hidden_size": 64,
-                "window_size": 112,
-                "fullatt_block_indexes": [1],
-            },
+            "vision_config": {**QWEN_SIZES, "window_size": 112, "fullatt_block_indexes": [1]},
         },
-        real={
-            "hidden_size": 1280,
-            "intermediate_size": 3420,
-            "depth": 32,
-            "num_heads": 16,
-            "fullatt_block_indexes": [7, 15, 23, 31],
-        },
-        **_qwen(_qwen2_settings),
+        real={**QWEN25_REAL, "fullatt_block_indexes": [7, 15, 23, 31]},
+        process=_qwen,
+        settings=_qwen_settings,
     ),
     "qwen3_vl": Family(
         config={
             **QWEN,
-            "text_config": {
-                **TEXT,
-                "model_type": "qwen3_vl_text",
-                "rope_theta": 5e6,
-                "max_position_embeddings": 4096,
-                "rope_scaling": {"rope_type": "default", "mrope_section": [4, 2, 2]},
-            },
-            "vision_config": {
-                **QWEN_VISION,
-                "model_type": "qwen3_vl",
-                "patch_size": 16,
-                "hidden_size": 64,
-                "intermediate_size": 96,
-                "out_hidden_size": 64,
-                "num_position_embeddings": 2304,
-                "deepstack_visual_indexes": [0],
-                "hidden_act": "gelu_pytorch_tanh",
-                "temporal_patch_size": 2,
-                "in_channels": 3,
-            },
+            "text_config": {**QWEN3, "rope_scaling": {**QWEN_ROPE, "mrope_section": [4, 2, 2]}},
+            "vision_config": {**QWEN_SIZES, "patch_size": 16, "deepstack_visual_indexes": [0]},
         },
-        real={
-            "hidden_size": 1152,
-            "intermediate_size": 4304,
-            "depth": 27,
-            "num_heads": 16,
-            "deepstack_visual_indexes": [8, 16, 24],
-        },
-        **_qwen(_qwen3_settings),
+        real={**QWEN3_REAL, "deepstack_visual_indexes": [8, 16, 24]},
+        process=_qwen,
+        settings=_qwen_settings,
     ),
 }
 
@@ -275,7 +311,7 @@ def measure(name: str, real: bool, rounds: int) -> tuple[list[float], list[float
         add_on = find_add_on(name)
         assert add_on is not None
         ours = add_on(folder, config)
-        decoder = _Decoder(theirs.language_model.model)
+        decoder = _Decoder(getattr(theirs.language_model, "model", theirs.language_model))
         picture = load_picture(photo)
         prompt = ours.expand_prompt([1, 2, IMAGE, 3, 4], [picture])
         tokens = mx.array(prompt.tokens)
@@ -335,13 +371,23 @@ def write_checkpoint(
     weights = dict(tree_flatten(model.parameters()))
     towers = {n: w for n, w in weights.items() if not n.startswith("language_model.")}
     mx.save_safetensors(str(folder / "model.safetensors"), towers)
-    added = [{"content": content, "id": i} for content, i in TOKENS.items()]
+    side, patch = (config["vision_config"].get(name, 1) for name in ("image_size", "patch_size"))
     for file, content in (
         ("config.json", config),
         ("preprocessor_config.json", settings),
-        ("tokenizer.json", {"added_tokens": added}),
+        ("processor_config.json", {"image_seq_length": (side // patch // 2) ** 2}),  # InternVL's
     ):
         (folder / file).write_text(json.dumps(content))
+    _tokenizer(config["model_type"]).save(str(folder / "tokenizer.json"))
+
+
+def _tokenizer(model_type: str) -> Tokenizer:
+    """One that knows a family's tokens for pictures, and nothing else."""
+    tiles = {text: IMAGE - i for i, text in enumerate(TILE_TOKENS)}
+    tokens = tiles if model_type == "idefics3" else TOKENS
+    words = Tokenizer(models.WordLevel({"<unk>": 0, **tokens}, unk_token="<unk>"))
+    words.add_special_tokens(list(tokens))
+    return words
 
 
 def rows(rounds: int) -> Iterator[tuple[str, list[float], list[float]]]:

@@ -2,11 +2,11 @@
 
     python scripts/fuzz_checkpoints.py --files 5000 [--seed N] [--family gemma3 ...]
 
-Tiny checkpoints of a text model, Moxin, Gemma 3, Pixtral and Qwen2-VL are damaged at random: their
-safetensors files, index, configs and tokenizers. Each is loaded by a process of its own kind, so
-that a crash or a hang is seen. A load must end in a typed error whose one line names what is
-wrong, or give the very model that the undamaged checkpoint is; where a config only changed to
-another valid one, it may give another model that runs. All else is a failure, and its folder is
+Tiny checkpoints of a text model, Moxin, Gemma 3, Idefics3, Pixtral and Qwen2-VL are damaged at
+random: their safetensors files, index, configs and tokenizers. Each is loaded by a process of its
+own kind, so that a crash or a hang is seen. A load must end in a typed error whose one line names
+what is wrong, or give the very model that the undamaged checkpoint is; where a config only changed
+to another valid one, it may give another model that runs. All else is a failure, and its folder is
 kept. Needs the extras `dev` and `parity`.
 """
 

@@ -28,6 +28,9 @@ from PIL import Image
 from engine.images import load_picture
 from scripts.bench_vision import FAMILIES, mlx_vlm_model, write_checkpoint
 from vision_add_ons.base import VisionAddOn
+from vision_add_ons.lfm2_vl.add_on import TOKENS, Lfm2VLAddOn
+from vision_add_ons.lfm2_vl.config import resolve
+from vision_add_ons.lfm2_vl.tower import Projector, Siglip2Tower
 from vision_add_ons.moxin.add_on import MoxinAddOn
 from vision_add_ons.moxin.names import PROJECTOR, TOWERS
 from vision_add_ons.moxin.projector import FusedMLPProjector
@@ -50,6 +53,8 @@ QWEN3 = {
     "image_std": [0.5] * 3,
 }
 QWEN3_PICTURES = ((256, 256), *QWEN_PICTURES[:-1], (4096, 4096))
+SO400M = {"hidden_size": 1152, "intermediate_size": 4304, "num_attention_heads": 16}
+LFM2_PICTURES = ((300, 300), (400, 400), (512, 512), (1100, 600), (4000, 3000))
 PUBLISHED: tuple[
     tuple[str, int, dict[str, Any], dict[str, Any], tuple[tuple[int, int], ...]], ...
 ] = (
@@ -58,6 +63,7 @@ PUBLISHED: tuple[
         ("paligemma", 2048, {"image_size": side}, SQUARE[side], ((side, side),))
         for side in (224, 448, 896)
     ),
+    ("internvl", 4096, {}, SQUARE[448], ((448, 448), (896, 448), (1344, 896), (1792, 1344))),
     ("pixtral", 5120, {}, {"size": {"longest_edge": 1024}}, ((400, 300), (640, 480), (1024, 1024))),
     (
         "mistral3",
@@ -66,7 +72,16 @@ PUBLISHED: tuple[
         {"size": {"longest_edge": 1540}},
         ((400, 300), (640, 480), (1000, 800), (1540, 1540)),
     ),
+    (
+        "idefics3",
+        576,
+        {"image_size": 512},
+        {"size": {"longest_edge": 2048}, "max_image_size": {"longest_edge": 512}},
+        ((500, 100), (640, 480), (1024, 1024)),
+    ),
     ("moxin", 4096, {}, {}, ((224, 224),)),
+    ("lfm2_vl", 1024, {}, {}, LFM2_PICTURES),
+    ("lfm2_vl", 2048, SO400M, {}, LFM2_PICTURES),
     ("qwen2_vl", 3584, {}, QWEN, QWEN_PICTURES),
     ("qwen2_5_vl", 3584, {}, QWEN, QWEN_PICTURES),
     ("qwen3_vl", 4096, {}, QWEN3, QWEN3_PICTURES),
@@ -79,6 +94,8 @@ def build(
     """The family's add-on with a tower of published widths and so many blocks."""
     if name == "moxin":
         return _moxin(width, DTYPES[dtype])
+    if name == "lfm2_vl":
+        return _lfm2_vl(width, fields | {"num_hidden_layers": blocks}, DTYPES[dtype])
     family = FAMILIES[name]
     config: dict[str, Any] = {"model_type": name, **copy.deepcopy(family.config)}
     qwen = name.startswith("qwen")
@@ -129,6 +146,32 @@ def _moxin(width: int, dtype: mx.Dtype) -> VisionAddOn:
         parts.clear()
         weights.clear()
         add_on = MoxinAddOn(Path(directory), {"model_type": "prismatic", "text_config": text})
+        _read(add_on)
+    return add_on
+
+
+def _lfm2_vl(width: int, vision: dict[str, Any], dtype: mx.Dtype) -> VisionAddOn:
+    config = {
+        "model_type": "lfm2_vl",
+        "text_config": {"hidden_size": width},
+        "vision_config": vision,
+        "image_token_id": 0,
+    }
+    whole = resolve(config)
+    parts: dict[str, nn.Module] = {"vision_tower.": Siglip2Tower(whole["vision_config"])}
+    parts["multi_modal_projector."] = Projector(whole)
+    weights = {}
+    for prefix, part in parts.items():
+        part.set_dtype(dtype)
+        weights |= {prefix + name: weight for name, weight in tree_flatten(part.parameters())}
+    places = [f"<|img_row_{i}_col_{j}|>" for i in range(1, 11) for j in range(1, 11)]
+    tokens = [{"content": text, "id": i} for i, text in enumerate([*TOKENS.values(), *places])]
+    with tempfile.TemporaryDirectory() as directory:
+        mx.save_safetensors(f"{directory}/model.safetensors", weights)
+        parts.clear()
+        weights.clear()
+        Path(directory, "tokenizer.json").write_text(json.dumps({"added_tokens": tokens}))
+        add_on = Lfm2VLAddOn(Path(directory), config)
         _read(add_on)
     return add_on
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import mlx.core as mx
 import numpy as np
@@ -46,7 +46,7 @@ class Pixels:
         resample: Image.Resampling,
         mean: Sequence[float],
         std: Sequence[float],
-    ) -> "Pixels":
+    ) -> Self:
         """The saved settings, or these defaults. Raises `UnsupportedCheckpoint`, `BrokenConfig`."""
         for field in ("do_resize", "do_rescale", "do_normalize"):
             if saved.get(field, True) is not True:
@@ -108,12 +108,12 @@ def _resampling(value: Any) -> Image.Resampling:
     return Image.Resampling(value)
 
 
-def check_square(saved: dict[str, Any], side: int) -> None:
+def check_square(saved: dict[str, Any], side: int, usual: int = USUAL_SIDE) -> None:
     """Raise `UnsupportedCheckpoint` if the size of the processor is not the tower's square.
 
-    Settings that say nothing of it mean `USUAL_SIDE`; where none are saved, it is the tower's.
+    Settings that say nothing of it mean `usual`; where none are saved, it is the tower's.
     """
-    size = _given(saved, "size", USUAL_SIDE if saved else side)
+    size = _given(saved, "size", usual if saved else side)
     if size not in (side, {"height": side, "width": side}):
         raise UnsupportedCheckpoint(
             f"the image processor's size is {size!r}, but the tower takes {side} x {side} pixels"

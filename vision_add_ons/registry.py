@@ -21,7 +21,11 @@ GROUP = "sightline.vision_add_ons"
 # Named rather than imported: a family's module loads only when a checkpoint needs it.
 BUILT_IN = {
     "gemma3": "vision_add_ons.gemma3:Gemma3AddOn",
+    "idefics3": "vision_add_ons.idefics3:Idefics3AddOn",
+    "internvl": "vision_add_ons.internvl:InternVLAddOn",
     "llava.pixtral": "vision_add_ons.pixtral:PixtralAddOn",
+    "lfm2-vl": "vision_add_ons.lfm2_vl:Lfm2VLAddOn",
+    "lfm2_vl": "vision_add_ons.lfm2_vl:Lfm2VLAddOn",
     "mistral3": "vision_add_ons.mistral3:Mistral3AddOn",
     "moxin": "vision_add_ons.moxin:MoxinAddOn",
     "paligemma": "vision_add_ons.paligemma:PaliGemmaAddOn",
@@ -33,8 +37,15 @@ BUILT_IN = {
     "qwen3_5_moe": "vision_add_ons.qwen3_5:Qwen35AddOn",
     "qwen3_vl": "vision_add_ons.qwen3_vl:Qwen3VLAddOn",
     "qwen3_vl_moe": "vision_add_ons.qwen3_vl:Qwen3VLAddOn",
+    "smolvlm": "vision_add_ons.idefics3:Idefics3AddOn",
 }
 """Our own add-ons by key, as `module:Class`."""
+
+OTHER_LAYOUTS = {
+    "internvl_chat": "one whose name ends in -hf, such as OpenGVLab/InternVL3-8B-hf",
+}
+"""Model types of layouts that only code beside the checkpoint reads, and which checkpoints hold the
+same models in a layout that is served."""
 
 
 class AddOnConflict(SightlineError):

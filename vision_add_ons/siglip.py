@@ -1,4 +1,4 @@
-"""What the families with a SigLIP tower of mlx-vlm's share: its config, and its weights' names."""
+"""What the families with a SigLIP tower share: its layers and, of mlx-vlm's, config and weights."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -79,7 +79,7 @@ def siglip_features(tower: nn.Module, pixels: mx.array, cutting: Cutting) -> mx.
     embedded = tower.embeddings(pixels[None].astype(dtype)).squeeze(0)
     rows = in_pieces(embedded, cutting.pieces([1] * len(embedded)))
     del embedded
-    run_blocks(rows, [_block(layer) for layer in tower.encoder.layers], cutting)
+    run_blocks(rows, [siglip_block(layer) for layer in tower.encoder.layers], cutting)
     whole = mx.concatenate(rows)
     rows.clear()
     return tower.post_layernorm(whole)
@@ -95,7 +95,7 @@ def siglip_costs(tower: nn.Module, projector: nn.Module) -> tuple[Costs, int]:
         mx.zeros((1, embeddings.num_positions, width), dtype),
         modules=[tower.post_layernorm, projector],
     )
-    return Costs.of(layer, _block(layer), width, heads, dtype), behind
+    return Costs.of(layer, siglip_block(layer), width, heads, dtype), behind
 
 
 def siglip_bytes(tower: nn.Module, costs: tuple[Costs, int], cutting: Cutting) -> int:
@@ -113,7 +113,8 @@ def siglip_bytes(tower: nn.Module, costs: tuple[Costs, int], cutting: Cutting) -
     )
 
 
-def _block(layer: nn.Module) -> Block:
+def siglip_block(layer: nn.Module, windowed: bool = False) -> Block:
+    """One layer of a SigLIP, whose parts have the names that they have in transformers."""
     attention = layer.self_attn
 
     def heads(x: mx.array, tables: Tables | None) -> Heads:
@@ -125,4 +126,4 @@ def _block(layer: nn.Module) -> Block:
         x = x + attention.out_proj(seen)
         return x + layer.mlp(layer.layer_norm2(x))
 
-    return Block(heads, rest)
+    return Block(heads, rest, windowed)

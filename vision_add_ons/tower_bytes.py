@@ -63,6 +63,25 @@ class Costs:
             dtype=dtype,
         )
 
+    @property
+    def block(self) -> int:
+        """All of a block, but for scores of attention."""
+        # Of what is seen two orders; of values, and of all that is not turned, a copy; and queries
+        # that are scaled.
+        return self.heads + (3 if self.tables else 6) * self.row + self.rest
+
+    def apart(self, total: int, cutting: Cutting, depth: int, window: int) -> int:
+        """As `most`, of one piece of rows that in all blocks see their own window alone."""
+        scores = 0
+        if writes_scores(self.head_count, window, window, self.head_dim, self.dtype):
+            scores = self.head_count * total * window * self.dtype.size
+        return self._whole(total, cutting, depth, scores)
+
+    def _whole(self, total: int, cutting: Cutting, depth: int, scores: int) -> int:
+        together = depth if total < cutting.lazy else 1
+        held = total * (self.row + self.tables)
+        return round(WHOLE * (held + together * (total * self.block + scores)))
+
     def most(self, total: int, cutting: Cutting, depth: int, window: int = 0) -> int:
         """The most bytes that `run_blocks` holds at once of so many rows, beside what it returns.
 
@@ -74,21 +93,16 @@ class Costs:
         scores = 0
         if at_once < piece or writes_scores(*shape):
             scores = self.head_count * at_once * total * self.dtype.size
-        # Of what is seen two orders; of values, and of all that is not turned, a copy; and queries
-        # that are scaled.
-        attention = (3 if self.tables else 6) * self.row
-        block = self.heads + attention + self.rest
         held = total * (self.row + self.tables)
         if piece == total:
-            together = depth if total < cutting.lazy else 1
-            return round(WHOLE * (held + together * (total * block + scores)))
+            return self._whole(total, cutting, depth, scores)
         others = 3 * total * self.row
         most = held + max(
             4 * total * self.row,
             others + piece * self.heads,
             others + piece * 4 * self.row + scores,
             others + piece * (self.row + self.rest),
-            piece * (block + self.head_count * window * self.dtype.size) if window else 0,
+            piece * (self.block + self.head_count * window * self.dtype.size) if window else 0,
         )
         return round(CUT * most)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mlx_lm.generate import generation_stream, wired_limit
 
-from engine.decoding import alone
+from engine.decoding import alone, reading
 from engine.decoding.answer import Answer
 from engine.decoding.company import Company
 from engine.decoding.lane import decodes_together
@@ -40,8 +40,8 @@ class Desk:
             sharing = memory.budget.max_bytes > 0
             self._reading = Reading(kit, self._company, memory.room, sharing)
         self._wired = ExitStack()
-        self._stepped = 0.0
-        """When the last step was done, if there is anybody who waits for the next."""
+        self._due = 0.0
+        """When those that are decoded wait no longer for prompts."""
 
     @property
     def busy(self) -> bool:
@@ -86,14 +86,14 @@ class Desk:
         if self._reading is None:
             return False
         if not len(self._company):
-            self._stepped = time.perf_counter()
-        return self._reading.go_on(self._stepped)
+            self._due = time.perf_counter() + reading.FIRST
+        return self._reading.go_on(self._due)
 
     def step(self) -> None:
         """A token of every answer that is under way."""
         if len(self._company):
             self._company.step()
-            self._stepped = time.perf_counter()
+            self._due = time.perf_counter() + reading.GAP
         if self._single is not None and next(self._single, self) is self:
             self._single = None
         if not self.busy:

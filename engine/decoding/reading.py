@@ -28,6 +28,10 @@ GAP = 0.25
 slow, and those of several prompts larger where it is fast. One picture, and tokens that see each
 other whole, are run in one piece however long they take."""
 
+FIRST = 0.5
+"""Seconds for which answers that have no token yet wait for the prompts that came with theirs: a
+step for a few of them takes as long as one for all."""
+
 Steps = Generator[int, None, int]
 """Reads prompts: yields how many tokens were run, after a picture none; returns those of the end.
 
@@ -70,9 +74,9 @@ class Reading:
         """Read an answer's prompt; then `Company` decodes it. Whatever happens, it ends."""
         self._waiting[answer] = None
 
-    def go_on(self, since: float) -> bool:
+    def go_on(self, until: float) -> bool:
         """Read all there is to read; less where it is a chunk's worth of prompts that go on, or
-        takes until `GAP` after `since`: then False.
+        takes until then, by `time.perf_counter`: then False.
 
         So those that come together are decoded together from their first token on: a step takes
         as long for one as for all of them.
@@ -93,9 +97,9 @@ class Reading:
             now = time.perf_counter()
             if ran:
                 self._paces.append((now - started) / ran)
-            if done >= CHUNK or now - since >= GAP:
+            if done >= CHUNK or now >= until:
                 return False
-        return time.perf_counter() - since < GAP
+        return time.perf_counter() < until
 
     def _begin(self) -> None:
         """Begin with those that need not wait for what others begin with too; in their order."""

@@ -67,6 +67,7 @@ def rounds(monkeypatch: pytest.MonkeyPatch) -> list[list[Seen]]:
     """The lanes after each step of those that answer; prompts that come together are all read
     before the next one, however slow the machine is."""
     monkeypatch.setattr(reading_module, "GAP", 600.0)
+    monkeypatch.setattr(reading_module, "FIRST", 600.0)
     seen: list[list[Seen]] = []
     step = Company.step
 

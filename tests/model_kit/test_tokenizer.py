@@ -61,6 +61,10 @@ def test_tekken_alone_is_named_with_what_makes_a_tokenizer_of_it(tmp_path: Path)
 
 MODEL_TYPES = (
     "gemma3",
+    "idefics3",
+    "internvl",
+    "lfm2-vl",
+    "lfm2_vl",
     "llava",
     "llava_next",
     "mistral3",
@@ -74,6 +78,7 @@ MODEL_TYPES = (
     "qwen3_5_moe",
     "qwen3_vl",
     "qwen3_vl_moe",
+    "smolvlm",
 )
 NAMED = ("LlamaTokenizer", "TokenizersBackend", "GemmaTokenizerFast", None)
 """What tokenizer_config.json calls the class; nothing, in some."""

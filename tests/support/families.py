@@ -1,6 +1,9 @@
 """The families that serve a conversation of any form, by their references."""
 
 from support.gemma3_reference import Gemma3Reference
+from support.idefics3_reference import Idefics3Reference
+from support.internvl_reference import InternVLReference
+from support.lfm2_vl_reference import Lfm2VLReference
 from support.mistral3_reference import Ministral3Reference, Mistral3Reference
 from support.paligemma_reference import PaliGemma2Reference, PaliGemmaReference
 from support.pixtral_reference import PixtralReference
@@ -20,4 +23,7 @@ FAMILIES = (
     Qwen25VLReference,
     Qwen3VLReference,
     Qwen35Reference,
+    Idefics3Reference,
+    InternVLReference,
+    Lfm2VLReference,
 )

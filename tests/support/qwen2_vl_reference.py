@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from support import published_templates as published
+from support import published_qwen_templates as published
 from support.pictures import photographs
 from support.processors import Built
 from support.sizes import DECODER

@@ -16,7 +16,7 @@ from transformers import (
 )
 from transformers.models.qwen3_5.tokenization_qwen3_5 import Qwen3_5Tokenizer
 
-from support import published_templates as published
+from support import published_qwen_templates as published
 from support.qwen2_vl_reference import LINEAR, Qwen2VLReference
 from support.qwen3_vl_reference import Qwen3VLMoeReference, Qwen3VLReference
 from support.sizes import TEXT

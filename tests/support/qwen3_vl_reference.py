@@ -16,7 +16,7 @@ from transformers import (
     Qwen3VLProcessor,
 )
 
-from support import published_templates as published
+from support import published_qwen_templates as published
 from support.qwen2_vl_reference import DYNAMIC, REFUSED, Qwen2VLReference
 from support.sizes import TEXT
 from vision_add_ons.errors import BrokenConfig, UnsupportedCheckpoint

@@ -10,6 +10,7 @@ from engine.images import load_picture
 from model_kit import ModelKit
 from support import moxin_checkpoint as moxin
 from support.gemma3_reference import Gemma3Reference
+from support.idefics3_reference import Idefics3Reference
 from support.pixtral_reference import PixtralReference
 from support.qwen2_vl_reference import Qwen2VLReference
 from vision_add_ons.testing import BOS, WORDS, Photo, Reference, write_tokenizer, written
@@ -34,7 +35,7 @@ def _family(reference: type[Reference], dialect: str) -> Write:
 FORMS: dict[str, Write] = {f"moxin {form}": _moxin(form) for form in moxin.FORMS}
 FORMS |= {
     f"{reference.name} {dialect}": _family(reference, dialect)
-    for reference in (Gemma3Reference, PixtralReference, Qwen2VLReference)
+    for reference in (Gemma3Reference, Idefics3Reference, PixtralReference, Qwen2VLReference)
     for dialect in reference.dialects
 }
 """By family and form, what writes a checkpoint into a folder."""

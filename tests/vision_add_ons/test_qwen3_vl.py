@@ -23,7 +23,8 @@ from transformers.vision_utils import (
 
 from engine import load
 from engine.memory.needs import Needs, Shape
-from model_kit.config import decoder_module, read_config
+from model_kit.config import read_config
+from model_kit.decoder_modules import decoder_module
 from model_kit.kit import inspect_checkpoint, load_model_kit
 from vision_add_ons.configs import resolve_config
 from vision_add_ons.errors import PromptError

@@ -24,7 +24,7 @@ from vision_add_ons.pixtral.config import (
     half_config,
     size_limit,
 )
-from vision_add_ons.pixtral.prompt import CHAT_TEMPLATE, TOKENS, token_ids
+from vision_add_ons.pixtral.prompt import CHAT_TEMPLATE, TOKENS, image_tokens
 from vision_add_ons.pixtral.tower import ACTIVATIONS, PixtralTower
 from vision_add_ons.tower_bytes import most_of, per_row
 from vision_add_ons.vit_blocks import Cutting
@@ -94,7 +94,7 @@ class PixtralAddOn(VisionAddOn):
             spatial_merge_size=(merged,),
         )
         self.image_token_id = whole["image_token_index"]
-        self.placeholder_id, self.break_id, self.end_id = token_ids(folder, processor)
+        self.placeholder_id, self.break_id, self.end_id = image_tokens(folder, processor)
         self.image_marks = (processor.get("image_token", TOKENS["image_token"]),)
         if self.image_token_id != self.placeholder_id:
             raise BrokenConfig(

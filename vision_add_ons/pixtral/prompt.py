@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from vision_add_ons.errors import BrokenTokenizer
-from vision_add_ons.json_files import read_json_if_there
+from vision_add_ons.tokenizer_file import token_ids
 
 TOKENS = {
     "image_token": "[IMG]",
@@ -42,31 +41,14 @@ CHAT_TEMPLATE = (
 )
 
 
-def token_ids(folder: Path, processor: dict[str, Any]) -> list[int]:
+def image_tokens(folder: Path, processor: dict[str, Any]) -> list[int]:
     """The ids of an image's token, of a line's end and of an image's end.
 
     `processor` is processor_config.json, which may give the tokens other names. Raises
     `BrokenTokenizer` naming the token that tokenizer.json lacks.
     """
-    ids = _ids_of(read_json_if_there(folder / "tokenizer.json"))
     found = []
     for field, usual in TOKENS.items():
-        token = processor.get(field, usual)
-        if not isinstance(token, str) or token not in ids:
-            raise BrokenTokenizer(
-                f"{folder / 'tokenizer.json'} has no token {token!r}; add it, or let "
-                f"processor_config.json name another as {field}"
-            )
-        found.append(ids[token])
+        hint = f"add it, or let processor_config.json name another as {field}"
+        found += token_ids(folder, [processor.get(field, usual)], hint)
     return found
-
-
-def _ids_of(tokenizer: dict[str, Any]) -> dict[str, int]:
-    """The tokens of a tokenizer.json; what it holds in another form is none."""
-    model, added = tokenizer.get("model"), tokenizer.get("added_tokens")
-    vocabulary = model.get("vocab") if isinstance(model, dict) else None
-    pairs = list(vocabulary.items()) if isinstance(vocabulary, dict) else []
-    for entry in added if isinstance(added, list) else ():
-        if isinstance(entry, dict):
-            pairs.append((entry.get("content"), entry.get("id")))
-    return {token: number for token, number in pairs if type(number) is int}

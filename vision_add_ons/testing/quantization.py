@@ -15,6 +15,9 @@ from vision_add_ons.testing.torch_weights import set_values
 
 GROUP, BITS = 32, 4
 
+DECODER = ("lm_head", "language_model", "text_model")
+"""What transformers' modules of a decoder have in their names."""
+
 Kept = dict[str, tuple[Any, ...]]
 """The quantized form of weights, by the digest of what they are rounded to."""
 
@@ -51,7 +54,7 @@ def round_weights(model: Any, towers: bool) -> Kept:
     kept: Kept = {}
     done = set()
     for name, module in model.named_modules():
-        decoder = "lm_head" in name or "language_model" in name
+        decoder = any(part in name for part in DECODER)
         layer = hasattr(module, "in_features") or hasattr(module, "num_embeddings")
         if not layer or module.weight.shape[-1] % GROUP or not (decoder or towers):
             continue

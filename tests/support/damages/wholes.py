@@ -1,4 +1,4 @@
-"""Tiny whole checkpoints to damage: a text model and four families, in one file and in two."""
+"""Tiny whole checkpoints to damage: a text model and five families, in one file and in two."""
 
 import json
 from collections.abc import Callable
@@ -40,6 +40,8 @@ MAKERS: dict[str, Callable[[Path, int], Any]] = {
     "moxin": FORMS["moxin hf"],
     "gemma3": FORMS["gemma3 transformers 5"],
     "gemma3, as published": FORMS["gemma3 transformers 4"],
+    "idefics3": FORMS["idefics3 transformers 5"],
+    "idefics3, as published": FORMS["idefics3 transformers 4"],
     "pixtral": FORMS["pixtral transformers 5"],
     "pixtral, by mlx-vlm": FORMS["pixtral mlx-vlm"],
     "qwen2_vl": FORMS["qwen2_vl transformers 5"],
