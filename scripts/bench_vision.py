@@ -123,9 +123,8 @@ def _qwen(vision: dict[str, Any], photo: Image.Image) -> Made:
 
 def _qwen_settings(vision: dict[str, Any]) -> dict[str, Any]:
     cut = {"patch_size": vision["patch_size"], "min_pixels": 3136, "max_pixels": 1003520}
-    return cut | (
-        {"image_mean": [0.5] * 3, "image_std": [0.5] * 3} if cut["patch_size"] == 16 else {}
-    )
+    half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    return cut | half if vision["patch_size"] == 16 else cut
 
 
 SIGLIP = {
@@ -172,6 +171,7 @@ QWEN3 = {
     "tie_word_embeddings": True,
 }
 QWEN_ROPE = {"type": "mrope", "mrope_section": [2, 3, 3]}
+AXES = {"rope_type": "default", "mrope_section": [4, 2, 2]}
 QWEN_VISION = {"depth": 2, "num_heads": 4, "patch_size": 14, "spatial_merge_size": 2}
 QWEN_SIZES = {**QWEN_VISION, "hidden_size": 64, "intermediate_size": 96, "out_hidden_size": 64}
 QWEN25_REAL = {"hidden_size": 1280, "intermediate_size": 3420, "depth": 32, "num_heads": 16}
@@ -286,7 +286,7 @@ FAMILIES = {
     "qwen3_vl": Family(
         config={
             **QWEN,
-            "text_config": {**QWEN3, "rope_scaling": {**QWEN_ROPE, "mrope_section": [4, 2, 2]}},
+            "text_config": {**TEXT, **QWEN3, "model_type": "qwen3_vl_text", "rope_scaling": AXES},
             "vision_config": {**QWEN_SIZES, "patch_size": 16, "deepstack_visual_indexes": [0]},
         },
         real={**QWEN3_REAL, "deepstack_visual_indexes": [8, 16, 24]},
