@@ -1,4 +1,4 @@
-"""Which module implements a decoder: mlx-lm's of its model type, or ours where that is no match."""
+"""Which module implements a decoder: mlx-lm's of its type, or ours where that is not exact."""
 
 import dataclasses
 import difflib
@@ -17,6 +17,7 @@ OWN_DECODERS = {
     "mistral": "model_kit.mistral",
     "qwen3_5_moe_text": "model_kit.qwen3_5",
     "qwen3_5_text": "model_kit.qwen3_5",
+    "qwen3_moe": "model_kit.qwen3_moe",
 }
 """Model types whose mlx-lm class is not exact, or is not checked, and the module with ours."""
 

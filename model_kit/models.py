@@ -81,6 +81,25 @@ _ALL = (
     KnownModel(
         "qwen2.5-vl-7b", "mlx-community/Qwen2.5-VL-7B-Instruct-4bit", "Qwen2.5-VL 7B, 4 bit"
     ),
+    KnownModel("qwen3.5-0.8b", "mlx-community/Qwen3.5-0.8B-MLX-4bit", "Qwen3.5 0.8B, 4 bit"),
+    KnownModel("qwen3.5-2b", "mlx-community/Qwen3.5-2B-MLX-4bit", "Qwen3.5 2B, 4 bit"),
+    KnownModel("qwen3.5-4b", "mlx-community/Qwen3.5-4B-MLX-4bit", "Qwen3.5 4B, 4 bit"),
+    KnownModel("qwen3.5-9b", "mlx-community/Qwen3.5-9B-MLX-4bit", "Qwen3.5 9B, 4 bit"),
+    KnownModel("qwen3.6-27b", "mlx-community/Qwen3.6-27B-4bit", "Qwen3.6 27B, 4 bit"),
+    KnownModel(
+        "qwen3.6-35b",
+        "mlx-community/Qwen3.6-35B-A3B-4bit",
+        "Qwen3.6 35B with experts, 3B of it at once, 4 bit",
+    ),
+    KnownModel("qwen3-vl-2b", "mlx-community/Qwen3-VL-2B-Instruct-4bit", "Qwen3-VL 2B, 4 bit"),
+    KnownModel("qwen3-vl-4b", "mlx-community/Qwen3-VL-4B-Instruct-4bit", "Qwen3-VL 4B, 4 bit"),
+    KnownModel("qwen3-vl-8b", "mlx-community/Qwen3-VL-8B-Instruct-4bit", "Qwen3-VL 8B, 4 bit"),
+    KnownModel(
+        "qwen3-vl-30b",
+        "mlx-community/Qwen3-VL-30B-A3B-Instruct-4bit",
+        "Qwen3-VL 30B with experts, 3B of it at once, 4 bit",
+    ),
+    KnownModel("qwen3-vl-32b", "mlx-community/Qwen3-VL-32B-Instruct-4bit", "Qwen3-VL 32B, 4 bit"),
 )
 
 KNOWN_MODELS = {model.name: model for model in _ALL}

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 from mlx_lm.models import qwen3_5
 
+from model_kit.experts import experts_joined
 from vision_add_ons.errors import UnsupportedCheckpoint
 
 
@@ -32,19 +33,11 @@ class ModelArgs(qwen3_5.TextModelArgs):
 
 
 class Model(qwen3_5.TextModel):
-    """mlx-lm's, which also reads the experts as transformers writes them."""
+    """mlx-lm's, which also reads the experts as they are published."""
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
         """Weights by mlx-lm's names."""
-        renamed = dict(weights)
-        for i in range(self.args.num_hidden_layers):
-            mlp = f"model.layers.{i}.mlp"
-            both = renamed.pop(f"{mlp}.experts.gate_up_proj", None)
-            if both is None:
-                continue
-            for name, part in zip(("gate", "up"), mx.split(both, 2, axis=-2), strict=True):
-                renamed[f"{mlp}.switch_mlp.{name}_proj.weight"] = part
-            down = renamed.pop(f"{mlp}.experts.down_proj")
-            renamed[f"{mlp}.switch_mlp.down_proj.weight"] = down
-        made: dict[str, mx.array] = super().sanitize(renamed)
+        args = self.args
+        joined = experts_joined(weights, args.hidden_size, args.moe_intermediate_size)
+        made: dict[str, mx.array] = super().sanitize(joined)
         return made

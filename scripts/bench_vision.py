@@ -122,7 +122,9 @@ def _qwen(vision: dict[str, Any], photo: Image.Image) -> Made:
 
 
 def _qwen_settings(vision: dict[str, Any]) -> dict[str, Any]:
-    return {"patch_size": vision["patch_size"], "min_pixels": 3136, "max_pixels": 1003520}
+    cut = {"patch_size": vision["patch_size"], "min_pixels": 3136, "max_pixels": 1003520}
+    half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    return cut | half if vision["patch_size"] == 16 else cut
 
 
 SIGLIP = {
@@ -169,7 +171,11 @@ QWEN3 = {
     "tie_word_embeddings": True,
 }
 QWEN_ROPE = {"type": "mrope", "mrope_section": [2, 3, 3]}
+AXES = {"rope_type": "default", "mrope_section": [4, 2, 2]}
 QWEN_VISION = {"depth": 2, "num_heads": 4, "patch_size": 14, "spatial_merge_size": 2}
+QWEN_SIZES = {**QWEN_VISION, "hidden_size": 64, "intermediate_size": 96, "out_hidden_size": 64}
+QWEN25_REAL = {"hidden_size": 1280, "intermediate_size": 3420, "depth": 32, "num_heads": 16}
+QWEN3_REAL = {"hidden_size": 1152, "intermediate_size": 4304, "depth": 27, "num_heads": 16}
 
 FAMILIES = {
     "gemma3": Family(
@@ -271,22 +277,19 @@ FAMILIES = {
             **TEXT,
             **QWEN,
             "rope_scaling": QWEN_ROPE,
-            "vision_config": {
-                **QWEN_VISION,
-                "hidden_size": 64,
-                "intermediate_size": 96,
-                "out_hidden_size": 64,
-                "window_size": 112,
-                "fullatt_block_indexes": [1],
-            },
+            "vision_config": {**QWEN_SIZES, "window_size": 112, "fullatt_block_indexes": [1]},
         },
-        real={
-            "hidden_size": 1280,
-            "intermediate_size": 3420,
-            "depth": 32,
-            "num_heads": 16,
-            "fullatt_block_indexes": [7, 15, 23, 31],
+        real={**QWEN25_REAL, "fullatt_block_indexes": [7, 15, 23, 31]},
+        process=_qwen,
+        settings=_qwen_settings,
+    ),
+    "qwen3_vl": Family(
+        config={
+            **QWEN,
+            "text_config": {**TEXT, **QWEN3, "model_type": "qwen3_vl_text", "rope_scaling": AXES},
+            "vision_config": {**QWEN_SIZES, "patch_size": 16, "deepstack_visual_indexes": [0]},
         },
+        real={**QWEN3_REAL, "deepstack_visual_indexes": [8, 16, 24]},
         process=_qwen,
         settings=_qwen_settings,
     ),

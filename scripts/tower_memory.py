@@ -46,6 +46,13 @@ SIGLIP = {"size": {"height": 896, "width": 896}, "image_mean": [0.5] * 3, "image
 SQUARE = {side: {**SIGLIP, "size": {"height": side, "width": side}} for side in (224, 448, 896)}
 QWEN = {"patch_size": 14, "min_pixels": 3136, "max_pixels": 12845056}
 QWEN_PICTURES = ((640, 480), (1280, 720), (1920, 1080), (3000, 2000), (3584, 3584))
+QWEN3 = {
+    "patch_size": 16,
+    "size": {"shortest_edge": 65536, "longest_edge": 16777216},
+    "image_mean": [0.5] * 3,
+    "image_std": [0.5] * 3,
+}
+QWEN3_PICTURES = ((256, 256), *QWEN_PICTURES[:-1], (4096, 4096))
 SO400M = {"hidden_size": 1152, "intermediate_size": 4304, "num_attention_heads": 16}
 LFM2_PICTURES = ((300, 300), (400, 400), (512, 512), (1100, 600), (4000, 3000))
 PUBLISHED: tuple[
@@ -77,6 +84,7 @@ PUBLISHED: tuple[
     ("lfm2_vl", 2048, SO400M, {}, LFM2_PICTURES),
     ("qwen2_vl", 3584, {}, QWEN, QWEN_PICTURES),
     ("qwen2_5_vl", 3584, {}, QWEN, QWEN_PICTURES),
+    ("qwen3_vl", 4096, {}, QWEN3, QWEN3_PICTURES),
 )
 
 
@@ -91,7 +99,7 @@ def build(
     family = FAMILIES[name]
     config: dict[str, Any] = {"model_type": name, **copy.deepcopy(family.config)}
     qwen = name.startswith("qwen")
-    text = config if qwen else config["text_config"]
+    text = config.get("text_config", config)
     text |= {"hidden_size": width, "num_attention_heads": width // 128, "head_dim": 128}
     for field in ("hidden_size", "projection_dim"):
         if field in config:
@@ -99,9 +107,11 @@ def build(
     vision = config["vision_config"] | family.real | fields
     vision["depth" if qwen else "num_hidden_layers"] = blocks
     if qwen:
-        config["rope_scaling"] = {"type": "mrope", "mrope_section": [16, 24, 24]}
+        text["rope_scaling"] = {"type": "mrope", "mrope_section": [16, 24, 24]}
         vision |= {"hidden_size": width} if name == "qwen2_vl" else {"out_hidden_size": width}
         vision["fullatt_block_indexes"] = [blocks - 1]
+        vision["deepstack_visual_indexes"] = list(range(min(3, blocks)))
+        text["num_hidden_layers"] = 3
     vision |= {"projection_dim": width} if name == "paligemma" else {}
     config["vision_config"] = vision
     with tempfile.TemporaryDirectory() as directory:

@@ -118,6 +118,9 @@ class VisionAddOn(ABC):
     In a conversation, what somebody wrote marks nothing: the tokens of such a text in a message
     are tokens like any others. With none listed, the text of `image_token_id` is taken."""
 
+    features: int = 0
+    """How many times `hidden_size` columns `encode_image` gives behind the first `hidden_size`."""
+
     @abstractmethod
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
         """Load the towers and the projector from `folder`.

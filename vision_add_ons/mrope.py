@@ -101,7 +101,7 @@ def interleaved(sections: Sequence[int]) -> list[int]:
     """The same, height and width at every third frequency, and time at the others (Qwen3-VL)."""
     axes = [0] * sum(sections)
     for axis in (1, 2):
-        for place in range(axis, 3 * sections[axis], 3):
+        for place in range(axis, min(3 * sections[axis], len(axes)), 3):
             axes[place] = axis
     return axes
 

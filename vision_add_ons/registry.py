@@ -33,6 +33,10 @@ BUILT_IN = {
     "prismatic": "vision_add_ons.moxin:MoxinAddOn",
     "qwen2_5_vl": "vision_add_ons.qwen2_5_vl:Qwen25VLAddOn",
     "qwen2_vl": "vision_add_ons.qwen2_vl:Qwen2VLAddOn",
+    "qwen3_5": "vision_add_ons.qwen3_5:Qwen35AddOn",
+    "qwen3_5_moe": "vision_add_ons.qwen3_5:Qwen35AddOn",
+    "qwen3_vl": "vision_add_ons.qwen3_vl:Qwen3VLAddOn",
+    "qwen3_vl_moe": "vision_add_ons.qwen3_vl:Qwen3VLAddOn",
     "smolvlm": "vision_add_ons.idefics3:Idefics3AddOn",
 }
 """Our own add-ons by key, as `module:Class`."""

@@ -58,6 +58,14 @@ def by_heads(x: mx.array, heads: int, *projections: nn.Module) -> list[mx.array]
     return [mx.unflatten(project(x), -1, (heads, -1)).swapaxes(0, 1) for project in projections]
 
 
+def by_thirds(made: mx.array, heads: int, tables: Tables) -> Heads:
+    """What one projection made of rows, [rows, 3 * width], as queries, keys and values; the first
+    two turned by float32 tables, whatever the rows are in."""
+    queries, keys, values = mx.unflatten(made, -1, (3, heads, -1)).transpose(1, 2, 0, 3)
+    queries, keys = (rotate(part, tables).astype(made.dtype) for part in (queries, keys))
+    return queries, keys, values
+
+
 def run_blocks(
     rows: list[mx.array],
     blocks: Iterable[Block],

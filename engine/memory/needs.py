@@ -124,7 +124,8 @@ class Needs:
             return running
         assert self._add_on is not None
         towers = [self._add_on.tower_bytes(size) or 0 for size in shape.images]
-        rows = 2 * new * self._row  # the pictures', and the embeddings they go into
+        # The pictures', what they have beside them, and the embeddings they go into.
+        rows = (2 + self._add_on.features) * new * self._row
         return rows + max([running, *towers])
 
 

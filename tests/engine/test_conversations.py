@@ -49,7 +49,9 @@ def test_warm_answers_are_cold_answers(
     record_property("parity", (family.name, "warm against cold", simulation.worst))
 
 
-SEVERAL = [family for family in FAMILIES if family.name in ("gemma3", "qwen2_vl")]
+SEVERAL = [
+    family for family in FAMILIES if family.name in ("gemma3", "qwen2_vl", "qwen3_vl", "qwen3_5")
+]
 
 
 @pytest.mark.parametrize("family", SEVERAL, ids=lambda family: family.name)

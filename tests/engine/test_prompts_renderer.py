@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from mlx_lm.tokenizer_utils import TokenizerWrapper
-from support import published_templates
+from support import published_qwen_templates, published_templates
 from support.prompting import tokenizer
 from transformers import PreTrainedTokenizerFast
 
@@ -15,7 +15,7 @@ from engine.prompts.renderer import Renderer
 TEMPLATES = {
     **{
         name: text
-        for name, text in vars(published_templates).items()
+        for name, text in (vars(published_templates) | vars(published_qwen_templates)).items()
         if name.isupper() and name[0] != "_"
     },
     "switches": "{{ enable_thinking }} {{ bos_token }}{{ eos_token }} {{ messages | tojson }}"

@@ -19,6 +19,8 @@ from support.mistral3_reference import Mistral3Reference
 from support.pixtral_reference import PixtralReference
 from support.qwen2_5_vl_reference import Qwen25VLReference
 from support.qwen2_vl_reference import Qwen2VLReference
+from support.qwen3_5_reference import Qwen35MoeReference, Qwen35Reference
+from support.qwen3_vl_reference import Qwen3VLMoeReference, Qwen3VLReference
 from transformers import Olmo2Config, Olmo2ForCausalLM
 
 from engine import GenerationOptions, load
@@ -49,6 +51,10 @@ CONVERTED = {
     "mistral3": (Mistral3Reference, "transformers 5"),
     "qwen2_vl": (Qwen2VLReference, "transformers 4"),
     "qwen2_5_vl": (Qwen25VLReference, "transformers 4"),
+    "qwen3_5": (Qwen35Reference, "transformers 4"),
+    "qwen3_5_moe": (Qwen35MoeReference, "transformers 4"),
+    "qwen3_vl": (Qwen3VLReference, "transformers 4"),
+    "qwen3_vl_moe": (Qwen3VLMoeReference, "transformers 4"),
 }
 
 
@@ -109,7 +115,9 @@ def test_a_folder_without_the_vision_half_is_named(reference: Any, tmp_path: Pat
     with pytest.raises(UnsupportedCheckpoint, match=HALF):
         load_model_kit(folder)
     with load(folder, decoder_only=True) as engine:
-        answer = engine.generate("w9 w10", options=GenerationOptions(max_tokens=3)).result()
+        answer = engine.generate(
+            [BOS, *WORDS[:2]], options=GenerationOptions(max_tokens=3)
+        ).result()
         assert answer.error is None
 
 

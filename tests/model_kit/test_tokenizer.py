@@ -74,6 +74,10 @@ MODEL_TYPES = (
     "prismatic",
     "qwen2_5_vl",
     "qwen2_vl",
+    "qwen3_5",
+    "qwen3_5_moe",
+    "qwen3_vl",
+    "qwen3_vl_moe",
     "smolvlm",
 )
 NAMED = ("LlamaTokenizer", "TokenizersBackend", "GemmaTokenizerFast", None)

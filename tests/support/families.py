@@ -9,6 +9,8 @@ from support.paligemma_reference import PaliGemma2Reference, PaliGemmaReference
 from support.pixtral_reference import PixtralReference
 from support.qwen2_5_vl_reference import Qwen25VLReference
 from support.qwen2_vl_reference import Qwen2VLReference
+from support.qwen3_5_reference import Qwen35Reference
+from support.qwen3_vl_reference import Qwen3VLReference
 
 FAMILIES = (
     Gemma3Reference,
@@ -19,6 +21,8 @@ FAMILIES = (
     Ministral3Reference,
     Qwen2VLReference,
     Qwen25VLReference,
+    Qwen3VLReference,
+    Qwen35Reference,
     Idefics3Reference,
     InternVLReference,
     Lfm2VLReference,

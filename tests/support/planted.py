@@ -19,6 +19,7 @@ FAMILIES = {
     "lfm2_vl": ("vision_add_ons.lfm2_vl.add_on:Lfm2VLAddOn", "Lfm2VLReference"),
     "paligemma": ("vision_add_ons.paligemma:PaliGemmaAddOn", "PaliGemma2Reference"),
     "pixtral": ("vision_add_ons.pixtral.add_on:PixtralAddOn", "PixtralReference"),
+    "qwen3_vl": ("vision_add_ons.qwen3_vl.add_on:Qwen3VLAddOn", "Qwen3VLReference"),
     "qwen2_vl": ("vision_add_ons.qwen2_vl.add_on:Qwen2VLAddOn", "Qwen2VLReference"),
 }
 

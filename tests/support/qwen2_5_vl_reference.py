@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from support import published_templates as published
+from support import published_qwen_templates as published
 from support.qwen2_vl_reference import REFUSED, TEXT, Qwen2VLReference
 from vision_add_ons.errors import BrokenConfig
 

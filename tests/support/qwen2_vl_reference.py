@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from support import published_templates as published
+from support import published_qwen_templates as published
 from support.pictures import photographs
 from support.processors import Built
 from support.sizes import DECODER
@@ -104,6 +104,7 @@ class Qwen2VLReference(Reference):
 
     config_class: ClassVar[Any] = Qwen2VLConfig
     model_class: ClassVar[Any] = Qwen2VLForConditionalGeneration
+    processor_class: ClassVar[Any] = WithoutVideos
     vision: ClassVar[dict[str, Any]] = {
         "depth": 2,
         "embed_dim": 32,
@@ -111,9 +112,13 @@ class Qwen2VLReference(Reference):
         "hidden_size": TEXT["hidden_size"],
     }
 
+    text: ClassVar[dict[str, Any]] = TEXT
+    spread: ClassVar[float] = 0.7
+    processing: ClassVar[dict[str, Any]] = {"min_pixels": 512, "max_pixels": 4096}
+
     def __init__(self, seed: int, tied: bool = False, **text: Any) -> None:
         config = self.config_class(
-            text_config={**TEXT, **text},
+            text_config={**self.text, **text},
             tie_word_embeddings=tied,
             vision_config={**self.vision, "patch_size": PATCH, "spatial_merge_size": MERGE},
             image_token_id=IMAGE,
@@ -122,9 +127,9 @@ class Qwen2VLReference(Reference):
             vision_end_token_id=END,
             attn_implementation="eager",
         )
-        self.model = random_weights(self.model_class(config), seed)
+        self.model = random_weights(self.model_class(config), seed, self.spread)
         self.processor = Qwen2VLImageProcessorPil(
-            patch_size=PATCH, merge_size=MERGE, min_pixels=512, max_pixels=4096
+            patch_size=PATCH, merge_size=MERGE, **self.processing
         )
 
     def write(self, folder: Path, dialect: str) -> None:
@@ -197,11 +202,11 @@ class Qwen2VLReference(Reference):
         return [*found, Conversation(own_system, text)]
 
     def processed(self, tokenizer: Any, text: str, images: list[Image.Image]) -> list[int]:
-        whole = WithoutVideos(self.processor, tokenizer)
+        whole = self.processor_class(self.processor, tokenizer)
         return list(whole(images=images or None, text=text)["input_ids"][0])
 
     def own_processor(self, folder: Path) -> Any:
-        return Built(WithoutVideos, self.processor, folder)
+        return Built(self.processor_class, self.processor, folder)
 
     def _pixels(self, images: list[Image.Image]) -> Any:
         return self.processor(images, return_tensors="pt")

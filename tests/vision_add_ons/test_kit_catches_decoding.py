@@ -15,9 +15,11 @@ from support.planted import Planting
 from vision_add_ons.base import ExpandedPrompt, ImageSpan, Picture
 from vision_add_ons.cache_views import BidirectionalView, Range
 from vision_add_ons.gemma3 import Gemma3AddOn
+from vision_add_ons.layer_features import deepstack_views, take_features
 from vision_add_ons.mrope import MRope, Positions, PositionView, PromptPositions, in_runs
 from vision_add_ons.paligemma import PaliGemmaAddOn
 from vision_add_ons.qwen2_vl import Qwen2VLAddOn
+from vision_add_ons.qwen3_vl import Qwen3VLAddOn
 from vision_add_ons.testing import BOS, answer_checks, relative_error, row_checks, text_checks
 from vision_add_ons.testing.kit import ask
 
@@ -123,6 +125,47 @@ class PositionsOfThisTurn(Qwen2VLAddOn):
 
 def test_a_conversation(planting: Planting) -> None:
     planting.caught(PositionsOfThisTurn, answer_checks.check_a_conversation, "logits are off by")
+
+
+# --- features of deeper layers ----------------------------------------------------------------
+
+
+class FeaturesOneLayerLate(Qwen3VLAddOn):
+    def prepare_decoder(self, text_model: nn.Module) -> None:
+        super().prepare_decoder(text_model)
+        take_features(text_model.layers[2:3])
+
+    def cache_views(
+        self, caches: Sequence[Any], prompt: ExpandedPrompt, encode: Any = None
+    ) -> list[Any]:
+        first, *later = Qwen2VLAddOn.cache_views(self, caches, prompt)
+        return [first, *deepstack_views(later, prompt.spans, encode, self.tower.out, 2)]
+
+
+class FeaturesSwapped(Qwen3VLAddOn):
+    def encode_image(self, picture: Picture) -> mx.array:
+        rows, one, other = mx.split(super().encode_image(picture), 3, axis=1)
+        return mx.concatenate([rows, other, one], axis=1)
+
+
+class EmbeddingsAlone(Qwen3VLAddOn):
+    def cache_views(
+        self, caches: Sequence[Any], prompt: ExpandedPrompt, encode: Any = None
+    ) -> list[Any]:
+        return Qwen2VLAddOn.cache_views(self, caches, prompt)
+
+
+class AxesInRuns(Qwen3VLAddOn):
+    def axes(self) -> list[int]:
+        return in_runs(self.sections)
+
+
+@pytest.mark.parametrize(
+    "faulty", [FeaturesOneLayerLate, FeaturesSwapped, EmbeddingsAlone, AxesInRuns]
+)
+def test_deepstack(planting: Planting, faulty: Any) -> None:
+    saying = r"logits are off by .* after the prompt"
+    planting.caught(faulty, answer_checks.check_one_picture, saying)
 
 
 # --- text -------------------------------------------------------------------------------------

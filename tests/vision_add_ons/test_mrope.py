@@ -189,6 +189,7 @@ def test_other_ways_to_turn(form: str, prompt: Prompt, chunk: tuple[int, int], s
 def test_interleaved_axes() -> None:
     """Sections that differ: what the shortest leaves is of time."""
     assert interleaved([4, 3, 1]) == [0, 1, 2, 0, 1, 0, 0, 1]
+    assert interleaved([1, 3, 2]) == [0, 1, 2, 0, 1, 2]  # where a last place would lie beyond
 
 
 class CountingRope(nn.RoPE):

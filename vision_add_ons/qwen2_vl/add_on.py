@@ -16,6 +16,7 @@ from vision_add_ons.mrope import MRope, PositionView, PromptPositions, in_runs
 from vision_add_ons.qwen2_vl.config import check_half, check_tower, decoder_config, mrope_sections
 from vision_add_ons.qwen2_vl.preprocessing import MAX_RATIO, Patches
 from vision_add_ons.qwen2_vl.tower import encode, most_bytes, tower_costs
+from vision_add_ons.tower_bytes import Costs
 from vision_add_ons.vit_blocks import Cutting
 from vision_add_ons.weights import (
     channels_last,
@@ -57,8 +58,10 @@ class Qwen2VLAddOn(VisionAddOn):
     models), and each square of 28 x 28 gives a row. Positions count on three axes, see `mrope`.
     """
 
-    model_types = ("qwen2_vl",)
+    model_types: ClassVar[tuple[str, ...]] = ("qwen2_vl",)
     image_marks = ("<|image_pad|>", "<|video_pad|>")
+    usual_sections: ClassVar = (16, 24, 24)
+    """How many frequencies follow time, height and width, where a config does not say."""
     decoder_prefixes: ClassVar = {
         **dict.fromkeys(TOWER),
         "model.language_model.": "model.",
@@ -75,13 +78,11 @@ class Qwen2VLAddOn(VisionAddOn):
         """
         check_half(config, "vision")
         whole = resolve_config(config)
-        self.sections = mrope_sections(whole["text_config"])
+        self.sections = mrope_sections(whole["text_config"], self.usual_sections)
         self.placeholder_id = self.image_token_id = whole["image_token_id"]
         self.video_token_id = whole["video_token_id"]
         self.check_tower(whole)
-        family = import_mlx_vlm(self.model_types[0])
-        sizes = {**whole["vision_config"], "model_type": self.model_types[0]}
-        self.tower = family.VisionModel(family.VisionConfig.from_dict(sizes))
+        self.tower = self.build_tower(whole["vision_config"])
         self.cutting = Cutting()
         self.patches = Patches.read(folder, whole["vision_config"])
 
@@ -90,7 +91,7 @@ class Qwen2VLAddOn(VisionAddOn):
         prefix = first_prefix(weights, TOWER)
         tower = channels_last(with_prefix(weights, prefix), KERNEL, channels=3)
         load_module(self.tower, tower, prefix)
-        self.costs = tower_costs(self.tower)
+        self.costs = self.tower_costs()
 
     @staticmethod
     def check_tower(whole: dict[str, Any]) -> None:
@@ -99,9 +100,20 @@ class Qwen2VLAddOn(VisionAddOn):
         check_fields(whole["vision_config"], "vision_config", hidden_act=("quick_gelu",))
         positive(whole["vision_config"], "vision_config", "mlp_ratio")
 
+    def build_tower(self, vision: dict[str, Any]) -> nn.Module:
+        """The tower of a complete, checked `vision_config`; its names are the checkpoint's."""
+        family = import_mlx_vlm(self.model_types[0])
+        sizes = {**vision, "model_type": self.model_types[0]}
+        tower: nn.Module = family.VisionModel(family.VisionConfig.from_dict(sizes))
+        return tower
+
+    def tower_costs(self) -> tuple[Costs, int]:
+        """What `tower_bytes` is reckoned from, asked once, of the loaded tower."""
+        return tower_costs(self.tower)
+
     @classmethod
     def decoder_config(cls, config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-        return decoder_config(config)
+        return decoder_config(config, "qwen2", cls.usual_sections)
 
     @classmethod
     def default_chat_template(cls, config: dict[str, Any], folder: Path) -> str:
@@ -119,7 +131,11 @@ class Qwen2VLAddOn(VisionAddOn):
 
     def prepare_decoder(self, text_model: nn.Module) -> None:
         for layer in text_model.layers:
-            layer.self_attn.rope = MRope(layer.self_attn.rope, in_runs(self.sections))
+            layer.self_attn.rope = MRope(layer.self_attn.rope, self.axes())
+
+    def axes(self) -> list[int]:
+        """The axis that each frequency of a head follows."""
+        return in_runs(self.sections)
 
     def row_count(self, picture: Picture) -> int:
         """One row per square. Raises `ImageError` for a picture that is too elongated."""
@@ -144,7 +160,8 @@ class Qwen2VLAddOn(VisionAddOn):
     ) -> list[Any]:
         grids = [(span.start, *self.patches.grid(span.picture.size)) for span in prompt.spans]
         positions = PromptPositions(len(prompt.tokens), grids)
-        return [PositionView(cache, positions) for cache in caches]
+        # Caches of layers that keep a state have no positions.
+        return [PositionView(c, positions) if hasattr(c, "offset") else c for c in caches]
 
     def tower_bytes(self, size: tuple[int, int]) -> int:
         rows, columns = self.patches.grid(size)

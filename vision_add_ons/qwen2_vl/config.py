@@ -1,5 +1,6 @@
 """config.json, as published or as saved by transformers 5, turned into what the parts need."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from vision_add_ons.configs import check_fields, positive, resolve_config
@@ -7,10 +8,14 @@ from vision_add_ons.errors import BrokenConfig
 
 # What mlx-lm builds the decoder from, and a report names where it had to be assumed.
 DECODER_FIELDS = (
+    "head_dim",
     "hidden_size",
     "intermediate_size",
     "max_position_embeddings",
+    "moe_intermediate_size",
     "num_attention_heads",
+    "num_experts",
+    "num_experts_per_tok",
     "num_hidden_layers",
     "num_key_value_heads",
     "rms_norm_eps",
@@ -28,36 +33,43 @@ def check_half(config: dict[str, Any], half: str) -> None:
     check_fields(config.get(f"{half}_config") or {}, f"{half}_config", model_type=served)
 
 
-def decoder_config(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The decoder as the Qwen2 that it is, and a line for each field that had to be assumed.
+def decoder_config(
+    config: dict[str, Any], model_type: str, sections: Sequence[int]
+) -> tuple[dict[str, Any], list[str]]:
+    """The decoder as the Qwen that it is, and a line for each field that had to be assumed.
 
-    What the config leaves out is as in the family's own config class, whose defaults are not
-    Qwen2's.
+    What the config leaves out is as in the family's own config class, whose defaults are not those
+    of `model_type`; for `sections` see `mrope_sections`.
     """
     check_half(config, "text")
     whole = resolve_config(config)
     text: dict[str, Any] = whole["text_config"]
-    mrope_sections(text)
+    mrope_sections(text, sections)
     given = config.get("text_config") or config
     assumed = [
         f"{name}: {text[name]} (default of {text['model_type']})"
         for name in DECODER_FIELDS
-        if name not in given
+        if name in text and name not in given
     ]
-    text |= {"model_type": "qwen2", "tie_word_embeddings": whole["tie_word_embeddings"]}
-    if "sliding_attention" not in text["layer_types"]:
+    text |= {"model_type": model_type, "tie_word_embeddings": whole["tie_word_embeddings"]}
+    rope = text["rope_parameters"]
+    text["rope_parameters"] = {k: v for k, v in rope.items() if not k.startswith("mrope")}
+    if "sliding_attention" not in text.get("layer_types", ()):
         text["sliding_window"] = None
     return text, assumed
 
 
-def mrope_sections(text: dict[str, Any]) -> list[int]:
-    """How many of a head's frequencies follow time, height and width. Raises `BrokenConfig`."""
-    sections = text["rope_parameters"].get("mrope_section", [16, 24, 24])
-    half = text["hidden_size"] // text["num_attention_heads"] // 2
+def mrope_sections(text: dict[str, Any], usual: Sequence[int]) -> list[int]:
+    """How many of a head's frequencies follow time, height and width; `usual` where the config
+    does not say. Raises `BrokenConfig`."""
+    sections = text["rope_parameters"].get("mrope_section", list(usual))
+    whole = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
+    half = int(whole * text["rope_parameters"].get("partial_rotary_factor", 1.0)) // 2
     numbers = isinstance(sections, list) and all(type(n) is int and n >= 0 for n in sections)
     if not numbers or len(sections) != 3 or sum(sections) != half:
         raise BrokenConfig(
-            f"mrope_section must be three numbers that add up to {half}, half of a head, "
+            f"mrope_section must be three numbers that add up to {half}, half of what is turned of "
+            f"a head, "
             f"not {sections!r}"
         )
     return list(sections)

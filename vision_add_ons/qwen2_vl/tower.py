@@ -14,8 +14,8 @@ from vision_add_ons.vit_blocks import (
     Cutting,
     Heads,
     Tables,
+    by_thirds,
     in_pieces,
-    rotate,
     run_blocks,
     settle,
 )
@@ -105,11 +105,7 @@ def most_bytes(
 def _block(block: nn.Module, windowed: bool) -> Block:
     def heads(x: mx.array, tables: Tables | None) -> Heads:
         assert tables is not None
-        cut = mx.unflatten(block.attn.qkv(block.norm1(x)), -1, (3, block.attn.num_heads, -1))
-        queries, keys, values = cut.transpose(1, 2, 0, 3)
-        # The tables are float32, whatever the rows are in.
-        turned = rotate(queries, tables), rotate(keys, tables)
-        return turned[0].astype(x.dtype), turned[1].astype(x.dtype), values
+        return by_thirds(block.attn.qkv(block.norm1(x)), block.attn.num_heads, tables)
 
     def rest(x: mx.array, seen: mx.array) -> mx.array:
         x = x + block.attn.proj(seen)
