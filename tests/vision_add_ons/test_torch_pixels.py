@@ -19,7 +19,7 @@ TARGETS = ((32, 32), (64, 32), (32, 480), (1024, 512), (288, 224))
 
 
 def by_torch(pixels: np.ndarray, width: int, height: int, mode: str) -> np.ndarray:
-    planes = torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous()
+    planes = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].contiguous()
     made = interpolate(planes, size=(height, width), mode=mode, align_corners=False, antialias=True)
     return made[0].permute(1, 2, 0).numpy()
 
