@@ -40,10 +40,11 @@ BUILT_IN_ACTIVATIONS = {
 }
 # Computations that some mlx-lm classes leave out.
 LEFT_OUT = ("final_logit_softcapping", "attn_logit_softcapping", "use_bidirectional_attention")
-# Model types whose mlx-lm class is not exact, and the module with ours, built on it.
+# Model types whose mlx-lm class is not exact, or takes no embeddings, and the module with ours.
 OWN_DECODERS = {
     "gemma": "model_kit.gemma",
     "gemma2": "model_kit.gemma2",
+    "glm4": "model_kit.glm4",
     "qwen3_5_moe_text": "model_kit.qwen3_5",
     "qwen3_5_text": "model_kit.qwen3_5",
     "qwen3_moe": "model_kit.qwen3_moe",
