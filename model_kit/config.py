@@ -45,6 +45,7 @@ OWN_DECODERS = {
     "gemma": "model_kit.gemma",
     "gemma2": "model_kit.gemma2",
     "glm4": "model_kit.glm4",
+    "glm4_moe": "model_kit.glm4_moe",
     "qwen3_5_moe_text": "model_kit.qwen3_5",
     "qwen3_5_text": "model_kit.qwen3_5",
     "qwen3_moe": "model_kit.qwen3_moe",

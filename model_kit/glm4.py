@@ -14,25 +14,26 @@ from mlx_lm.models.glm4 import ModelArgs
 __all__ = ["Model", "ModelArgs"]
 
 
-class Glm4Model(glm4.Glm4Model):
+class LayersTakeEmbeddings:
+    """For the inner model of a GLM-4, with experts or without."""
+
     def __call__(
         self,
         inputs: mx.array,
         cache: list[Any] | None = None,
         input_embeddings: mx.array | None = None,
     ) -> mx.array:
-        h = self.embed_tokens(inputs) if input_embeddings is None else input_embeddings
-        cache = cache or [None] * len(self.layers)
+        model: Any = self
+        h = model.embed_tokens(inputs) if input_embeddings is None else input_embeddings
+        cache = cache or [None] * len(model.layers)
         mask = create_attention_mask(h, cache[0])
-        for layer, c in zip(self.layers, cache, strict=True):
+        for layer, c in zip(model.layers, cache, strict=True):
             h = layer(h, mask, cache=c)
-        return self.norm(h)
+        return model.norm(h)
 
 
-class Model(glm4.Model):
-    def __init__(self, args: ModelArgs) -> None:
-        super().__init__(args)
-        self.model = Glm4Model(args)
+class TakesEmbeddings:
+    """For the whole model."""
 
     def __call__(
         self,
@@ -44,4 +45,15 @@ class Model(glm4.Model):
 
         `input_embeddings` [batch, length, hidden_size] take the place of those of `inputs`.
         """
-        return self.lm_head(self.model(inputs, cache, input_embeddings))
+        model: Any = self
+        return model.lm_head(model.model(inputs, cache, input_embeddings))
+
+
+class Glm4Model(LayersTakeEmbeddings, glm4.Glm4Model):
+    pass
+
+
+class Model(TakesEmbeddings, glm4.Model):
+    def __init__(self, args: ModelArgs) -> None:
+        super().__init__(args)
+        self.model = Glm4Model(args)

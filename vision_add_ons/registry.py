@@ -22,6 +22,7 @@ GROUP = "sightline.vision_add_ons"
 BUILT_IN = {
     "gemma3": "vision_add_ons.gemma3:Gemma3AddOn",
     "glm4v": "vision_add_ons.glm4v:Glm4vAddOn",
+    "glm4v_moe": "vision_add_ons.glm4v:Glm4vAddOn",
     "llava.pixtral": "vision_add_ons.pixtral:PixtralAddOn",
     "mistral3": "vision_add_ons.mistral3:Mistral3AddOn",
     "moxin": "vision_add_ons.moxin:MoxinAddOn",

@@ -9,7 +9,13 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import Glm4vConfig, Glm4vForConditionalGeneration, Glm4vProcessor
+from transformers import (
+    Glm4vConfig,
+    Glm4vForConditionalGeneration,
+    Glm4vMoeConfig,
+    Glm4vMoeForConditionalGeneration,
+    Glm4vProcessor,
+)
 from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil
 
 from support.glm_templates import GLM41V, GLM46V, as_glm_reads
@@ -23,6 +29,7 @@ from support.qwen2_vl_reference import (
     VIDEO,
     Qwen2VLReference,
 )
+from support.qwen3_vl_reference import Qwen3VLMoeReference
 from support.sizes import TEXT
 from vision_add_ons.errors import BrokenConfig, UnsupportedCheckpoint
 from vision_add_ons.testing import REMOVED, Conversation, random_weights
@@ -104,7 +111,10 @@ class Glm4vReference(Qwen2VLReference):
         ("Say what <|image|> is, and <|begin_of_image|><|image|><|end_of_image|>!", 2),
         ("Nothing to see\n\n\nhere", 0),
     )
+    config_class = Glm4vConfig
+    model_class = Glm4vForConditionalGeneration
     processor_class = WithoutVideos
+    text: ClassVar = {**TEXT, "rope_parameters": ROPE}
     vision: ClassVar = {
         "depth": 2,
         "hidden_size": 32,
@@ -115,8 +125,8 @@ class Glm4vReference(Qwen2VLReference):
     }
 
     def __init__(self, seed: int, **text: Any) -> None:
-        config = Glm4vConfig(
-            text_config={**TEXT, "rope_parameters": ROPE, **text},
+        config = self.config_class(
+            text_config={**self.text, **text},
             vision_config={**self.vision, "patch_size": PATCH, "spatial_merge_size": MERGE},
             image_token_id=IMAGE,
             video_token_id=VIDEO,
@@ -126,7 +136,7 @@ class Glm4vReference(Qwen2VLReference):
             video_end_token_id=VIDEO_END,
             attn_implementation="eager",
         )
-        self.model = random_weights(Glm4vForConditionalGeneration(config), seed)
+        self.model = random_weights(self.model_class(config), seed)
         self.processor = Glm4vImageProcessorPil(patch_size=PATCH, merge_size=MERGE, size=PIXELS)
 
     def write(self, folder: Path, dialect: str) -> None:
@@ -138,7 +148,7 @@ class Glm4vReference(Qwen2VLReference):
         if dialect == "mlx-vlm":
             file = folder / "model.safetensors"
             tensors = dict(_converted(*named) for named in load_file(file).items())
-            save_file(tensors, file, metadata={"format": "pt"})
+            save_file(_stacked(tensors), file, metadata={"format": "pt"})
 
     def pixels(self, image: Image.Image, settings: Mapping[str, Any]) -> np.ndarray:
         theirs = Glm4vImageProcessorPil(**settings)
@@ -150,6 +160,32 @@ class Glm4vReference(Qwen2VLReference):
 
     def conversations(self) -> list[Conversation]:
         return [Conversation(c.messages, _turned(c.text)) for c in super().conversations()]
+
+
+class Glm4vMoeReference(Glm4vReference):
+    name = "glm4v_moe"
+    config_class = Glm4vMoeConfig
+    model_class = Glm4vMoeForConditionalGeneration
+    text: ClassVar = {
+        **Glm4vReference.text,
+        "head_dim": 32,
+        "rope_parameters": {**ROPE, "mrope_section": [4, 2, 2]},
+        "attention_bias": True,
+        "n_routed_experts": 6,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "first_k_dense_replace": 1,
+        "routed_scaling_factor": 1.5,
+    }
+
+    def __init__(self, seed: int, **text: Any) -> None:
+        super().__init__(seed, **text)
+        drawn = np.random.default_rng(seed)
+        for name, buffer in self.model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                buffer.copy_(torch.tensor(drawn.normal(0, 0.3, len(buffer))))
+
+    quantized = Qwen3VLMoeReference.quantized
 
 
 def _turned(text: str) -> str:
@@ -172,6 +208,20 @@ def _converted(name: str, tensor: torch.Tensor) -> tuple[str, torch.Tensor]:
     return name.replace("lm_head.", "language_model.lm_head."), tensor
 
 
+def _stacked(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The experts' matrices in one tensor each."""
+    found: dict[str, list[torch.Tensor]] = {}
+    result = {}
+    for name, tensor in sorted(tensors.items()):
+        stem, numbered, rest = name.partition(".experts.")
+        if numbered:
+            whole = f"{stem}.switch_mlp.{rest.partition('.')[2]}"
+            found.setdefault(whole, []).append(tensor)
+        else:
+            result[name] = tensor
+    return result | {name: torch.stack(parts) for name, parts in found.items()}
+
+
 def _write_as_published(folder: Path) -> None:
     """The rope in three fields of the text, and none for the tower."""
     file = folder / "config.json"
@@ -180,6 +230,6 @@ def _write_as_published(folder: Path) -> None:
     rope = text.pop("rope_parameters")
     text |= {name: rope.pop(name) for name in ("rope_theta", "partial_rotary_factor")}
     text |= {"rope_scaling": rope, "attention_bias": True, "tie_word_embeddings": False}
-    vision["model_type"] = "glm4v"
+    vision["model_type"] = config["model_type"]
     del vision["rope_parameters"]
     file.write_text(json.dumps(config))

@@ -1,6 +1,7 @@
 """The add-on itself: Qwen2-VL's, with another tower, decoder, and sizes of pictures.
 
-Semantics: transformers' `Glm4vForConditionalGeneration` and `Glm4vProcessor`.
+Semantics: transformers' `Glm4vForConditionalGeneration`, `Glm4vMoeForConditionalGeneration` and
+`Glm4vProcessor`.
 """
 
 from pathlib import Path
@@ -37,9 +38,12 @@ CHAT_TEMPLATE = """\
 
 
 class Glm4vAddOn(OwnTower):
-    """GLM-4.1V and GLM-4.6V-Flash, for pictures; not for videos. Their decoder is a GLM-4."""
+    """GLM-4.1V, 4.5V and 4.6V, for pictures; not for videos.
 
-    model_types = ("glm4v",)
+    Their decoder is a GLM-4, with experts or without.
+    """
+
+    model_types = ("glm4v", "glm4v_moe")
     image_marks = ("<|image|>", "<|video|>", "<|begin_of_video|>")
     usual_sections = (8, 12, 12)
     partial = True
@@ -69,8 +73,13 @@ class Glm4vAddOn(OwnTower):
     @classmethod
     def decoder_config(cls, config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         VisionAddOn.decoder_config(config)  # transformers would take another model for it
-        text, assumed = decoder_config(config, "glm4", cls.usual_sections, cls.partial)
+        mixed = config["model_type"] == "glm4v_moe"
+        kind = "glm4_moe" if mixed else "glm4"
+        text, assumed = decoder_config(config, kind, cls.usual_sections, cls.partial)
         head_dim = text["hidden_size"] // text["num_attention_heads"]
+        if mixed:
+            own = {"head_dim": text.get("head_dim") or head_dim, "use_qk_norm": False}
+            return text | own, assumed
         check_fields(text, "text_config", head_dim=(None, head_dim))
         # Where the config does not say, all of a head is turned, unlike in a GLM-4 by itself.
         rope = {"partial_rotary_factor": 1.0, **text["rope_parameters"]}
@@ -84,4 +93,5 @@ class Glm4vAddOn(OwnTower):
 
     def prepare_decoder(self, text_model: nn.Module) -> None:
         for layer in text_model.layers:
-            layer.self_attn.rope = MRope(layer.self_attn.rope, in_runs(self.sections), True)
+            rope = layer.self_attn.rope
+            layer.self_attn.rope = MRope(rope, in_runs(self.sections), rope.traditional)

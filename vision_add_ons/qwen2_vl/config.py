@@ -8,11 +8,14 @@ from vision_add_ons.errors import BrokenConfig
 
 # What mlx-lm builds the decoder from, and a report names where it had to be assumed.
 DECODER_FIELDS = (
+    "first_k_dense_replace",
     "head_dim",
     "hidden_size",
     "intermediate_size",
     "max_position_embeddings",
     "moe_intermediate_size",
+    "n_routed_experts",
+    "n_shared_experts",
     "num_attention_heads",
     "num_experts",
     "num_experts_per_tok",
