@@ -34,6 +34,11 @@ _ALL = (
     KnownModel("gemma3-12b", "mlx-community/gemma-3-12b-it-qat-4bit", "Gemma 3 12B, 4 bit"),
     KnownModel("gemma3-27b", "mlx-community/gemma-3-27b-it-qat-4bit", "Gemma 3 27B, 4 bit"),
     KnownModel(
+        "glm-4.1v-9b", "mlx-community/GLM-4.1V-9B-Thinking-4bit", "GLM-4.1V 9B Thinking, 4 bit"
+    ),
+    KnownModel("glm-4.5v", "mlx-community/GLM-4.5V-4bit", "GLM-4.5V 106B with experts, 4 bit"),
+    KnownModel("glm-4.6v-flash", "mlx-community/GLM-4.6V-Flash-4bit", "GLM-4.6V Flash 9B, 4 bit"),
+    KnownModel(
         "ministral3-3b", "mlx-community/Ministral-3-3B-Instruct-2512-4bit", "Ministral 3 3B, 4 bit"
     ),
     KnownModel(

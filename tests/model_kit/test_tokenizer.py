@@ -61,6 +61,8 @@ def test_tekken_alone_is_named_with_what_makes_a_tokenizer_of_it(tmp_path: Path)
 
 MODEL_TYPES = (
     "gemma3",
+    "glm4v",
+    "glm4v_moe",
     "llava",
     "llava_next",
     "mistral3",

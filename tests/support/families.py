@@ -1,6 +1,7 @@
 """The families that serve a conversation of any form, by their references."""
 
 from support.gemma3_reference import Gemma3Reference
+from support.glm4v_reference import Glm4vReference
 from support.mistral3_reference import Ministral3Reference, Mistral3Reference
 from support.paligemma_reference import PaliGemma2Reference, PaliGemmaReference
 from support.pixtral_reference import PixtralReference
@@ -18,4 +19,5 @@ FAMILIES = (
     Qwen2VLReference,
     Qwen25VLReference,
     Qwen3VLReference,
+    Glm4vReference,
 )

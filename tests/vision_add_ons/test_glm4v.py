@@ -238,18 +238,45 @@ NEWER = {
 }
 
 
-@pytest.mark.parametrize("config", [OLDER, NEWER], ids=["4.1V", "4.6V-Flash"])
+EXPERTS = {
+    **OLDER,
+    "architectures": ["Glm4vMoeForConditionalGeneration"],
+    "model_type": "glm4v_moe",
+    "text_config": {
+        **OLDER["text_config"],
+        "first_k_dense_replace": 1,
+        "head_dim": 128,
+        "intermediate_size": 10944,
+        "model_type": "glm4v_moe_text",
+        "moe_intermediate_size": 1408,
+        "n_group": 1,
+        "n_routed_experts": 128,
+        "n_shared_experts": 1,
+        "norm_topk_prob": True,
+        "num_attention_heads": 96,
+        "num_experts_per_tok": 8,
+        "num_hidden_layers": 46,
+        "num_key_value_heads": 8,
+        "routed_scaling_factor": 1.0,
+        "topk_group": 1,
+        "use_qk_norm": False,
+    },
+    "vision_config": {**VISION, "intermediate_size": 10944, "model_type": "glm4v_moe"},
+}
+
+
+@pytest.mark.parametrize("config", [OLDER, NEWER, EXPERTS], ids=["4.1V", "4.6V-Flash", "4.5V"])
 def test_published_configs(config: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     read = read_config(tmp_path)
     text: dict[str, Any] = config["text_config"]
     assert read.add_on is Glm4vAddOn
-    assert read.decoder_type == "glm4"
+    assert read.decoder_type == ("glm4_moe" if config is EXPERTS else "glm4")
     assert read.max_context == text["max_position_embeddings"]
     assert read.eos_token_ids == set(TEXT["eos_token_id"])
     assert read.assumed == []
     args = decoder_module(read.decoder_type).ModelArgs.from_dict(read.decoder)
-    assert args.rope_theta == (10000.0 if config is OLDER else 500000.0)
+    assert args.rope_theta == (500000.0 if config is NEWER else 10000.0)
     assert args.partial_rotary_factor == 0.5
-    assert (args.head_dim, args.attention_bias, args.rope_traditional) == (128, True, True)
+    assert (args.head_dim, args.attention_bias) == (128, True)
     Glm4vAddOn.check_tower(resolve_config(config))
