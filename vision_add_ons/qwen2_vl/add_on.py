@@ -59,7 +59,7 @@ class Qwen2VLAddOn(VisionAddOn):
     """
 
     model_types: ClassVar[tuple[str, ...]] = ("qwen2_vl",)
-    image_marks = ("<|image_pad|>", "<|video_pad|>")
+    image_marks: tuple[str, ...] = ("<|image_pad|>", "<|video_pad|>")
     usual_sections: ClassVar = (16, 24, 24)
     """How many frequencies follow time, height and width, where a config does not say."""
     partial: ClassVar = False
