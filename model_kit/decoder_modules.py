@@ -14,12 +14,15 @@ from vision_add_ons.registry import registered
 OWN_DECODERS = {
     "gemma": "model_kit.gemma",
     "gemma2": "model_kit.gemma2",
+    "glm4": "model_kit.glm4",
+    "glm4_moe": "model_kit.glm4_moe",
     "mistral": "model_kit.mistral",
     "qwen3_5_moe_text": "model_kit.qwen3_5",
     "qwen3_5_text": "model_kit.qwen3_5",
     "qwen3_moe": "model_kit.qwen3_moe",
 }
-"""Model types whose mlx-lm class is not exact, or is not checked, and the module with ours."""
+"""Model types whose mlx-lm class is not exact, is not checked, or takes no embeddings, and the
+module with ours."""
 
 
 def decoder_module_name(model_type: str) -> str:

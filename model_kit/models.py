@@ -50,6 +50,11 @@ _ALL = (
     KnownModel("lfm2-vl-1.6b", "mlx-community/LFM2-VL-1.6B-4bit", "LFM2-VL 1.6B, 4 bit"),
     KnownModel("lfm2.5-vl-1.6b", "mlx-community/LFM2.5-VL-1.6B-4bit", "LFM2.5-VL 1.6B, 4 bit"),
     KnownModel(
+        "glm-4.1v-9b", "mlx-community/GLM-4.1V-9B-Thinking-4bit", "GLM-4.1V 9B Thinking, 4 bit"
+    ),
+    KnownModel("glm-4.5v", "mlx-community/GLM-4.5V-4bit", "GLM-4.5V 106B with experts, 4 bit"),
+    KnownModel("glm-4.6v-flash", "mlx-community/GLM-4.6V-Flash-4bit", "GLM-4.6V Flash 9B, 4 bit"),
+    KnownModel(
         "ministral3-3b", "mlx-community/Ministral-3-3B-Instruct-2512-4bit", "Ministral 3 3B, 4 bit"
     ),
     KnownModel(

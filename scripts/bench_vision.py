@@ -11,7 +11,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,8 @@ class Family:
     """mlx-vlm's own preprocessing, given vision_config."""
     settings: Callable[[dict[str, Any]], dict[str, Any]] = lambda _: {}
     """The same as preprocessor_config.json."""
+    real_text: dict[str, Any] = field(default_factory=dict)
+    """Fields of text_config that go with `real`."""
 
 
 def _square(vision: dict[str, Any]) -> dict[str, Any]:
@@ -125,6 +127,20 @@ def _qwen_settings(vision: dict[str, Any]) -> dict[str, Any]:
     cut = {"patch_size": vision["patch_size"], "min_pixels": 3136, "max_pixels": 1003520}
     half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     return cut | half if vision["patch_size"] == 16 else cut
+
+
+def _glm_settings(vision: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "patch_size": vision["patch_size"],
+        "size": {"shortest_edge": 12544, "longest_edge": 9633792},
+    }
+
+
+def _glm(vision: dict[str, Any], photo: Image.Image) -> Made:
+    from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil
+
+    made = Glm4vImageProcessorPil(**_glm_settings(vision))([photo], return_tensors="np")
+    return {name: mx.array(array) for name, array in made.items()}
 
 
 SIGLIP = {
@@ -293,6 +309,41 @@ FAMILIES = {
         process=_qwen,
         settings=_qwen_settings,
     ),
+    "glm4v": Family(
+        config={
+            **QWEN,
+            "video_start_token_id": IMAGE + 3,
+            "text_config": {
+                **TEXT,
+                "model_type": "glm4v_text",
+                "eos_token_id": [2],
+                "rope_theta": 1e4,
+                "partial_rotary_factor": 0.5,
+                "max_position_embeddings": 4096,
+                "rope_scaling": {"rope_type": "default", "mrope_section": [2, 1, 1]},
+            },
+            "vision_config": {
+                **QWEN_VISION,
+                "model_type": "glm4v",
+                "hidden_size": 64,
+                "intermediate_size": 96,
+                "out_hidden_size": 64,
+                "image_size": 336,
+                "temporal_patch_size": 2,
+                "in_channels": 3,
+            },
+        },
+        real={
+            "hidden_size": 1536,
+            "intermediate_size": 13696,
+            "out_hidden_size": 4096,
+            "depth": 24,
+            "num_heads": 12,
+        },
+        real_text={"hidden_size": 4096, "num_attention_heads": 256},
+        process=_glm,
+        settings=_glm_settings,
+    ),
 }
 
 
@@ -300,7 +351,9 @@ def measure(name: str, real: bool, rounds: int) -> tuple[list[float], list[float
     """Seconds of each round, ours and mlx-vlm's, taken in turns."""
     family = FAMILIES[name]
     config = {"model_type": name, **copy.deepcopy(family.config)}
-    config["vision_config"] |= family.real if real else {}
+    if real:
+        config["vision_config"] |= family.real
+        config.get("text_config", {}).update(family.real_text)
     vision = config["vision_config"]
     noise = np.random.default_rng(1).integers(0, 256, (*PHOTO[::-1], 3), dtype=np.uint8)
     photo = Image.fromarray(noise)

@@ -55,6 +55,7 @@ QWEN3 = {
 QWEN3_PICTURES = ((256, 256), *QWEN_PICTURES[:-1], (4096, 4096))
 SO400M = {"hidden_size": 1152, "intermediate_size": 4304, "num_attention_heads": 16}
 LFM2_PICTURES = ((300, 300), (400, 400), (512, 512), (1100, 600), (4000, 3000))
+GLM = {"patch_size": 14, "size": {"shortest_edge": 12544, "longest_edge": 9633792}}
 PUBLISHED: tuple[
     tuple[str, int, dict[str, Any], dict[str, Any], tuple[tuple[int, int], ...]], ...
 ] = (
@@ -85,6 +86,7 @@ PUBLISHED: tuple[
     ("qwen2_vl", 3584, {}, QWEN, QWEN_PICTURES),
     ("qwen2_5_vl", 3584, {}, QWEN, QWEN_PICTURES),
     ("qwen3_vl", 4096, {}, QWEN3, QWEN3_PICTURES),
+    ("glm4v", 4096, {}, GLM, (*QWEN_PICTURES[:-1], (2184, 2184))),
 )
 
 
@@ -98,7 +100,7 @@ def build(
         return _lfm2_vl(width, fields | {"num_hidden_layers": blocks}, DTYPES[dtype])
     family = FAMILIES[name]
     config: dict[str, Any] = {"model_type": name, **copy.deepcopy(family.config)}
-    qwen = name.startswith("qwen")
+    qwen = name.startswith(("qwen", "glm"))
     text = config.get("text_config", config)
     text |= {"hidden_size": width, "num_attention_heads": width // 128, "head_dim": 128}
     for field in ("hidden_size", "projection_dim"):
@@ -108,6 +110,8 @@ def build(
     vision["depth" if qwen else "num_hidden_layers"] = blocks
     if qwen:
         text["rope_scaling"] = {"type": "mrope", "mrope_section": [16, 24, 24]}
+        if name == "glm4v":
+            text["rope_scaling"] = {"type": "default", "mrope_section": [8, 12, 12]}
         vision |= {"hidden_size": width} if name == "qwen2_vl" else {"out_hidden_size": width}
         vision["fullatt_block_indexes"] = [blocks - 1]
         vision["deepstack_visual_indexes"] = list(range(min(3, blocks)))

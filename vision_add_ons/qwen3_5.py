@@ -21,6 +21,7 @@ class Qwen35AddOn(Qwen3VLAddOn):
 
     model_types = ("qwen3_5", "qwen3_5_moe")
     usual_sections = (11, 11, 10)
+    partial = True
     # Published with a layer that guesses tokens ahead, which the decoder does not have.
     decoder_prefixes: ClassVar = {"mtp.": None, **Qwen3VLAddOn.decoder_prefixes}
 
@@ -33,7 +34,7 @@ class Qwen35AddOn(Qwen3VLAddOn):
 
     @classmethod
     def decoder_config(cls, config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-        return decoder_config(config, f"{config['model_type']}_text", cls.usual_sections)
+        return decoder_config(config, f"{config['model_type']}_text", cls.usual_sections, True)
 
     def prepare_decoder(self, text_model: nn.Module) -> None:
         for layer in text_model.layers:

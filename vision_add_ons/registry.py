@@ -23,6 +23,8 @@ BUILT_IN = {
     "gemma3": "vision_add_ons.gemma3:Gemma3AddOn",
     "idefics3": "vision_add_ons.idefics3:Idefics3AddOn",
     "internvl": "vision_add_ons.internvl:InternVLAddOn",
+    "glm4v": "vision_add_ons.glm4v:Glm4vAddOn",
+    "glm4v_moe": "vision_add_ons.glm4v:Glm4vAddOn",
     "llava.pixtral": "vision_add_ons.pixtral:PixtralAddOn",
     "lfm2-vl": "vision_add_ons.lfm2_vl:Lfm2VLAddOn",
     "lfm2_vl": "vision_add_ons.lfm2_vl:Lfm2VLAddOn",

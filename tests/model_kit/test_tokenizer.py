@@ -65,6 +65,8 @@ MODEL_TYPES = (
     "internvl",
     "lfm2-vl",
     "lfm2_vl",
+    "glm4v",
+    "glm4v_moe",
     "llava",
     "llava_next",
     "mistral3",

@@ -1,6 +1,7 @@
 """The families that serve a conversation of any form, by their references."""
 
 from support.gemma3_reference import Gemma3Reference
+from support.glm4v_reference import Glm4vReference
 from support.idefics3_reference import Idefics3Reference
 from support.internvl_reference import InternVLReference
 from support.lfm2_vl_reference import Lfm2VLReference
@@ -26,4 +27,5 @@ FAMILIES = (
     Idefics3Reference,
     InternVLReference,
     Lfm2VLReference,
+    Glm4vReference,
 )

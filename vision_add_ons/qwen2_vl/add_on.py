@@ -59,9 +59,14 @@ class Qwen2VLAddOn(VisionAddOn):
     """
 
     model_types: ClassVar[tuple[str, ...]] = ("qwen2_vl",)
-    image_marks = ("<|image_pad|>", "<|video_pad|>")
+    image_marks: tuple[str, ...] = ("<|image_pad|>", "<|video_pad|>")
     usual_sections: ClassVar = (16, 24, 24)
     """How many frequencies follow time, height and width, where a config does not say."""
+    partial: ClassVar = False
+    """Whether a config may have a part of each head turned."""
+    video_fields: ClassVar[tuple[str, ...]] = ("video_token_id",)
+    """The config's fields with tokens that mark a video's place."""
+    patches_class: ClassVar[type[Patches]] = Patches
     decoder_prefixes: ClassVar = {
         **dict.fromkeys(TOWER),
         "model.language_model.": "model.",
@@ -78,19 +83,18 @@ class Qwen2VLAddOn(VisionAddOn):
         """
         check_half(config, "vision")
         whole = resolve_config(config)
-        self.sections = mrope_sections(whole["text_config"], self.usual_sections)
+        self.sections = mrope_sections(whole["text_config"], self.usual_sections, self.partial)
         self.placeholder_id = self.image_token_id = whole["image_token_id"]
-        self.video_token_id = whole["video_token_id"]
+        self.video_ids = [whole[field] for field in self.video_fields]
         self.check_tower(whole)
         self.tower = self.build_tower(whole["vision_config"])
         self.cutting = Cutting()
-        self.patches = Patches.read(folder, whole["vision_config"])
+        self.patches = self.patches_class.read(folder, whole["vision_config"])
 
         weights = read_weights(folder)
         refuse_others(weights, self.decoder_prefixes)
         prefix = first_prefix(weights, TOWER)
-        tower = channels_last(with_prefix(weights, prefix), KERNEL, channels=3)
-        load_module(self.tower, tower, prefix)
+        load_module(self.tower, self.tower_weights(with_prefix(weights, prefix)), prefix)
         self.costs = self.tower_costs()
 
     @staticmethod
@@ -107,6 +111,10 @@ class Qwen2VLAddOn(VisionAddOn):
         tower: nn.Module = family.VisionModel(family.VisionConfig.from_dict(sizes))
         return tower
 
+    def tower_weights(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
+        """The tower's tensors as MLX has them."""
+        return channels_last(weights, KERNEL, channels=3)
+
     def tower_costs(self) -> tuple[Costs, int]:
         """What `tower_bytes` is reckoned from, asked once, of the loaded tower."""
         return tower_costs(self.tower)
@@ -121,11 +129,10 @@ class Qwen2VLAddOn(VisionAddOn):
         return CHAT_TEMPLATE
 
     def picture_limits(self) -> list[str]:
-        cut, square = self.patches, self.patches.side**2
+        side, (fewest, most) = self.patches.side, self.patches.bounds
         return [
-            f"sides rounded to multiples of {cut.side} pixels, {cut.min_pixels} to "
-            f"{cut.max_pixels} pixels in all: {math.ceil(cut.min_pixels / square)} to "
-            f"{cut.max_pixels // square} rows each",
+            f"sides rounded to multiples of {side} pixels, {fewest} to {most} pixels in all: "
+            f"{math.ceil(fewest / side**2)} to {most // side**2} rows each",
             f"one side at most {MAX_RATIO} times the other",
         ]
 
@@ -148,7 +155,7 @@ class Qwen2VLAddOn(VisionAddOn):
         positions: Sequence[int] | None = None,
     ) -> ExpandedPrompt:
         """As every family does; raises `PromptError` for a prompt that marks a video's place."""
-        if positions is None and self.video_token_id in tokens:
+        if positions is None and any(token in tokens for token in self.video_ids):
             raise PromptError("videos are not supported; give pictures instead")
         return super().expand_prompt(tokens, pictures, positions)
 

@@ -8,11 +8,14 @@ from vision_add_ons.errors import BrokenConfig
 
 # What mlx-lm builds the decoder from, and a report names where it had to be assumed.
 DECODER_FIELDS = (
+    "first_k_dense_replace",
     "head_dim",
     "hidden_size",
     "intermediate_size",
     "max_position_embeddings",
     "moe_intermediate_size",
+    "n_routed_experts",
+    "n_shared_experts",
     "num_attention_heads",
     "num_experts",
     "num_experts_per_tok",
@@ -34,17 +37,17 @@ def check_half(config: dict[str, Any], half: str) -> None:
 
 
 def decoder_config(
-    config: dict[str, Any], model_type: str, sections: Sequence[int]
+    config: dict[str, Any], model_type: str, sections: Sequence[int], partial: bool = False
 ) -> tuple[dict[str, Any], list[str]]:
     """The decoder as the Qwen that it is, and a line for each field that had to be assumed.
 
     What the config leaves out is as in the family's own config class, whose defaults are not those
-    of `model_type`; for `sections` see `mrope_sections`.
+    of `model_type`; for `sections` and `partial` see `mrope_sections`.
     """
     check_half(config, "text")
     whole = resolve_config(config)
     text: dict[str, Any] = whole["text_config"]
-    mrope_sections(text, sections)
+    mrope_sections(text, sections, partial)
     given = config.get("text_config") or config
     assumed = [
         f"{name}: {text[name]} (default of {text['model_type']})"
@@ -59,18 +62,26 @@ def decoder_config(
     return text, assumed
 
 
-def mrope_sections(text: dict[str, Any], usual: Sequence[int]) -> list[int]:
+def mrope_sections(text: dict[str, Any], usual: Sequence[int], partial: bool = False) -> list[int]:
     """How many of a head's frequencies follow time, height and width; `usual` where the config
-    does not say. Raises `BrokenConfig`."""
-    sections = text["rope_parameters"].get("mrope_section", list(usual))
-    whole = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
-    half = int(whole * text["rope_parameters"].get("partial_rotary_factor", 1.0)) // 2
+    does not say. `partial` says that a part of a head is turned, where the config has one. Raises
+    `BrokenConfig`."""
+    rope = text["rope_parameters"]
+    part = rope.get("partial_rotary_factor", 1.0) if partial else 1.0
+    head = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
+    number = isinstance(part, int | float) and not isinstance(part, bool)
+    if not number or not 0 < part <= 1 or (partial and int(head * part) % 2):
+        raise BrokenConfig(
+            f"partial_rotary_factor must be a number up to 1 that leaves pairs of the {head} "
+            f"channels of a head, not {part!r}"
+        )
+    sections = rope.get("mrope_section", list(usual))
+    half = int(head * part) // 2
     numbers = isinstance(sections, list) and all(type(n) is int and n >= 0 for n in sections)
     if not numbers or len(sections) != 3 or sum(sections) != half:
         raise BrokenConfig(
             f"mrope_section must be three numbers that add up to {half}, half of what is turned of "
-            f"a head, "
-            f"not {sections!r}"
+            f"a head, not {sections!r}"
         )
     return list(sections)
 

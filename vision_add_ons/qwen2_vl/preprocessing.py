@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import mlx.core as mx
 import numpy as np
@@ -13,7 +13,6 @@ from vision_add_ons.configs import check_fields, positive
 from vision_add_ons.errors import BrokenConfig, ImageError
 from vision_add_ons.pixels import CLIP_MEAN, CLIP_STD, Pixels, read_processor_config
 
-MIN_PIXELS, MAX_PIXELS = 56 * 56, 28 * 28 * 1280
 HUGE = 200_000_000
 MAX_RATIO = 200
 
@@ -28,6 +27,11 @@ class Patches:
     `min_pixels` and `max_pixels` in all.
     """
 
+    usual_limits: ClassVar = (56 * 56, 28 * 28 * 1280)
+    """`min_pixels` and `max_pixels` where no settings are saved."""
+    limits_beside_size: ClassVar = True
+    """Whether the processor also heeds settings that are called so, rather than `size` alone."""
+
     patch: int
     merge: int
     frames: int
@@ -37,7 +41,7 @@ class Patches:
     pixels: Pixels
 
     @classmethod
-    def read(cls, folder: Path, vision: dict[str, Any]) -> "Patches":
+    def read(cls, folder: Path, vision: dict[str, Any]) -> Self:
         """The folder's saved settings, or the processor's defaults, for the tower of `vision`.
 
         Raises `UnsupportedCheckpoint` or `BrokenConfig`, naming the field.
@@ -54,14 +58,15 @@ class Patches:
         )
         size = saved.get("size")
         if size is None:
-            size = {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS}
+            size = dict(zip(("shortest_edge", "longest_edge"), cls.usual_limits, strict=True))
         if not isinstance(size, dict):
             raise BrokenConfig(f"the image processor's size must be an object, not {size!r}")
         limits: dict[str, Any] = {
             "min_pixels": size.get("shortest_edge"),
             "max_pixels": size.get("longest_edge"),
         }
-        limits |= {name: saved[name] for name in limits if saved.get(name) is not None}
+        if cls.limits_beside_size:
+            limits |= {name: saved[name] for name in limits if saved.get(name) is not None}
         positive(limits, "image processor", "min_pixels", "max_pixels")
         if not limits["min_pixels"] <= limits["max_pixels"] <= HUGE:
             raise BrokenConfig(
@@ -81,16 +86,18 @@ class Patches:
         """Pixels along one side of what becomes a row."""
         return self.patch * self.merge
 
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The fewest and the most pixels that pictures are brought to."""
+        return self.min_pixels, self.max_pixels
+
     def resized(self, size: Size) -> Size:
         """The width and height that a picture of this width and height is brought to.
 
         Raises `ImageError` for a picture more elongated than the family's processor takes.
         """
         if max(size) > MAX_RATIO * min(size):
-            raise ImageError(
-                f"a picture of {size[0]}x{size[1]} pixels is too elongated: one side may be "
-                f"{MAX_RATIO} times the other at most; crop it first"
-            )
+            raise too_elongated(size)
         width, height = (round(side / self.side) * self.side for side in size)
         if width * height > self.max_pixels:
             shrink = math.sqrt(size[0] * size[1] / self.max_pixels)
@@ -123,3 +130,11 @@ class Patches:
         """
         still = self.pixels.normalised(patches).transpose(0, 3, 1, 2)[:, :, None]
         return mx.repeat(still, self.frames, axis=2).reshape(len(patches), -1)
+
+
+def too_elongated(size: Size) -> ImageError:
+    """What is raised for a picture of this size."""
+    return ImageError(
+        f"a picture of {size[0]}x{size[1]} pixels is too elongated: one side may be {MAX_RATIO} "
+        "times the other at most; crop it first"
+    )

@@ -16,10 +16,9 @@ from vision_add_ons.configs import check_fields, positive
 from vision_add_ons.errors import BrokenConfig
 from vision_add_ons.layer_features import deepstack_views, take_features
 from vision_add_ons.mrope import interleaved
-from vision_add_ons.qwen2_vl import Qwen2VLAddOn
 from vision_add_ons.qwen2_vl.config import check_tower, decoder_config
+from vision_add_ons.qwen2_vl.own_tower import OwnTower
 from vision_add_ons.qwen3_vl.tower import Qwen3VLTower
-from vision_add_ons.tower_bytes import Costs
 
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
@@ -38,7 +37,7 @@ CHAT_TEMPLATE = """\
 """
 
 
-class Qwen3VLAddOn(Qwen2VLAddOn):
+class Qwen3VLAddOn(OwnTower):
     """Qwen3-VL, for pictures; not for videos. Its decoder is a Qwen3, with experts or without.
 
     A picture's rows have the features beside them that are added behind the decoder's first layers
@@ -68,9 +67,6 @@ class Qwen3VLAddOn(Qwen2VLAddOn):
         tower = Qwen3VLTower(vision)
         self.features = len(tower.deep)
         return tower
-
-    def tower_costs(self) -> tuple[Costs, int]:
-        return self.tower.costs()
 
     @classmethod
     def decoder_config(cls, config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -104,12 +100,3 @@ class Qwen3VLAddOn(Qwen2VLAddOn):
             return views
         make, width = encode or self.encode_image, self.tower.out
         return deepstack_views(views, prompt.spans, make, width, self.features)
-
-    def tower_bytes(self, size: tuple[int, int]) -> int:
-        rows, columns = self.patches.grid(size)
-        return self.tower.most_bytes((2 * rows, 2 * columns), self.cutting, self.costs)
-
-    def encode_image(self, picture: Picture) -> mx.array:
-        rows, columns = self.patches.grid(picture.size)
-        patches = self.patches.cut(picture.pixels())
-        return self.tower(patches, self.patches.values, (2 * rows, 2 * columns), self.cutting)

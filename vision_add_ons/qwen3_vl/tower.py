@@ -4,7 +4,7 @@ Semantics: transformers' `Qwen3VLVisionModel`. Ours, because mlx-vlm's takes a p
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -193,10 +193,10 @@ class Qwen3VLTower(nn.Module):
         done = 0
         for end, merger in zip(self.deep, self.deepstack_merger_list, strict=True):
             run_blocks(rows, [b.block() for b in self.blocks[done : end + 1]], cutting, tables)
-            made.append(_merged(rows, merger))
+            made.append(merged(rows, merger))
             done = end + 1
         run_blocks(rows, [layer.block() for layer in self.blocks[done:]], cutting, tables)
-        made.insert(0, _merged(rows, self.merger))
+        made.insert(0, merged(rows, self.merger))
         return mx.concatenate(made, axis=1) if self.deep else made[0]
 
     def costs(self) -> tuple[Costs, int]:
@@ -229,7 +229,7 @@ class Qwen3VLTower(nn.Module):
         )
 
 
-def _merged(rows: list[mx.array], merger: Merger) -> mx.array:
+def merged(rows: Sequence[mx.array], merger: Callable[[mx.array], mx.array]) -> mx.array:
     """What `merger` makes of all pieces."""
     parts = []
     for piece in rows:
