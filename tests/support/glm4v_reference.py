@@ -164,6 +164,17 @@ class Glm4vReference(Qwen2VLReference):
 
 class Glm4vMoeReference(Glm4vReference):
     name = "glm4v_moe"
+    refused = (
+        *(
+            c
+            for c in Glm4vReference.refused
+            if c[1] is not WIDE_HEADS and "text_config." not in c[0]
+        ),
+        ("text_config.model_type", "glm4v_text", UnsupportedCheckpoint),
+        ("text_config.rope_parameters.partial_rotary_factor", 1.0, BrokenConfig, "mrope_section"),
+        ("text_config.n_group", 2, UnsupportedCheckpoint),
+        ("text_config.num_experts_per_tok", 1, UnsupportedCheckpoint),
+    )
     config_class = Glm4vMoeConfig
     model_class = Glm4vMoeForConditionalGeneration
     text: ClassVar = {
