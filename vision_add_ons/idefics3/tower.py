@@ -12,6 +12,7 @@ import mlx.nn as nn
 from vision_add_ons.configs import check_fields, positive
 from vision_add_ons.errors import BrokenConfig, UnsupportedCheckpoint
 from vision_add_ons.siglip import siglip_block
+from vision_add_ons.siglip_layers import SiglipEncoder
 from vision_add_ons.tower_bytes import Costs, conv_bytes, most_of
 from vision_add_ons.vit_blocks import Cutting, run_blocks
 
@@ -34,42 +35,6 @@ class Embeddings(nn.Module):
         return patches + self.position_embedding(mx.arange(patches.shape[1]))
 
 
-class Attention(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.num_heads = heads
-        self.q_proj = nn.Linear(width, width)
-        self.k_proj = nn.Linear(width, width)
-        self.v_proj = nn.Linear(width, width)
-        self.out_proj = nn.Linear(width, width)
-
-
-class FeedForward(nn.Module):
-    def __init__(self, width: int, inner: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, inner)
-        self.fc2 = nn.Linear(inner, width)
-
-    def __call__(self, x: mx.array) -> mx.array:
-        return self.fc2(nn.gelu_approx(self.fc1(x)))
-
-
-class Layer(nn.Module):
-    def __init__(self, vision: dict[str, Any]) -> None:
-        super().__init__()
-        width, eps = vision["hidden_size"], vision["layer_norm_eps"]
-        self.layer_norm1 = nn.LayerNorm(width, eps)
-        self.self_attn = Attention(width, vision["num_attention_heads"])
-        self.layer_norm2 = nn.LayerNorm(width, eps)
-        self.mlp = FeedForward(width, vision["intermediate_size"])
-
-
-class Encoder(nn.Module):
-    def __init__(self, vision: dict[str, Any]) -> None:
-        super().__init__()
-        self.layers = [Layer(vision) for _ in range(vision["num_hidden_layers"])]
-
-
 class Idefics3Tower(nn.Module):
     """The tower that a complete `vision_config` describes.
 
@@ -81,7 +46,7 @@ class Idefics3Tower(nn.Module):
         _check(vision)
         self.side = vision["image_size"] // vision["patch_size"]
         self.embeddings = Embeddings(vision)
-        self.encoder = Encoder(vision)
+        self.encoder = SiglipEncoder(vision)
         self.post_layernorm = nn.LayerNorm(vision["hidden_size"], vision["layer_norm_eps"])
 
     def __call__(self, pixels: mx.array, cutting: Cutting) -> mx.array:

@@ -13,44 +13,9 @@ import mlx.nn as nn
 from vision_add_ons.configs import check_fields, positive
 from vision_add_ons.errors import BrokenConfig
 from vision_add_ons.siglip import siglip_block
+from vision_add_ons.siglip_layers import SiglipEncoder
 from vision_add_ons.tower_bytes import SAMPLE, Costs, most_of, per_row
 from vision_add_ons.vit_blocks import Cutting, in_pieces, run_blocks
-
-
-class Attention(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.num_heads = heads
-        self.q_proj = nn.Linear(width, width)
-        self.k_proj = nn.Linear(width, width)
-        self.v_proj = nn.Linear(width, width)
-        self.out_proj = nn.Linear(width, width)
-
-
-class MLP(nn.Module):
-    def __init__(self, width: int, inner: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, inner)
-        self.fc2 = nn.Linear(inner, width)
-
-    def __call__(self, x: mx.array) -> mx.array:
-        return self.fc2(nn.gelu_approx(self.fc1(x)))
-
-
-class Layer(nn.Module):
-    def __init__(self, vision: dict[str, Any]) -> None:
-        super().__init__()
-        width, eps = vision["hidden_size"], vision["layer_norm_eps"]
-        self.layer_norm1 = nn.LayerNorm(width, eps)
-        self.self_attn = Attention(width, vision["num_attention_heads"])
-        self.layer_norm2 = nn.LayerNorm(width, eps)
-        self.mlp = MLP(width, vision["intermediate_size"])
-
-
-class Encoder(nn.Module):
-    def __init__(self, vision: dict[str, Any]) -> None:
-        super().__init__()
-        self.layers = [Layer(vision) for _ in range(vision["num_hidden_layers"])]
 
 
 class Embeddings(nn.Module):
@@ -84,7 +49,7 @@ class Siglip2Tower(nn.Module):
         super().__init__()
         _check(vision)
         self.embeddings = Embeddings(vision)
-        self.encoder = Encoder(vision)
+        self.encoder = SiglipEncoder(vision)
         self.post_layernorm = nn.LayerNorm(vision["hidden_size"], vision["layer_norm_eps"])
 
     def __call__(self, values: mx.array, cutting: Cutting) -> mx.array:
