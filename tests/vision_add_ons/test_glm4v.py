@@ -23,7 +23,8 @@ from transformers.models.glm4v.image_processing_pil_glm4v import (
 )
 
 from engine import load
-from model_kit.config import decoder_module, read_config
+from model_kit.config import read_config
+from model_kit.decoder_modules import decoder_module
 from model_kit.kit import inspect_checkpoint
 from vision_add_ons.configs import resolve_config
 from vision_add_ons.errors import ImageError, PromptError
