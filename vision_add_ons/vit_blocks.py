@@ -9,6 +9,7 @@ import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -17,6 +18,7 @@ Tables = tuple[mx.array, mx.array]
 """Cosines and sines for each row, both [rows, head_dim]."""
 Heads = tuple[mx.array, mx.array, mx.array]
 """Queries, keys and values, each [heads, rows, head_dim]."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,23 @@ def by_heads(x: mx.array, heads: int, *projections: nn.Module) -> list[mx.array]
     return [mx.unflatten(project(x), -1, (heads, -1)).swapaxes(0, 1) for project in projections]
 
 
-def by_thirds(made: mx.array, heads: int, tables: Tables) -> Heads:
-    """What one projection made of rows, [rows, 3 * width], as queries, keys and values; the first
-    two turned by float32 tables, whatever the rows are in."""
-    queries, keys, values = mx.unflatten(made, -1, (3, heads, -1)).transpose(1, 2, 0, 3)
-    queries, keys = (rotate(part, tables).astype(made.dtype) for part in (queries, keys))
-    return queries, keys, values
+def qkv_block(layer: nn.Module, heads: int, windowed: bool = False) -> Block:
+    """A layer of Qwen's towers and those like them, by the names that its parts have in the
+    weights: one projection makes queries, keys and values, and tables turn the first two."""
+
+    def split(x: mx.array, tables: Tables | None) -> Heads:
+        assert tables is not None
+        made = layer.attn.qkv(layer.norm1(x))
+        queries, keys, values = mx.unflatten(made, -1, (3, heads, -1)).transpose(1, 2, 0, 3)
+        # Tables are float32, whatever the rows are in.
+        queries, keys = (rotate(part, tables).astype(made.dtype) for part in (queries, keys))
+        return queries, keys, values
+
+    def rest(x: mx.array, seen: mx.array) -> mx.array:
+        x = x + layer.attn.proj(seen)
+        return x + layer.mlp(layer.norm2(x))
+
+    return Block(split, rest, windowed)
 
 
 def run_blocks(
@@ -102,8 +115,7 @@ def in_pieces(rows: mx.array, lengths: Sequence[int]) -> list[mx.array]:
     """Arrays of their own, of so many rows each."""
     if len(lengths) == 1:
         return [rows]
-    ends = list(accumulate(lengths))
-    pieces = [mx.contiguous(rows[e - n : e]) for n, e in zip(lengths, ends, strict=True)]
+    pieces = [mx.contiguous(rows[stretch]) for stretch in stretches(lengths)]
     settle(*pieces)
     return pieces
 
@@ -200,6 +212,21 @@ def _runs(lengths: Sequence[int]) -> list[tuple[int, int]]:
         count = runs.pop()[1] if runs and runs[-1][0] == length else 0
         runs.append((length, count + 1))
     return runs
+
+
+def one_by_one(parts: Iterable[T], make: Callable[[T], mx.array], several: bool) -> list[mx.array]:
+    """What `make` makes of each part; of several, each is computed before the next is made."""
+    made = []
+    for part in parts:
+        made.append(make(part))
+        del part
+        settle(made[-1], when=several)
+    return made
+
+
+def stretches(lengths: Sequence[int]) -> list[slice]:
+    """Where pieces of these lengths lie in all of it."""
+    return [slice(end - n, end) for n, end in zip(lengths, accumulate(lengths), strict=True)]
 
 
 def settle(*arrays: mx.array, when: bool = True) -> None:

@@ -22,14 +22,12 @@ from vision_add_ons.qwen3_vl.tower import (
 )
 from vision_add_ons.tower_bytes import SAMPLE, Costs, most_of, per_row
 from vision_add_ons.vit_blocks import (
-    Block,
     Cutting,
-    Heads,
-    Tables,
-    by_thirds,
     in_pieces,
+    one_by_one,
+    qkv_block,
     run_blocks,
-    settle,
+    stretches,
 )
 
 SHARPNESS = -0.75
@@ -94,17 +92,6 @@ class Layer(nn.Module):
         self.attn = Attention(width, config["num_heads"], config["attention_bias"])
         self.mlp = FeedForward(width, config["out_hidden_size"])
 
-    def block(self) -> Block:
-        def heads(x: mx.array, tables: Tables | None) -> Heads:
-            assert tables is not None
-            return by_thirds(self.attn.qkv(self.norm1(x)), self.attn.heads, tables)
-
-        def rest(x: mx.array, seen: mx.array) -> mx.array:
-            x = x + self.attn.proj(seen)
-            return x + self.mlp(self.norm2(x))
-
-        return Block(heads, rest)
-
 
 class Merger(FeedForward):
     """From rows to rows, as wide as the decoder's."""
@@ -159,18 +146,16 @@ class Glm4vTower(nn.Module):
         tables = list(zip(*turns, strict=True))
         learned = self.embeddings.position_embedding(mx.arange(self.side**2)).astype(mx.float32)
         down, across = (shares(count, self.side) for count in grid)
-        rows = []
-        start = 0
-        for length in lengths:
-            part = slice(start, start + length)
-            embedded = self.post_conv_layernorm(self.patch_embed(values(patches[part])))
+
+        def embedded(part: slice) -> mx.array:
+            rows = self.post_conv_layernorm(self.patch_embed(values(patches[part])))
             lines, columns = down[where[part, 0]], across[where[part, 1]]
-            share = mx.array((lines[:, :, None] * columns[:, None]).reshape(length, -1))
-            rows.append(embedded + (share @ learned).astype(embedded.dtype))
-            del embedded, share
-            settle(rows[-1], when=len(lengths) > 1)
-            start += length
-        run_blocks(rows, [layer.block() for layer in self.blocks], cutting, tables)
+            share = mx.array((lines[:, :, None] * columns[:, None]).reshape(len(lines), -1))
+            return rows + (share @ learned).astype(rows.dtype)
+
+        rows = one_by_one(stretches(lengths), embedded, several=len(lengths) > 1)
+        blocks = [qkv_block(layer, layer.attn.heads) for layer in self.blocks]
+        run_blocks(rows, blocks, cutting, tables)
         return merged(rows, self.merge)
 
     def merge(self, x: mx.array) -> mx.array:
@@ -189,7 +174,8 @@ class Glm4vTower(nn.Module):
         parts = [self.post_layernorm, self.downsample, self.merger]
         row = per_row(self.merge, sample, modules=parts)
         heads = layer.attn.heads
-        return Costs.of(layer, layer.block(), width, heads, kernel.dtype, mx.float32), row
+        block = qkv_block(layer, heads)
+        return Costs.of(layer, block, width, heads, kernel.dtype, mx.float32), row
 
     def most_bytes(self, grid: Grid, cutting: Cutting, costs: tuple[Costs, int]) -> int:
         """The most bytes beside the weights that one picture takes here."""

@@ -20,7 +20,7 @@ from vision_add_ons.idefics3.tiles import Tiling
 from vision_add_ons.idefics3.tower import Idefics3Tower
 from vision_add_ons.json_files import read_json_if_there
 from vision_add_ons.pixels import HALF_MEAN, HALF_STD, Pixels, read_processor_config
-from vision_add_ons.vit_blocks import Cutting, settle
+from vision_add_ons.vit_blocks import Cutting, one_by_one
 from vision_add_ons.weights import (
     channels_last,
     first_prefix,
@@ -159,12 +159,14 @@ class Idefics3AddOn(VisionAddOn):
     def encode_image(self, picture: Picture) -> mx.array:
         tiles = self.tiling.cut(picture.pixels(), self.pixels.resample)
         together = self._together(len(tiles))
-        rows = []
-        for start in range(0, len(tiles), together):
+
+        def encoded(start: int) -> mx.array:
             pixels = self.pixels.normalised(tiles[start : start + together])
-            rows.append(self.connector(self.tower(pixels, self.cutting)).flatten(0, 1))
-            settle(rows[-1], when=together < len(tiles))
-        return mx.concatenate(rows)
+            rows: mx.array = self.connector(self.tower(pixels, self.cutting)).flatten(0, 1)
+            return rows
+
+        starts = range(0, len(tiles), together)
+        return mx.concatenate(one_by_one(starts, encoded, several=len(starts) > 1))
 
     def _together(self, count: int) -> int:
         """How many of so many tiles are encoded at once."""

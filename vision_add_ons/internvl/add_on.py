@@ -18,7 +18,7 @@ from vision_add_ons.internvl.tiles import Tiles
 from vision_add_ons.internvl.tower import InternVLTower, Projector
 from vision_add_ons.json_files import read_json_if_there
 from vision_add_ons.tokenizer_file import token_ids, tokens_of
-from vision_add_ons.vit_blocks import Cutting, settle
+from vision_add_ons.vit_blocks import Cutting, one_by_one
 from vision_add_ons.weights import (
     channels_last,
     first_prefix,
@@ -168,12 +168,14 @@ class InternVLAddOn(VisionAddOn):
     def encode_image(self, picture: Picture) -> mx.array:
         tiles = self.tiles.cut(picture.pixels())
         together = self.tower.at_once(self.cutting)
-        rows = []
-        for start in range(0, len(tiles), together):
+
+        def encoded(start: int) -> mx.array:
             some = self.tiles.pixels.normalised(tiles[start : start + together])
-            rows.append(self.projector(self.tower(some, self.state, self.cutting)))
-            settle(rows[-1], when=len(tiles) > together)
-        return mx.concatenate(rows)
+            rows: mx.array = self.projector(self.tower(some, self.state, self.cutting))
+            return rows
+
+        starts = range(0, len(tiles), together)
+        return mx.concatenate(one_by_one(starts, encoded, several=len(starts) > 1))
 
 
 def _check_tower_type(config: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import mlx.core as mx
+import numpy as np
 
 from vision_add_ons.base import Picture, VisionAddOn
 from vision_add_ons.configs import check_fields, positive
@@ -18,7 +19,7 @@ from vision_add_ons.lfm2_vl.config import OLD_TYPE, decoder_config, resolve
 from vision_add_ons.lfm2_vl.tower import Projector, Siglip2Tower, most_bytes, tower_costs
 from vision_add_ons.lfm2_vl.views import Views, shapes
 from vision_add_ons.tokenizer_file import token_ids
-from vision_add_ons.vit_blocks import Cutting, settle
+from vision_add_ons.vit_blocks import Cutting, one_by_one
 from vision_add_ons.weights import (
     first_prefix,
     load_module,
@@ -180,11 +181,10 @@ class Lfm2VLAddOn(VisionAddOn):
         return max(max(views) + made, 2 * made) if len(grids) > 1 else max(views)
 
     def encode_image(self, picture: Picture) -> mx.array:
+        def encoded(view: np.ndarray) -> mx.array:
+            rows: mx.array = self.projector(self.tower(self.views.values(view), self.cutting))
+            return rows
+
         several = len(self.views.grids(picture.size)) > 1
-        rows: list[mx.array] = []
-        for view in self.views.cut(picture.pixels()):
-            values = self.views.values(view)
-            rows.append(self.projector(self.tower(values, self.cutting)))
-            del values
-            settle(rows[-1], when=several)
-        return mx.concatenate(rows)
+        views = self.views.cut(picture.pixels())
+        return mx.concatenate(one_by_one(views, encoded, several))

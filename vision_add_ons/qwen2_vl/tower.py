@@ -10,14 +10,13 @@ import numpy as np
 
 from vision_add_ons.tower_bytes import SAMPLE, Costs, conv_bytes, most_of, per_row
 from vision_add_ons.vit_blocks import (
-    Block,
     Cutting,
-    Heads,
-    Tables,
-    by_thirds,
     in_pieces,
+    one_by_one,
+    qkv_block,
     run_blocks,
     settle,
+    stretches,
 )
 
 FOUR = 4
@@ -50,17 +49,16 @@ def encode(
     turns = [in_pieces(mx.tile(turn(angles), (1, 2)), lengths) for turn in (mx.cos, mx.sin)]
 
     del angles
-    rows = []
-    start = 0
-    for length in lengths:
-        part = values(patches[start : start + length])
-        rows.append(tower.patch_embed(part.astype(tower.patch_embed.proj.weight.dtype)))
-        del part
-        settle(rows[-1], when=len(lengths) > 1)
-        start += length
+    dtype = tower.patch_embed.proj.weight.dtype
+
+    def embedded(part: slice) -> mx.array:
+        made: mx.array = tower.patch_embed(values(patches[part]).astype(dtype))
+        return made
+
+    rows = one_by_one(stretches(lengths), embedded, several=len(lengths) > 1)
     blocks = [
-        _block(block, windowed=whole is not None and number not in whole)
-        for number, block in enumerate(tower.blocks)
+        qkv_block(layer, layer.attn.num_heads, windowed=whole is not None and number not in whole)
+        for number, layer in enumerate(tower.blocks)
     ]
     tables = list(zip(*turns, strict=True))
     run_blocks(rows, blocks, cutting, tables, () if whole is None else windows)
@@ -75,7 +73,7 @@ def tower_costs(tower: nn.Module) -> tuple[Costs, int]:
     """What a patch takes in the tower's blocks, and in its merger; see `most_bytes`."""
     layer, kernel = tower.blocks[0], tower.patch_embed.proj.weight
     width, heads = kernel.shape[0], layer.attn.num_heads
-    block = _block(layer, windowed=False)
+    block = qkv_block(layer, heads)
     merged = per_row(tower.merger, mx.zeros((SAMPLE, width), kernel.dtype), modules=[tower.merger])
     return Costs.of(layer, block, width, heads, kernel.dtype, mx.float32), merged
 
@@ -100,15 +98,3 @@ def most_bytes(
         total * (row.row + row.tables) + piece * merged,
         total * row.tables + 3 * made,
     )
-
-
-def _block(block: nn.Module, windowed: bool) -> Block:
-    def heads(x: mx.array, tables: Tables | None) -> Heads:
-        assert tables is not None
-        return by_thirds(block.attn.qkv(block.norm1(x)), block.attn.num_heads, tables)
-
-    def rest(x: mx.array, seen: mx.array) -> mx.array:
-        x = x + block.attn.proj(seen)
-        return x + block.mlp(block.norm2(x))
-
-    return Block(heads, rest, windowed)

@@ -13,14 +13,13 @@ import numpy as np
 
 from vision_add_ons.tower_bytes import SAMPLE, Costs, most_of, per_row
 from vision_add_ons.vit_blocks import (
-    Block,
     Cutting,
-    Heads,
     Tables,
-    by_thirds,
     in_pieces,
+    one_by_one,
+    qkv_block,
     run_blocks,
-    settle,
+    stretches,
 )
 
 MERGE, FOUR = 2, 4
@@ -93,17 +92,6 @@ class Layer(nn.Module):
         self.norm2 = nn.LayerNorm(width, EPS)
         self.attn = Attention(width, heads)
         self.mlp = FeedForward(width, inner)
-
-    def block(self) -> Block:
-        def heads(x: mx.array, tables: Tables | None) -> Heads:
-            assert tables is not None
-            return by_thirds(self.attn.qkv(self.norm1(x)), self.attn.heads, tables)
-
-        def rest(x: mx.array, seen: mx.array) -> mx.array:
-            x = x + self.attn.proj(seen)
-            return x + self.mlp(self.norm2(x))
-
-        return Block(heads, rest)
 
 
 class Merger(nn.Module):
@@ -179,23 +167,21 @@ class Qwen3VLTower(nn.Module):
         turns = [in_pieces(turn, lengths) for turn in rotary_tables(where, self.head_dim)]
         tables = list(zip(*turns, strict=True))
         index, share = neighbours(where, grid, self.side)
-        rows = []
-        start = 0
-        for length in lengths:
-            part = slice(start, start + length)
-            embedded = self.patch_embed(values(patches[part]))
+
+        def embedded(part: slice) -> mx.array:
+            rows = self.patch_embed(values(patches[part]))
             learned = self.pos_embed(mx.array(index[part])) * mx.array(share[part])[..., None]
-            rows.append(embedded + learned.sum(1).astype(embedded.dtype))
-            del embedded, learned
-            settle(rows[-1], when=len(lengths) > 1)
-            start += length
+            return rows + learned.sum(1).astype(rows.dtype)
+
+        rows = one_by_one(stretches(lengths), embedded, several=len(lengths) > 1)
+        blocks = [qkv_block(layer, layer.attn.heads) for layer in self.blocks]
         made: list[mx.array] = []
         done = 0
         for end, merger in zip(self.deep, self.deepstack_merger_list, strict=True):
-            run_blocks(rows, [b.block() for b in self.blocks[done : end + 1]], cutting, tables)
+            run_blocks(rows, blocks[done : end + 1], cutting, tables)
             made.append(merged(rows, merger))
             done = end + 1
-        run_blocks(rows, [layer.block() for layer in self.blocks[done:]], cutting, tables)
+        run_blocks(rows, blocks[done:], cutting, tables)
         made.insert(0, merged(rows, self.merger))
         return mx.concatenate(made, axis=1) if self.deep else made[0]
 
@@ -206,7 +192,8 @@ class Qwen3VLTower(nn.Module):
         mergers = [self.merger, *self.deepstack_merger_list[:1]]
         sample = mx.zeros((SAMPLE, width), kernel.dtype)
         merged = max(per_row(merger, sample, modules=[merger]) for merger in mergers)
-        block = Costs.of(layer, layer.block(), width, heads, kernel.dtype, mx.float32)
+        layers = qkv_block(layer, heads)
+        block = Costs.of(layer, layers, width, heads, kernel.dtype, mx.float32)
         return block, merged
 
     def most_bytes(self, grid: Grid, cutting: Cutting, costs: tuple[Costs, int]) -> int:
@@ -231,8 +218,5 @@ class Qwen3VLTower(nn.Module):
 
 def merged(rows: Sequence[mx.array], merger: Callable[[mx.array], mx.array]) -> mx.array:
     """What `merger` makes of all pieces."""
-    parts = []
-    for piece in rows:
-        parts.append(merger(piece))
-        settle(parts[-1], when=len(rows) > 1)
+    parts = one_by_one(rows, merger, several=len(rows) > 1)
     return parts[0] if len(parts) == 1 else mx.concatenate(parts)
