@@ -15,7 +15,7 @@ import mlx.nn as nn
 from PIL import Image
 
 from vision_add_ons.cache_views import BidirectionalView, Range
-from vision_add_ons.errors import ImageCountError, UnsupportedCheckpoint
+from vision_add_ons.errors import ImageCountError, PromptError, UnsupportedCheckpoint
 from vision_add_ons.token_ids import TokenIds
 
 
@@ -118,6 +118,9 @@ class VisionAddOn(ABC):
     In a conversation, what somebody wrote marks nothing: the tokens of such a text in a message
     are tokens like any others. With none listed, the text of `image_token_id` is taken."""
 
+    video_ids: Sequence[int] = ()
+    """The token ids by which a prompt marks a video's place: such prompts are refused."""
+
     features: int = 0
     """How many times `hidden_size` columns `encode_image` gives behind the first `hidden_size`."""
 
@@ -202,10 +205,13 @@ class VisionAddOn(ABC):
         `positions` are the indices in `tokens` before which the pictures belong, in ascending
         order: one per picture. With None, each `image_token_id` in `tokens` is replaced by a
         picture, in order; for a family without such a token there are no places. Raises
-        `ImageCountError` if the numbers disagree.
+        `ImageCountError` if the numbers disagree, and `PromptError` for a prompt that marks a
+        video's place.
         """
         marked = 0
         if positions is None:
+            if any(token in tokens for token in self.video_ids):
+                raise PromptError("videos are not supported; give pictures instead")
             sought = self.image_token_id
             positions = token_places(tokens, sought) if sought is not None else []
             marked = 1

@@ -3,7 +3,8 @@
 import math
 from typing import ClassVar
 
-from vision_add_ons.qwen2_vl.preprocessing import MAX_RATIO, Patches, Size, too_elongated
+from vision_add_ons.picture_sizes import Size, between
+from vision_add_ons.qwen2_vl.preprocessing import MAX_RATIO, Patches, too_elongated
 
 
 class Glm4vPatches(Patches):
@@ -27,12 +28,5 @@ class Glm4vPatches(Patches):
         if max(drawn) / min(drawn) > MAX_RATIO:
             raise too_elongated(size)
         width, height = (round(side / shortest) * shortest for side in drawn)
-        pixels = self.frames * drawn[0] * drawn[1]
-        if self.frames * width * height > self.max_pixels:
-            shrink = math.sqrt(pixels / self.max_pixels)
-            sides = (math.floor(side / shrink / shortest) * shortest for side in drawn)
-            width, height = (max(shortest, side) for side in sides)
-        elif self.frames * width * height < self.min_pixels:
-            grow = math.sqrt(self.min_pixels / pixels)
-            width, height = (math.ceil(side * grow / shortest) * shortest for side in drawn)
-        return width, height
+        limits = self.min_pixels, self.max_pixels, self.frames
+        return between(drawn, (width, height), shortest, *limits)

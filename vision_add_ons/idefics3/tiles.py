@@ -13,6 +13,7 @@ from PIL import Image
 
 from vision_add_ons.configs import check_fields, positive
 from vision_add_ons.errors import UnsupportedCheckpoint
+from vision_add_ons.picture_sizes import square_tiles
 
 LONGEST_OF_ALL = 4096
 """Pixels of the longer edge that no setting goes beyond."""
@@ -93,12 +94,11 @@ class Tiling:
         side, (rows, columns) = self.side, self.grid(image.size)
         image = image.resize(self.resized(image.size), resample)
         image = image.resize((columns * side, rows * side), resample)
-        pixels = np.asarray(image)
-        if rows * columns == 1:
-            return pixels[None]
-        tiles = pixels.reshape(rows, side, columns, side, 3).swapaxes(1, 2)
+        tiles = square_tiles(np.asarray(image), side)
+        if len(tiles) == 1:
+            return tiles
         whole = np.asarray(image.resize((side, side), resample))
-        return np.concatenate([tiles.reshape(-1, side, side, 3), whole[None]])
+        return np.concatenate([tiles, whole[None]])
 
 
 def _in_proportion(width: int, height: int, longer: int) -> tuple[int, int]:

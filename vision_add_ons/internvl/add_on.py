@@ -4,15 +4,15 @@ Semantics: transformers' `InternVLForConditionalGeneration`, `InternVLProcessor`
 `GotOcr2ImageProcessorPil`.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import mlx.core as mx
 
-from vision_add_ons.base import ExpandedPrompt, Picture, VisionAddOn
+from vision_add_ons.base import Picture, VisionAddOn
+from vision_add_ons.chat_ml import chat_ml
 from vision_add_ons.configs import check_fields, feature_states, resolve_config
-from vision_add_ons.errors import BrokenConfig, PromptError, UnsupportedCheckpoint
+from vision_add_ons.errors import BrokenConfig, UnsupportedCheckpoint
 from vision_add_ons.graph_bytes import graph_bytes
 from vision_add_ons.internvl.tiles import Tiles
 from vision_add_ons.internvl.tower import InternVLTower, Projector
@@ -35,20 +35,7 @@ KERNEL = "embeddings.patch_embeddings.projection.weight"
 
 START, ROW, END, VIDEO = "<img>", "<IMG_CONTEXT>", "</img>", "<video>"
 
-CHAT_TEMPLATE = """\
-{%- for message in messages -%}
-  {{- '<|im_start|>' + message['role'] + '\\n' -}}
-  {%- if message['content'] is string -%}
-    {{- message['content'] -}}
-  {%- else -%}
-    {%- for part in message['content'] -%}
-      {{- '<IMG_CONTEXT>\\n' if part['type'] == 'image' else part['text'] -}}
-    {%- endfor -%}
-  {%- endif -%}
-  {{- '<|im_end|>\\n' -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
-"""
+CHAT_TEMPLATE = chat_ml(r"<IMG_CONTEXT>\n")
 
 
 class InternVLAddOn(VisionAddOn):
@@ -83,20 +70,21 @@ class InternVLAddOn(VisionAddOn):
         check_fields(given, "processor_config", image_seq_length=(self.rows,))
 
         self.placeholder_id = self.image_token_id = whole["image_token_id"]
-        self.start_id, self.end_id, self.video_id = self._marks(folder)
+        self.start_id, self.end_id, self.video_ids = self._marks(folder)
         # Four of the published tiles, or a large one in pieces.
         self.cutting = Cutting(rows=4100)
         self.tiles = Tiles.read(folder, self.tower.side)
         self._load(read_weights(folder))
 
-    def _marks(self, folder: Path) -> tuple[int, int, int | None]:
+    def _marks(self, folder: Path) -> tuple[int, int, list[int]]:
         """The ids of what stands around a picture's rows, and of a video's place, if any."""
         start, row, end = token_ids(folder, (START, ROW, END), "fetch it again")
         if self.placeholder_id != row:
             raise BrokenConfig(
                 f"image_token_id is {self.placeholder_id}, but the tokenizer's {ROW} is {row}"
             )
-        return start, end, tokens_of(folder).get(VIDEO)
+        known = tokens_of(folder)
+        return start, end, [known[VIDEO]] if VIDEO in known else []
 
     def _load(self, weights: dict[str, mx.array]) -> None:
         tower, projector = first_prefix(weights, TOWER), first_prefix(weights, PROJECTOR)
@@ -144,17 +132,6 @@ class InternVLAddOn(VisionAddOn):
 
     def picture_tokens(self, picture: Picture) -> list[int]:
         return [self.start_id, *super().picture_tokens(picture), self.end_id]
-
-    def expand_prompt(
-        self,
-        tokens: Sequence[int],
-        pictures: Sequence[Picture],
-        positions: Sequence[int] | None = None,
-    ) -> ExpandedPrompt:
-        """As every family does; raises `PromptError` for a prompt that marks a video's place."""
-        if positions is None and self.video_id is not None and self.video_id in tokens:
-            raise PromptError("videos are not supported; give pictures instead")
-        return super().expand_prompt(tokens, pictures, positions)
 
     def tower_bytes(self, size: tuple[int, int]) -> int:
         count = self.tiles.count(size)

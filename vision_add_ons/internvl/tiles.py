@@ -10,6 +10,7 @@ from PIL import Image
 
 from vision_add_ons.configs import positive
 from vision_add_ons.errors import BrokenConfig
+from vision_add_ons.picture_sizes import nearest_grid, square_tiles
 from vision_add_ons.pixels import CLIP_MEAN, CLIP_STD, Pixels, check_square, read_processor_config
 
 USUAL_SIDE = 384
@@ -46,18 +47,8 @@ class Tiles:
         return cls(side, most, grids if most > 1 else [], pixels)
 
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The columns and rows whose shape is nearest to a picture's of this width and height.
-
-        Of equally near ones the later, as long as the picture has more than half its pixels.
-        """
-        width, height = size
-        best, least_off = (1, 1), float("inf")
-        for columns, rows in self.grids:
-            off = abs(width / height - columns / rows)
-            filled = width * height > 0.5 * self.side * self.side * columns * rows
-            if off < least_off or (off == least_off and filled):
-                best, least_off = (columns, rows), off
-        return best
+        """The columns and rows of tiles for a picture of this width and height."""
+        return nearest_grid(size, self.grids, self.side)
 
     def count(self, size: tuple[int, int]) -> int:
         """How many tiles such a picture becomes: if more than one, the whole of it is another."""
@@ -68,10 +59,7 @@ class Tiles:
         """The tiles line by line, then the whole picture as one: uint8 [count, side, side, 3]."""
         columns, rows = self.grid(image.size)
         side = self.side
-        large = self.pixels.resized(image, columns * side, rows * side)
-        tiles = (
-            large.reshape(rows, side, columns, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)
-        )
+        tiles = square_tiles(self.pixels.resized(image, columns * side, rows * side), side)
         if len(tiles) == 1:
             return tiles
         return np.concatenate([tiles, self.pixels.resized(image, side, side)[None]])

@@ -12,6 +12,7 @@ import mlx.core as mx
 import numpy as np
 
 from vision_add_ons.base import Picture, VisionAddOn
+from vision_add_ons.chat_ml import chat_ml
 from vision_add_ons.configs import check_fields, positive
 from vision_add_ons.errors import BrokenConfig
 from vision_add_ons.json_files import read_json_if_there
@@ -43,21 +44,7 @@ TOKENS = {
     "image_thumbnail_token": "<|img_thumbnail|>",
 }
 
-CHAT_TEMPLATE = """\
-{{- bos_token -}}
-{%- for message in messages -%}
-  {{- '<|im_start|>' + message['role'] + '\\n' -}}
-  {%- if message['content'] is string -%}
-    {{- message['content'] -}}
-  {%- else -%}
-    {%- for part in message['content'] -%}
-      {{- '<image>' if part['type'] == 'image' else part['text'] -}}
-    {%- endfor -%}
-  {%- endif -%}
-  {{- '<|im_end|>\\n' -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
-"""
+CHAT_TEMPLATE = chat_ml("<image>", start="{{- bos_token -}}\n")
 
 
 class Lfm2VLAddOn(VisionAddOn):

@@ -17,10 +17,9 @@ from PIL import Image
 from vision_add_ons.configs import check_fields, positive
 from vision_add_ons.errors import BrokenConfig, ImageError, UnsupportedCheckpoint
 from vision_add_ons.json_files import read_json_if_there
+from vision_add_ons.picture_sizes import Size, between, nearest_grid, square_tiles
 from vision_add_ons.pixels import HALF_MEAN, HALF_STD, read_processor_config
 from vision_add_ons.torch_pixels import TorchPixels
-
-Size = tuple[int, int]
 
 DEFAULTS = {
     "downsample_factor": 2,
@@ -140,7 +139,7 @@ class Views:
         lines = columns = 0
         area = math.prod(max(self.patch, self._rounded(side)) for side in size)
         if self.tiles and area > self.max_rows * self.cell**2 * self.tolerance:
-            columns, lines = self._nearest(size)
+            columns, lines = nearest_grid(size, shapes(*self.tiles), self.tile)
         if lines and not self.thumbnail:
             return Layout(lines, columns, None)
         whole = self.resized(size)
@@ -154,15 +153,8 @@ class Views:
     def resized(self, size: Size) -> Size:
         """The width and height of the view of a whole picture of this width and height."""
         width, height = (max(self.cell, self._rounded(side)) for side in size)
-        most, least = (rows * self.cell**2 for rows in (self.max_rows, self.min_rows))
-        if width * height > most:
-            shrink = math.sqrt(size[0] * size[1] / most)
-            sides = (math.floor(side / shrink / self.cell) * self.cell for side in size)
-            width, height = (max(self.cell, side) for side in sides)
-        elif width * height < least:
-            grow = math.sqrt(least / (size[0] * size[1]))
-            width, height = (math.ceil(side * grow / self.cell) * self.cell for side in size)
-        return width, height
+        least, most = (rows * self.cell**2 for rows in (self.min_rows, self.max_rows))
+        return between(size, (width, height), self.cell, least, most)
 
     def grids(self, size: Size) -> list[Size]:
         """How many patches stand below and beside each other in each view: (lines, columns)."""
@@ -176,9 +168,7 @@ class Views:
         layout, tile = self.layout(image.size), self.tile
         if layout.lines:
             sides = layout.columns * tile, layout.lines * tile
-            lines = self.pixels.resized(image, *sides).reshape(layout.lines, tile, -1, tile, 3)
-            yield from lines.swapaxes(1, 2).reshape(-1, tile, tile, 3)
-            del lines
+            yield from square_tiles(self.pixels.resized(image, *sides), tile)
         if layout.whole:
             yield self.pixels.resized(image, *layout.whole)
 
@@ -193,17 +183,6 @@ class Views:
 
     def _rounded(self, side: int) -> int:
         return round(side / self.cell) * self.cell
-
-    def _nearest(self, size: Size) -> Size:
-        """Of the shapes that so many tiles can have, the one nearest to the picture's."""
-        assert self.tiles is not None
-        best, nearest = (1, 1), math.inf
-        for columns, lines in shapes(*self.tiles):
-            off = abs(size[0] / size[1] - columns / lines)
-            fills = size[0] * size[1] > 0.5 * self.tile**2 * columns * lines
-            if off < nearest or (off == nearest and fills):
-                best, nearest = (columns, lines), off
-        return best
 
 
 @lru_cache

@@ -9,8 +9,8 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from vision_add_ons.base import ExpandedPrompt, Picture, VisionAddOn
+from vision_add_ons.chat_ml import chat_ml
 from vision_add_ons.configs import check_fields, positive, resolve_config
-from vision_add_ons.errors import PromptError
 from vision_add_ons.mlx_vlm_modules import import_mlx_vlm
 from vision_add_ons.mrope import MRope, PositionView, PromptPositions, in_runs
 from vision_add_ons.qwen2_vl.config import check_half, check_tower, decoder_config, mrope_sections
@@ -31,24 +31,14 @@ from vision_add_ons.weights import (
 TOWER = ("visual.", "model.visual.", "vision_tower.")
 KERNEL = "patch_embed.proj.weight"
 
-CHAT_TEMPLATE = """\
-{%- for message in messages -%}
-  {%- if loop.first and message['role'] != 'system' -%}
+IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
+
+SYSTEM = """\
+{%- if loop.first and message['role'] != 'system' -%}
     {{- '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' -}}
   {%- endif -%}
-  {{- '<|im_start|>' + message['role'] + '\\n' -}}
-  {%- if message['content'] is string -%}
-    {{- message['content'] -}}
-  {%- else -%}
-    {%- for part in message['content'] -%}
-      {{- '<|vision_start|><|image_pad|><|vision_end|>' if part['type'] == 'image'
-          else part['text'] -}}
-    {%- endfor -%}
-  {%- endif -%}
-  {{- '<|im_end|>\\n' -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
-"""
+  """
+CHAT_TEMPLATE = chat_ml(IMAGE, each=SYSTEM)
 
 
 class Qwen2VLAddOn(VisionAddOn):
@@ -147,17 +137,6 @@ class Qwen2VLAddOn(VisionAddOn):
     def row_count(self, picture: Picture) -> int:
         """One row per square. Raises `ImageError` for a picture that is too elongated."""
         return math.prod(self.patches.grid(picture.size))
-
-    def expand_prompt(
-        self,
-        tokens: Sequence[int],
-        pictures: Sequence[Picture],
-        positions: Sequence[int] | None = None,
-    ) -> ExpandedPrompt:
-        """As every family does; raises `PromptError` for a prompt that marks a video's place."""
-        if positions is None and any(token in tokens for token in self.video_ids):
-            raise PromptError("videos are not supported; give pictures instead")
-        return super().expand_prompt(tokens, pictures, positions)
 
     def cache_views(
         self,

@@ -1,6 +1,5 @@
 """From a picture of any size to patches. Semantics: transformers' `Qwen2VLImageProcessorPil`."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -11,12 +10,11 @@ from PIL import Image
 
 from vision_add_ons.configs import check_fields, positive
 from vision_add_ons.errors import BrokenConfig, ImageError
+from vision_add_ons.picture_sizes import Size, between
 from vision_add_ons.pixels import CLIP_MEAN, CLIP_STD, Pixels, read_processor_config
 
 HUGE = 200_000_000
 MAX_RATIO = 200
-
-Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -99,14 +97,7 @@ class Patches:
         if max(size) > MAX_RATIO * min(size):
             raise too_elongated(size)
         width, height = (round(side / self.side) * self.side for side in size)
-        if width * height > self.max_pixels:
-            shrink = math.sqrt(size[0] * size[1] / self.max_pixels)
-            sides = (math.floor(side / shrink / self.side) * self.side for side in size)
-            width, height = (max(self.side, side) for side in sides)
-        elif width * height < self.min_pixels:
-            grow = math.sqrt(self.min_pixels / (size[0] * size[1]))
-            width, height = (math.ceil(side * grow / self.side) * self.side for side in size)
-        return width, height
+        return between(size, (width, height), self.side, self.min_pixels, self.max_pixels)
 
     def grid(self, size: Size) -> Size:
         """How many embedding rows stand below and beside each other: (rows, columns)."""

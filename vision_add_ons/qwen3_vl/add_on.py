@@ -12,29 +12,17 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from vision_add_ons.base import ExpandedPrompt, Picture
+from vision_add_ons.chat_ml import chat_ml
 from vision_add_ons.configs import check_fields, positive
 from vision_add_ons.errors import BrokenConfig
 from vision_add_ons.layer_features import deepstack_views, take_features
 from vision_add_ons.mrope import interleaved
+from vision_add_ons.qwen2_vl.add_on import IMAGE
 from vision_add_ons.qwen2_vl.config import check_tower, decoder_config
 from vision_add_ons.qwen2_vl.own_tower import OwnTower
 from vision_add_ons.qwen3_vl.tower import Qwen3VLTower
 
-CHAT_TEMPLATE = """\
-{%- for message in messages -%}
-  {{- '<|im_start|>' + message['role'] + '\\n' -}}
-  {%- if message['content'] is string -%}
-    {{- message['content'] -}}
-  {%- else -%}
-    {%- for part in message['content'] -%}
-      {{- '<|vision_start|><|image_pad|><|vision_end|>' if part['type'] == 'image'
-          else part['text'] -}}
-    {%- endfor -%}
-  {%- endif -%}
-  {{- '<|im_end|>\\n' -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
-"""
+CHAT_TEMPLATE = chat_ml(IMAGE)
 
 
 class Qwen3VLAddOn(OwnTower):
