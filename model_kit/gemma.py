@@ -5,13 +5,12 @@ tanh one. It is used in mlx-lm's place; weights, their names and quantization ar
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models import gemma
-from mlx_lm.models.base import create_attention_mask
 
+from model_kit.takes_embeddings import LayersTakeEmbeddings, TakesEmbeddings
 from vision_add_ons.errors import UnsupportedCheckpoint
 
 
@@ -43,30 +42,19 @@ class MLP(gemma.MLP):
         return self.down_proj(nn.gelu_approx(self.gate_proj(x)) * self.up_proj(x))
 
 
-class ScaledEmbedding:
+class ScaledEmbedding(LayersTakeEmbeddings):
     """For the inner model of either Gemma."""
 
     def embed(self, inputs: mx.array) -> mx.array:
         """What enters the first layer: scaled word embeddings, [..., hidden_size]."""
-        return self.embed_tokens(inputs) * self.args.hidden_size**0.5  # type: ignore[attr-defined]
+        return super().embed(inputs) * self.args.hidden_size**0.5  # type: ignore[attr-defined]
 
 
-class TakesEmbeddings:
+class TiedHead(TakesEmbeddings):
     """For the whole model of either Gemma."""
 
-    def __call__(
-        self,
-        inputs: mx.array,
-        cache: list[Any] | None = None,
-        input_embeddings: mx.array | None = None,
-    ) -> mx.array:
-        """Logits [batch, length, vocab_size] of token ids `inputs` [batch, length].
-
-        `input_embeddings` [batch, length, hidden_size] take the place of `model.embed(inputs)`:
-        as transformers 5 has it, pictures' rows stand beside words that are already scaled.
-        """
-        model = self.model  # type: ignore[attr-defined]
-        return model.embed_tokens.as_linear(model(inputs, cache, input_embeddings))
+    def head(self, h: mx.array) -> mx.array:
+        return self.model.embed_tokens.as_linear(h)  # type: ignore[attr-defined]
 
 
 class GemmaModel(ScaledEmbedding, gemma.GemmaModel):
@@ -75,21 +63,8 @@ class GemmaModel(ScaledEmbedding, gemma.GemmaModel):
         for layer in self.layers:
             layer.mlp = MLP(args.hidden_size, args.intermediate_size)
 
-    def __call__(
-        self,
-        inputs: mx.array,
-        cache: list[Any] | None = None,
-        input_embeddings: mx.array | None = None,
-    ) -> mx.array:
-        h = self.embed(inputs) if input_embeddings is None else input_embeddings
-        cache = cache or [None] * len(self.layers)
-        mask = create_attention_mask(h, cache[0])
-        for layer, c in zip(self.layers, cache, strict=True):
-            h = layer(h, mask, c)
-        return self.norm(h)
 
-
-class Model(TakesEmbeddings, gemma.Model):
+class Model(TiedHead, gemma.Model):
     def __init__(self, args: ModelArgs) -> None:
         super().__init__(args)
         self.model = GemmaModel(args)

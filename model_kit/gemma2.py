@@ -12,7 +12,7 @@ import mlx.core as mx
 from mlx_lm.models import gemma2
 from mlx_lm.models.base import create_attention_mask
 
-from model_kit.gemma import ScaledEmbedding, TakesEmbeddings, check_tied
+from model_kit.gemma import ScaledEmbedding, TiedHead, check_tied
 from vision_add_ons.errors import UnsupportedCheckpoint
 
 
@@ -57,7 +57,7 @@ class GemmaModel(ScaledEmbedding, gemma2.GemmaModel):
         return self.norm(h)
 
 
-class Model(TakesEmbeddings, gemma2.Model):
+class Model(TiedHead, gemma2.Model):
     applies_sliding_window: ClassVar[bool] = True
 
     def __init__(self, args: ModelArgs) -> None:

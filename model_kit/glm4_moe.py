@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from mlx_lm.models import glm4_moe
 
-from model_kit.glm4 import LayersTakeEmbeddings, TakesEmbeddings
+from model_kit.takes_embeddings import LayersTakeEmbeddings, TakesEmbeddings
 from vision_add_ons.errors import UnsupportedCheckpoint
 
 
