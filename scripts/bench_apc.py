@@ -30,9 +30,9 @@ from model_kit.blas import preload_openblas
 
 preload_openblas()
 
-import bench_vision  # noqa: E402
 import mlx.core as mx  # noqa: E402
 import numpy as np  # noqa: E402
+import vision_families  # noqa: E402
 from mlx.utils import tree_flatten  # noqa: E402
 from PIL import Image  # noqa: E402
 
@@ -126,14 +126,14 @@ def _write(name: str, folder: Path) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    family = bench_vision.FAMILIES[name]
+    family = vision_families.FAMILIES[name]
     config = {"model_type": name, **copy.deepcopy(family.config), "eos_token_id": EOS}
     config |= {"hidden_size": TEXT["hidden_size"], "mm_tokens_per_image": ROWS}
     config["image_token_index"] = MARK + FIELDS[name].index("image_token")
     config["text_config"] |= TEXT | (GEMMA3_TEXT if name == "gemma3" else {})
     config["vision_config"] |= VISION | {"patch_size": PATCH[name], "head_dim": 64}
     mx.random.seed(1)
-    model = bench_vision.mlx_vlm_model(name, copy.deepcopy(config))
+    model = vision_families.mlx_vlm_model(name, copy.deepcopy(config))
     weights = {
         path: mx.random.normal(w.shape) / w[0].size ** 0.5 if w.ndim > 1 else w
         for path, w in tree_flatten(model.parameters())

@@ -26,7 +26,7 @@ from mlx.utils import tree_flatten
 from PIL import Image
 
 from engine.images import load_picture
-from scripts.bench_vision import FAMILIES, mlx_vlm_model, write_checkpoint
+from scripts.vision_families import FAMILIES, mlx_vlm_model, write_checkpoint
 from vision_add_ons.base import VisionAddOn
 from vision_add_ons.lfm2_vl.add_on import TOKENS, Lfm2VLAddOn
 from vision_add_ons.lfm2_vl.config import resolve
@@ -40,8 +40,8 @@ from vision_add_ons.registry import find_add_on
 
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
 
-# The published towers: the decoder's width, fields of vision_config beside those of
-# scripts.bench_vision, the processor's settings, and pictures, the largest that is published last.
+# The published towers: the decoder's width, fields of vision_config beside those of the families,
+# the processor's settings, and pictures, the largest that is published last.
 SIGLIP = {"size": {"height": 896, "width": 896}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 SQUARE = {side: {**SIGLIP, "size": {"height": side, "width": side}} for side in (224, 448, 896)}
 QWEN = {"patch_size": 14, "min_pixels": 3136, "max_pixels": 12845056}

@@ -10,14 +10,13 @@ import pytest
 import torch
 from mlx_lm.models.cache import ArraysCache
 from support import hybrids, tiny
+from support.as_if_cold import asked
 
-from engine import Engine, GenerationOptions, Progress, Request, UnsupportedCheckpoint, load
+from engine import Engine, GenerationOptions, Request, UnsupportedCheckpoint, load
 from engine.memory.kv_state import nbytes
 from engine.memory.memory import Memory
 from model_kit import load_model_kit
 from vision_add_ons.testing import BOS, TOLERANCE, VOCAB, WORDS, relative_error
-
-OWNERS = ["Ada", "Bob", None]
 
 
 @pytest.fixture(params=hybrids.HYBRIDS)
@@ -63,16 +62,10 @@ def test_random_requests_are_answered_as_if_cold(engines: tuple[Engine, Engine],
             prompt = history = history + rng.choices(words[1:], k=5)
         else:
             prompt = words[: rng.randrange(1, 60)] + rng.choices(words, k=rng.randrange(3))
-        options = GenerationOptions(max_tokens=rng.randrange(1, 6), prefill_step_size=13)
-        generation = warm.submit(Request(prompt, options=options, owner=rng.choice(OWNERS)))
-        if rng.random() < 0.2:
-            for event in generation:
-                if isinstance(event, Progress) and event.processed:
-                    generation.cancel()
+        end = asked(warm, cold, prompt, rng)
+        if end is None:
             continue
-        end = generation.result()
         reused += end.cached_tokens
-        assert end.tokens == cold.generate(prompt, options=options).result().tokens
         if prompt is history:
             history = history + list(end.tokens)
     assert reused > 40

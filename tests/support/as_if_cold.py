@@ -1,0 +1,24 @@
+"""Requests of random owners, each answered as by an engine that keeps nothing."""
+
+import random
+from collections.abc import Sequence
+
+from engine import Engine, Finished, GenerationOptions, Progress, Request
+
+OWNERS = ["Ada", "Bob", None]
+
+
+def asked(
+    warm: Engine, cold: Engine, prompt: str | Sequence[int], rng: random.Random
+) -> Finished | None:
+    """The answer of `warm`, which is that of `cold`; None for one that was cancelled on the way."""
+    options = GenerationOptions(max_tokens=rng.randrange(1, 6), prefill_step_size=13)
+    generation = warm.submit(Request(prompt, options=options, owner=rng.choice(OWNERS)))
+    if rng.random() < 0.2:
+        for event in generation:
+            if isinstance(event, Progress) and event.processed:
+                generation.cancel()
+        return None
+    end = generation.result()
+    assert end.tokens == cold.generate(prompt, options=options).result().tokens
+    return end
