@@ -5,14 +5,10 @@ class reads it for the layers that `layer_types` names, which such a config does
 one layer without.
 """
 
-from dataclasses import dataclass
-
 from mlx_lm.models import llama
+from mlx_lm.models.llama import ModelArgs
 
-
-@dataclass
-class ModelArgs(llama.ModelArgs):
-    pass
+__all__ = ["Model", "ModelArgs"]
 
 
 class Model(llama.Model):

@@ -5,24 +5,14 @@ Qwen3-VL, which stand together in one tensor. It is used in mlx-lm's place, and 
 else.
 """
 
-from dataclasses import dataclass
-from typing import Any
-
 import mlx.core as mx
 from mlx_lm.models import qwen3_moe
+from mlx_lm.models.qwen3_moe import ModelArgs
 from mlx_lm.models.rope_utils import initialize_rope
 
 from model_kit.experts import experts_joined
 
-
-@dataclass
-class ModelArgs(qwen3_moe.ModelArgs):
-    @classmethod
-    def from_dict(cls, params: dict[str, Any]) -> "ModelArgs":
-        """transformers 5 writes `num_local_experts`."""
-        experts = params.get("num_local_experts")
-        args: ModelArgs = super().from_dict({"num_experts": experts, **params})
-        return args
+__all__ = ["Model", "ModelArgs"]
 
 
 class Model(qwen3_moe.Model):
