@@ -64,6 +64,14 @@ def positive(config: dict[str, Any], where: str, *fields: str) -> None:
             raise BrokenConfig(f"{where}.{field} must be a whole number above 0, not {value!r}")
 
 
+def check_heads(vision: dict[str, Any], where: str) -> None:
+    """Raise `BrokenConfig` for a tower whose width its heads do not divide."""
+    positive(vision, where, "hidden_size", "num_attention_heads")
+    width, heads = vision["hidden_size"], vision["num_attention_heads"]
+    if width % heads:
+        raise BrokenConfig(f"{where}.num_attention_heads {heads} does not divide {width}")
+
+
 def feature_states(chosen: int | list[int], layers: int) -> list[int]:
     """`vision_feature_layer` as the numbers of layers after which features are taken."""
     try:

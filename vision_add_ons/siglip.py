@@ -7,8 +7,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from vision_add_ons.configs import check_fields, positive
-from vision_add_ons.errors import BrokenConfig
+from vision_add_ons.configs import check_fields, check_heads, positive
 from vision_add_ons.graph_bytes import graph_bytes
 from vision_add_ons.tower_bytes import Costs, conv_bytes, most_of
 from vision_add_ons.vit_blocks import Block, Cutting, Heads, Tables, by_heads, in_pieces, run_blocks
@@ -40,11 +39,8 @@ def check_siglip(vision: dict[str, Any]) -> None:
         hidden_act=("gelu_pytorch_tanh",),
         num_channels=(3,),
     )
-    sizes = ("image_size", "patch_size", "hidden_size", "intermediate_size", "num_hidden_layers")
-    positive(vision, where, *sizes, "num_attention_heads")
-    width, heads = vision["hidden_size"], vision["num_attention_heads"]
-    if width % heads:
-        raise BrokenConfig(f"{where}.num_attention_heads {heads} does not divide {width}")
+    positive(vision, where, "image_size", "patch_size", "intermediate_size", "num_hidden_layers")
+    check_heads(vision, where)
 
 
 def load_siglip(

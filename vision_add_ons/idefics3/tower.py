@@ -9,8 +9,8 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from vision_add_ons.configs import check_fields, positive
-from vision_add_ons.errors import BrokenConfig, UnsupportedCheckpoint
+from vision_add_ons.configs import check_fields, check_heads, positive
+from vision_add_ons.errors import UnsupportedCheckpoint
 from vision_add_ons.siglip import siglip_block
 from vision_add_ons.siglip_layers import SiglipEncoder
 from vision_add_ons.tower_bytes import Costs, conv_bytes, most_of
@@ -84,10 +84,8 @@ class Idefics3Tower(nn.Module):
 def _check(vision: dict[str, Any]) -> None:
     where = "vision_config"
     check_fields(vision, where, hidden_act=("gelu_pytorch_tanh",), num_channels=(3,))
-    sizes = ("image_size", "patch_size", "hidden_size", "intermediate_size", "num_hidden_layers")
-    positive(vision, where, *sizes, "num_attention_heads")
-    if vision["hidden_size"] % vision["num_attention_heads"]:
-        raise BrokenConfig(f"{where}.num_attention_heads does not divide hidden_size")
+    positive(vision, where, "image_size", "patch_size", "intermediate_size", "num_hidden_layers")
+    check_heads(vision, where)
     side = vision["image_size"] // vision["patch_size"]
     if side not in SIDES:
         raise UnsupportedCheckpoint(

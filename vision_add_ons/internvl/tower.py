@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from vision_add_ons.configs import check_fields, positive
+from vision_add_ons.configs import check_fields, check_heads, positive
 from vision_add_ons.errors import BrokenConfig, UnsupportedCheckpoint
 from vision_add_ons.tower_bytes import Costs, conv_bytes, most_of
 from vision_add_ons.vit_blocks import Block, Cutting, Heads, Tables, in_pieces, run_blocks
@@ -198,11 +198,8 @@ def _check(config: dict[str, Any]) -> None:
         use_mask_token=(False,),
         use_mean_pooling=(True,),
     )
-    sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    positive(config, where, *sizes)
-    width, heads = config["hidden_size"], config["num_attention_heads"]
-    if width % heads:
-        raise BrokenConfig(f"{where}.num_attention_heads {heads} does not divide {width}")
+    positive(config, where, "intermediate_size", "num_hidden_layers")
+    check_heads(config, where)
 
 
 def _square(config: dict[str, Any], field: str) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from vision_add_ons.configs import check_fields, positive
+from vision_add_ons.configs import check_fields, check_heads, positive
 from vision_add_ons.errors import BrokenConfig
 from vision_add_ons.siglip import siglip_block
 from vision_add_ons.siglip_layers import SiglipEncoder
@@ -134,10 +134,8 @@ def _check(vision: dict[str, Any]) -> None:
     where = "vision_config"
     check_fields(vision, where, model_type=("siglip2_vision_model",))
     check_fields(vision, where, hidden_act=("gelu_pytorch_tanh",), num_channels=(3,))
-    sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    positive(vision, where, *sizes, "patch_size", "num_patches")
-    width, heads = vision["hidden_size"], vision["num_attention_heads"]
-    if width % heads:
-        raise BrokenConfig(f"{where}.num_attention_heads {heads} does not divide {width}")
+    sizes = ("intermediate_size", "num_hidden_layers", "patch_size", "num_patches")
+    positive(vision, where, *sizes)
+    check_heads(vision, where)
     if math.isqrt(vision["num_patches"]) ** 2 != vision["num_patches"]:
         raise BrokenConfig(f"{where}.num_patches {vision['num_patches']} must be a square number")
