@@ -262,9 +262,9 @@ class VisionAddOn(ABC):
 
     @abstractmethod
     def encode_image(self, picture: Picture) -> mx.array:
-        """The rows of one picture, shape [row_count, hidden_size].
+        """The rows of one picture, shape [row_count, hidden_size * (1 + features)].
 
-        Or wider: what stands behind the first `hidden_size` columns is for `cache_views`.
+        What stands behind the first `hidden_size` columns is for `cache_views`.
         """
 
     def tower_bytes(self, size: tuple[int, int]) -> int | None:
@@ -316,7 +316,9 @@ class VisionAddOn(ABC):
                     f"{span.start} of a prompt of {len(tokens)} tokens"
                 )
             places += own
-            rows.append(encoded[:, : embeddings.shape[-1]].astype(embeddings.dtype))
+            if self.features:
+                encoded = encoded[:, : embeddings.shape[-1]]
+            rows.append(encoded.astype(embeddings.dtype))
         if rows:
             embeddings[mx.array(places)] = mx.concatenate(rows, axis=0)
         return PromptEmbeddings(embeddings)

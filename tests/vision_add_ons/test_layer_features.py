@@ -12,7 +12,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.cache import ArraysCache, KVCache, QuantizedKVCache
 from mlx_lm.models.llama import Model, ModelArgs
 
-from vision_add_ons.base import ImageSpan
+from vision_add_ons.base import ImageSpan, Picture, VisionAddOn
 from vision_add_ons.cache_views import BidirectionalView, plain_caches
 from vision_add_ons.layer_features import (
     FeatureView,
@@ -151,6 +151,33 @@ def test_deepstack(done: int) -> None:
     for cache in caches:
         cache.offset = LENGTH
     assert deepstack_views(caches, spans, wide.__getitem__, HIDDEN, 2) == caches
+
+
+class WideEyes(VisionAddOn):
+    """Rows of so many columns more than `hidden_size`, whatever it says of them."""
+
+    model_types = ("wide",)
+    placeholder_id = 0
+
+    def __init__(self, features: int, wide: int) -> None:
+        self.features, self._wide = features, wide
+
+    def row_count(self, picture: Picture) -> int:
+        return 2
+
+    def encode_image(self, picture: Picture) -> mx.array:
+        return rows(2, HIDDEN * (1 + self._wide))
+
+
+def test_only_columns_that_are_told_of_are_left_out_of_the_embeddings() -> None:
+    spans = [ImageSpan(1, 2, Photo(20, 20, seed=1))]
+    tokens = mx.array([3, 0, 0, 4])
+    eyes = WideEyes(1, 1)
+    made = eyes.compute_embeddings(small_decoder(), tokens, spans).input_embeddings
+    assert made is not None
+    assert mx.array_equal(made[1:3], eyes.encode_image(spans[0].picture)[:, :HIDDEN])
+    with pytest.raises(ValueError, match="broadcast"):
+        WideEyes(0, 1).compute_embeddings(small_decoder(), tokens, spans)
 
 
 def test_a_decoder_that_takes_no_embeddings() -> None:
