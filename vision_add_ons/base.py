@@ -124,6 +124,9 @@ class VisionAddOn(ABC):
     features: int = 0
     """How many times `hidden_size` columns `encode_image` gives behind the first `hidden_size`."""
 
+    images_at_once: int = 1
+    """How many images `encode_images` is asked for at once, at most."""
+
     @abstractmethod
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
         """Load the towers and the projector from `folder`.
@@ -266,6 +269,14 @@ class VisionAddOn(ABC):
 
         What stands behind the first `hidden_size` columns is for `cache_views`.
         """
+
+    def encode_images(self, pictures: Sequence[Picture]) -> list[mx.array]:
+        """The rows of each of several pictures, as `encode_image` has them.
+
+        For pictures that wait together, at most `images_at_once` of them; a tower whose images are
+        all of one size runs them as a batch, which takes a GPU little longer than one.
+        """
+        return [self.encode_image(picture) for picture in pictures]
 
     def tower_bytes(self, size: tuple[int, int]) -> int | None:
         """The most bytes that `encode_image` holds at once, beside the weights, its rows included.

@@ -156,10 +156,14 @@ class Answer:
         known = self._rows.get(picture.digest)
         if known is not None:
             return known
-        before = self._features.encoded, self._features.reused
-        rows = self._rows[picture.digest] = self._features.encode(picture)
-        self._images_encoded += self._features.encoded - before[0]
-        self._images_reused += self._features.reused - before[1]
+        fresh = not self._features.knows(picture.digest)
+        return self.take(picture, self._features.encode(picture), fresh)
+
+    def take(self, picture: Picture, rows: mx.array, fresh: bool) -> mx.array:
+        """Have a picture's rows, which were encoded for this answer if `fresh`."""
+        self._images_encoded += fresh
+        self._images_reused += not fresh
+        self._rows[picture.digest] = rows
         # A long conversation would otherwise hold all of its photographs decoded.
         picture.release()
         return rows

@@ -70,6 +70,13 @@ class RowsRounded(PixtralAddOn):
         return super().encode_image(picture).astype(mx.float16).astype(mx.float32)
 
 
+class RowsOfAnother(Gemma3AddOn):
+    images_at_once = 2
+
+    def encode_images(self, pictures: Sequence[Picture]) -> list[mx.array]:
+        return super().encode_images(pictures)[::-1]
+
+
 class EvenGrid(Patches):
     """As if the edges of pictures were even, which those that the references name do not tell."""
 
@@ -112,6 +119,7 @@ class AnotherPlaceholder(PixtralAddOn):
         (EarlierFeatures, row_checks.check_rows, "the tower's layers"),
         (RowsWithoutNormalisation, row_checks.check_rows, "compare the pixels first"),
         (RowsRounded, row_checks.check_rows, "are off by"),
+        (RowsOfAnother, row_checks.check_rows, "among others are off by"),
         (OddEdgesRounded, row_checks.check_row_counts, "stands in the prompt as"),
         pytest.param(
             OddEdgesRounded,
