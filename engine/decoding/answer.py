@@ -56,6 +56,8 @@ class Answer:
         self.prompt = generation.prompt
         self._cache, self._features, self._room = memory.prompts, memory.features, memory.room
         self._stops = StopStrings(self.options.stop)
+        self.guide = generation.guide
+        """What holds it to its schema, if it has one."""
         seed = self.options.seed
         # 53 bits survive JSON in every language, so that a told seed can be used again.
         self.seed = secrets.randbits(53) if seed is None else seed
@@ -233,6 +235,8 @@ class Answer:
             self._first_token = self._last_token
             self._room.has_read(self)
         self._fed.append(token)
+        if self.guide is not None and self.guide.error is not None and ended is None:
+            raise self.guide.error
         if ended is not None:
             # An answer cut within a character ends before it.
             text = text.rstrip("\ufffd")
