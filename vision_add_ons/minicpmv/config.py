@@ -24,6 +24,8 @@ def resolve(config: dict[str, Any]) -> dict[str, Any]:
     check_fields(whole, "config", downsample_mode=("16x", "4x"), merge_kernel_size=TWO)
     check_fields(whole, "config", merger_times=(1,), drop_vision_last_layer=(None, False))
     check_fields(whole["vision_config"], "vision_config", window_kernel_size=TWO)
+    patch = whole["vision_config"]["patch_size"]
+    check_fields({"patch_size": patch, **config}, "config", patch_size=(patch,))
     insert = whole["insert_layer_id"]
     told = {"insert_layer_id": insert, **given}
     check_fields(told, "vision_config", insert_layer_id=(insert,))
