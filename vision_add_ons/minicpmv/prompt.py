@@ -50,9 +50,10 @@ class PictureTokens:
         """
         from tokenizers import Tokenizer
 
-        told = read_json_if_there(folder / "tokenizer_config.json")
-        extra = told.get("extra_special_tokens")
-        texts = [_text(name, told, extra if isinstance(extra, dict) else {}) for name in TOKENS]
+        named = read_json_if_there(folder / "tokenizer_config.json")
+        extra = named.get("extra_special_tokens")
+        named |= extra if isinstance(extra, dict) else {}
+        texts = [_text(name, named.get(name, TOKENS[name])) for name in TOKENS]
         file = folder / "tokenizer.json"
         try:
             words = Tokenizer.from_file(str(file))
@@ -66,17 +67,17 @@ class PictureTokens:
             return token
 
         image, video, start, end, slice_start, slice_end, *number = map(known, texts)
+
+        def encoded(text: str) -> list[int]:
+            return list(words.encode(text, add_special_tokens=False).ids)
+
         before, behind = texts[-2:]
-        tagged = [f"{before}{i}{behind}" for i in range(MOST)]
-        line = words.encode(f"{texts[5]}\n{texts[4]}", add_special_tokens=False).ids
-        numbers = [
-            [number[0], *made.ids[1:-1], number[1]]
-            for made in words.encode_batch(tagged, add_special_tokens=False)
-        ]
+        told = iter(encoded("".join(f"{before}{i}{behind}" for i in range(MOST))))
+        # Each ends with the same token.
+        numbers = [[*iter(told.__next__, number[1]), number[1]] for _ in range(MOST)]
+        line_end = encoded(f"{texts[5]}\n{texts[4]}")[1:-1]
         marks = texts[0], texts[1]
-        return cls(
-            marks, image, video, start, end, slice_start, slice_end, list(line[1:-1]), numbers
-        )
+        return cls(marks, image, video, start, end, slice_start, slice_end, line_end, numbers)
 
     def block(self, whole: int, lines: int, columns: int, each: int) -> list[int]:
         """A picture's tokens: `whole` image tokens of all of it, and `each` of every slice."""
@@ -102,8 +103,7 @@ def check_numbering(folder: Path, numbered: bool) -> None:
     check_fields({"use_image_id": told}, "processor_config", use_image_id=(None, numbered))
 
 
-def _text(name: str, told: dict[str, Any], extra: dict[str, Any]) -> str:
-    given = extra.get(name, told.get(name, TOKENS[name]))
+def _text(name: str, given: Any) -> str:
     text = given.get("content") if isinstance(given, dict) else given
     if not isinstance(text, str):
         raise BrokenTokenizer(f"tokenizer_config.json's {name} must be a text, not {text!r}")

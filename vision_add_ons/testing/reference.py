@@ -236,7 +236,7 @@ class Reference(ABC):
     def expanded(self, prompt: Sequence[Part]) -> tuple[list[int], list[Image.Image]]:
         """The prompt with each picture's tokens in its place, and the pictures."""
         tokens: list[int] = []
-        images = []
+        images: list[Image.Image] = []
         for part in prompt:
             if isinstance(part, int):
                 tokens.append(part)

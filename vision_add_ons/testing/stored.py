@@ -152,9 +152,9 @@ class Recorder(Reference):
         self.arrays = {} if arrays is None else arrays
         for field in (*FIELDS, "refused"):
             setattr(self, field, getattr(reference, field))
-        kinds = ("checkpoint", "blocks", "rows", "logits", "named", "misshapen", "processed")
+        kinds = ("checkpoint", "blocks", "before", "rows", "logits", "named", "misshapen")
         self.index: dict[str, Any] = {
-            kind: {} for kind in (*kinds, "quantized", "prompts", "before")
+            kind: {} for kind in (*kinds, "processed", "quantized", "prompts")
         }
         self.index["conversations"] = []
         self.others: dict[str, Recorder | None] = {}
