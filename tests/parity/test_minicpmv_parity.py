@@ -13,7 +13,6 @@ from support.seeds import SWEEP
 from vision_add_ons.minicpmv import MiniCPMV46AddOn, MiniCPMV47AddOn
 from vision_add_ons.testing import BOS, Kit, written
 
-
 VARIANTS: dict[str, dict[str, Any]] = {
     "tied embeddings and experts": {"tie_word_embeddings": True, "text": EXPERTS},
     "four times the rows": {"downsample_mode": "4x", "insert_layer_id": 2},
