@@ -154,11 +154,18 @@ class MiniCPMV46Reference(Reference):
     processor_class: ClassVar[Any] = WithoutVideos46
     own_fields: ClassVar[dict[str, Any]] = {}
 
-    def __init__(self, seed: int, text: Fields = NONE, processing: Fields = NONE, **changes: Any):
+    def __init__(
+        self,
+        seed: int,
+        text: Fields = NONE,
+        vision: Fields = NONE,
+        processing: Fields = NONE,
+        **changes: Any,
+    ) -> None:
         fields = {"insert_layer_id": 1, "tie_word_embeddings": False, **self.own_fields, **changes}
         config = self.config_class(
             text_config={**TEXT, **text, "tie_word_embeddings": fields["tie_word_embeddings"]},
-            vision_config=VISION,
+            vision_config={**VISION, **vision},
             image_token_id=IMAGE,
             video_token_id=VIDEO,
             attn_implementation="eager",

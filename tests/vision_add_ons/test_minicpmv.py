@@ -39,7 +39,14 @@ from vision_add_ons.minicpmv import MiniCPMV46AddOn
 from vision_add_ons.minicpmv.canvas import Canvas, CanvasPositions, stretched
 from vision_add_ons.minicpmv.prompt import MOST
 from vision_add_ons.minicpmv.slices import Slicing
-from vision_add_ons.minicpmv.tower import PUBLISHED, SIDES, Merger, MiniCPMVTower, TowerCosts, nearest
+from vision_add_ons.minicpmv.tower import (
+    PUBLISHED,
+    SIDES,
+    Merger,
+    MiniCPMVTower,
+    TowerCosts,
+    nearest,
+)
 from vision_add_ons.pixels import HALF_MEAN, HALF_STD, Pixels
 from vision_add_ons.testing import TOLERANCE, Photo, relative_error, written
 from vision_add_ons.testing.text_tokenizer import write_text_tokenizer
@@ -99,8 +106,11 @@ def test_slices_as_published(tmp_path: Path, seed: int) -> None:
 # --- the canvas -----------------------------------------------------------------------------------
 
 
-def drawn_prompt(chance: random.Random) -> tuple[list[int], list[tuple[int, Canvas]], list[list[int]]]:
-    """A prompt of 4.7's: its tokens, its pictures where they begin, and the patches of each view."""
+Drawn = tuple[list[int], list[tuple[int, Canvas]], list[list[int]]]
+
+
+def drawn_prompt(chance: random.Random) -> Drawn:
+    """Tokens, pictures and where they begin, and the lines and columns of each view's patches."""
     words = [9, 10, 11, ID_START, ID_END, START, END, SLICE_START, SLICE_END, NEWLINE]
     tokens: list[int] = []
     pictures, patches = [], []
@@ -205,7 +215,7 @@ def test_memory(merging: bool, dtype: mx.Dtype, seed: int) -> None:
         part.set_dtype(dtype)
         mx.eval(part.parameters())
     costs = TowerCosts(tower, merger)
-    for side in (16, 32):
+    for side in (24, 32):
         pixels = mx.random.normal((side * 4, side * 4, 3))
         mx.eval(pixels)
         gc.collect()
@@ -214,4 +224,4 @@ def test_memory(merging: bool, dtype: mx.Dtype, seed: int) -> None:
         mx.reset_peak_memory()
         mx.eval(merger(tower(pixels, Cutting())))
         taken = mx.get_peak_memory() - before
-        assert taken <= costs.most_bytes(side**2, Cutting()) <= 2.5 * taken
+        assert taken <= costs.most_bytes(side**2, Cutting()) <= 2 * taken
