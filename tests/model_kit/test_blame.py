@@ -15,7 +15,6 @@ from support import tiny
 from support.families import FAMILIES
 from support.gemma3_reference import Gemma3Reference
 from support.lfm2_vl_reference import Lfm2VLReference
-from support.minicpmv_reference import MiniCPMV46Reference
 from support.mistral3_reference import Mistral3Reference
 from support.pixtral_reference import PixtralReference
 from support.qwen2_5_vl_reference import Qwen25VLReference
@@ -47,7 +46,6 @@ HALF = r"text half only.*decoder_only=True.*--decoder-only"
 CONVERTED = {
     "gemma3": (Gemma3Reference, "transformers 4"),
     "lfm2-vl": (Lfm2VLReference, "mlx-vlm"),
-    "minicpmv4_6": (MiniCPMV46Reference, "as published"),
     "llava": (PixtralReference, "transformers 5"),
     "pixtral": (PixtralReference, "mlx-vlm"),
     "mistral3": (Mistral3Reference, "transformers 5"),
