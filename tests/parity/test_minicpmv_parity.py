@@ -20,6 +20,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 OF_THE_FIRST_ALONE = (
     "test_variants",
+    "test_dialects",
+    "test_text_is_mlx_lm_alone",
     "test_quantized",
     "test_halves_stay",
     "test_no_state_is_kept",
