@@ -54,6 +54,8 @@ _ALL = (
     ),
     KnownModel("glm-4.5v", "mlx-community/GLM-4.5V-4bit", "GLM-4.5V 106B with experts, 4 bit"),
     KnownModel("glm-4.6v-flash", "mlx-community/GLM-4.6V-Flash-4bit", "GLM-4.6V Flash 9B, 4 bit"),
+    KnownModel("minicpm-v-4.6", "openbmb/MiniCPM-V-4.6", "MiniCPM-V 4.6 1.3B, bfloat16"),
+    KnownModel("minicpm-v-4.7", "openbmb/MiniCPM-V-4.7-1B", "MiniCPM-V 4.7 1B, bfloat16"),
     KnownModel(
         "ministral3-3b", "mlx-community/Ministral-3-3B-Instruct-2512-4bit", "Ministral 3 3B, 4 bit"
     ),

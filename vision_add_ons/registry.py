@@ -28,6 +28,8 @@ BUILT_IN = {
     "llava.pixtral": "vision_add_ons.pixtral:PixtralAddOn",
     "lfm2-vl": "vision_add_ons.lfm2_vl:Lfm2VLAddOn",
     "lfm2_vl": "vision_add_ons.lfm2_vl:Lfm2VLAddOn",
+    "minicpmv4_6": "vision_add_ons.minicpmv:MiniCPMV46AddOn",
+    "minicpmv4_7": "vision_add_ons.minicpmv:MiniCPMV47AddOn",
     "mistral3": "vision_add_ons.mistral3:Mistral3AddOn",
     "moxin": "vision_add_ons.moxin:MoxinAddOn",
     "paligemma": "vision_add_ons.paligemma:PaliGemmaAddOn",

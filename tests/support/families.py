@@ -5,6 +5,7 @@ from support.glm4v_reference import Glm4vReference
 from support.idefics3_reference import Idefics3Reference
 from support.internvl_reference import InternVLReference
 from support.lfm2_vl_reference import Lfm2VLReference
+from support.minicpmv_reference import MiniCPMV46Reference, MiniCPMV47Reference
 from support.mistral3_reference import Ministral3Reference, Mistral3Reference
 from support.paligemma_reference import PaliGemma2Reference, PaliGemmaReference
 from support.pixtral_reference import PixtralReference
@@ -28,4 +29,6 @@ FAMILIES = (
     InternVLReference,
     Lfm2VLReference,
     Glm4vReference,
+    MiniCPMV46Reference,
+    MiniCPMV47Reference,
 )

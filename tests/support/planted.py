@@ -17,6 +17,7 @@ FAMILIES = {
     "tiled": ("support.tiled_reference:TiledAddOn", "TiledReference"),
     "gemma3": ("vision_add_ons.gemma3:Gemma3AddOn", "Gemma3Reference"),
     "lfm2_vl": ("vision_add_ons.lfm2_vl.add_on:Lfm2VLAddOn", "Lfm2VLReference"),
+    "minicpmv": ("vision_add_ons.minicpmv.add_on:MiniCPMV47AddOn", "MiniCPMV47Reference"),
     "paligemma": ("vision_add_ons.paligemma:PaliGemmaAddOn", "PaliGemma2Reference"),
     "pixtral": ("vision_add_ons.pixtral.add_on:PixtralAddOn", "PixtralReference"),
     "qwen3_vl": ("vision_add_ons.qwen3_vl.add_on:Qwen3VLAddOn", "Qwen3VLReference"),

@@ -16,6 +16,7 @@ from support.seeds import SWEEP
 from vision_add_ons.base import ExpandedPrompt, ImageSpan, Picture, PromptEmbeddings
 from vision_add_ons.errors import ImageError
 from vision_add_ons.gemma3 import Gemma3AddOn
+from vision_add_ons.minicpmv import MiniCPMV47AddOn
 from vision_add_ons.pixtral import PixtralAddOn
 from vision_add_ons.qwen2_vl import Qwen2VLAddOn
 from vision_add_ons.qwen2_vl.preprocessing import Patches
@@ -109,6 +110,24 @@ class AnotherPlaceholder(PixtralAddOn):
         self.placeholder_id = self.break_id
 
 
+class MergedALayerLate(MiniCPMV47AddOn):
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.tower.insert += 1
+
+
+class WholeBehindSlices(MiniCPMV47AddOn):
+    def encode_image(self, picture: Picture) -> mx.array:
+        lines, columns = self.views(picture.size)[0]
+        return mx.roll(super().encode_image(picture), -lines * columns, axis=0)
+
+
+class NumbersLeftOut(MiniCPMV47AddOn):
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.slicing = replace(self.slicing, numbered=False)
+
+
 @pytest.mark.parametrize(
     ("faulty", "check", "saying"),
     [
@@ -131,6 +150,9 @@ class AnotherPlaceholder(PixtralAddOn):
         ),
         (LongPicturesRefused, row_checks.check_row_counts, "only those that are over 10 times"),
         (AnotherPlaceholder, row_checks.check_row_counts, "picture_tokens has"),
+        (MergedALayerLate, row_checks.check_rows, "the tower's layers"),
+        (WholeBehindSlices, row_checks.check_rows, "are off by"),
+        (NumbersLeftOut, prompt_checks.check_places, "expand_prompt makes"),
     ],
 )
 def test_rows(planting: Planting, faulty: Any, check: Any, saying: str) -> None:

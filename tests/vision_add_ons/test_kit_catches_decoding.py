@@ -16,6 +16,8 @@ from vision_add_ons.base import ExpandedPrompt, ImageSpan, Picture
 from vision_add_ons.cache_views import BidirectionalView, Range
 from vision_add_ons.gemma3 import Gemma3AddOn
 from vision_add_ons.layer_features import deepstack_views, take_features
+from vision_add_ons.minicpmv import MiniCPMV47AddOn
+from vision_add_ons.minicpmv.canvas import Canvas
 from vision_add_ons.mrope import MRope, Positions, PositionView, PromptPositions, in_runs
 from vision_add_ons.paligemma import PaliGemmaAddOn
 from vision_add_ons.qwen2_vl import Qwen2VLAddOn
@@ -110,6 +112,33 @@ class WrongDelta(Qwen2VLAddOn):
     ],
 )
 def test_positions(planting: Planting, faulty: Any, saying: str) -> None:
+    planting.caught(faulty, answer_checks.check_one_picture, saying)
+
+
+class SlicesOnOnePlace(MiniCPMV47AddOn):
+    """All of them in the canvas's corner, as if each were the picture."""
+
+    def _canvas(self, size: tuple[int, int]) -> Canvas:
+        canvas = super()._canvas(size)
+        layout = self.slicing.layout(size)
+        if layout.lines:
+            cell = self.slicing.rows(layout.slice)
+            alone = Canvas(cell, (1, 1), cell).places[:, -cell[0] * cell[1] - 2 :]
+            canvas.places[:, -alone.shape[1] :] = alone
+        return canvas
+
+
+class WholeNotStretched(MiniCPMV47AddOn):
+    def _canvas(self, size: tuple[int, int]) -> Canvas:
+        canvas = super()._canvas(size)
+        alone = Canvas(self.slicing.rows(self.slicing.layout(size).whole), (0, 0), (0, 0)).places
+        canvas.places[:, : alone.shape[1] - 1] = alone[:, :-1]
+        return canvas
+
+
+@pytest.mark.parametrize("faulty", [SlicesOnOnePlace, WholeNotStretched])
+def test_a_canvas(planting: Planting, faulty: Any) -> None:
+    saying = r"logits are off by .* after the prompt"
     planting.caught(faulty, answer_checks.check_one_picture, saying)
 
 
