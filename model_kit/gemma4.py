@@ -1,8 +1,8 @@
 """Gemma 4's decoder as transformers computes it, built on mlx-lm's gemma4_text.py.
 
-That one reads no `per_layer_config`, scales what it is given as `input_embeddings`, and has defaults
-of one size of it. It is used in mlx-lm's place, for the unified form too, and gives the same to the
-last bit for text; weights, their names and quantization are the same.
+That one reads no `per_layer_config`, scales what it is given as `input_embeddings`, and has the
+defaults of one of its sizes. It is used in mlx-lm's place, for the unified form too, and gives the
+same to the last bit for text; weights, their names and quantization are the same.
 """
 
 from collections.abc import Sequence

@@ -36,8 +36,10 @@ def resize(
     """As torchvision resizes bytes on a CPU that it knows a fast way for."""
     if image.shape[-2:] == tuple(size):
         return image
+    batch = image.reshape(-1, *image.shape[-3:])
     mode = interpolation.value
-    return interpolate(image, size=size, mode=mode, align_corners=False, antialias=antialias)
+    made = interpolate(batch, size=size, mode=mode, align_corners=False, antialias=antialias)
+    return made.reshape(*image.shape[:-2], *made.shape[-2:])
 
 
 def normalize(image: torch.Tensor, mean: Any, std: Any, inplace: bool = False) -> torch.Tensor:
