@@ -29,7 +29,7 @@ class ModelArgs(gemma4_text.ModelArgs):
     hidden_size_per_layer_input: int = 0
     num_kv_shared_layers: int = 0
     use_double_wide_mlp: bool = False
-    final_logit_softcapping: float | None = None  # type: ignore[assignment]
+    final_logit_softcapping: float | None = None
     # What mlx-lm's does not read.
     attention_bias: bool = False
     use_bidirectional_attention: str | None = None
@@ -53,26 +53,26 @@ class ModelArgs(gemma4_text.ModelArgs):
                 f"it is less than vocab_size {self.vocab_size}"
             )
         if self.enable_moe_block:
-            experts = vars(self)
+            experts = dict(vars(self))
             positive(experts, "config", "num_experts", "top_k_experts", "moe_intermediate_size")
-            if self.top_k_experts > self.num_experts:  # type: ignore[operator]
+            if self.top_k_experts > self.num_experts:
                 raise BrokenConfig(
                     f"top_k_experts {self.top_k_experts} is more than num_experts "
                     f"{self.num_experts}"
                 )
 
     def _check_layers(self) -> None:
-        kinds, layers = self.layer_types, self.num_hidden_layers
-        known = isinstance(kinds, list) and set(kinds) <= {FULL, SLIDING}
-        if not known or len(kinds) != layers or kinds[-1] != FULL:  # type: ignore[arg-type,index]
+        kinds, layers = self.layer_types or [], self.num_hidden_layers
+        last = kinds[-1:] == [FULL]
+        if not last or len(kinds) != layers or not set(kinds) <= {FULL, SLIDING}:
             raise UnsupportedCheckpoint(
                 f"layer_types must name one of {FULL} and {SLIDING} for each of {layers} layers, "
                 f"the last {FULL}"
             )
-        positive(vars(self), "config", "sliding_window")
+        positive(dict(vars(self)), "config", "sliding_window")
         shared = self.num_kv_shared_layers
-        own = set(kinds[: layers - shared]) if 0 <= shared < layers else set()  # type: ignore[index]
-        if own != set(kinds):  # type: ignore[arg-type]
+        own = set(kinds[: layers - shared]) if 0 <= shared < layers else set()
+        if own != set(kinds):
             raise BrokenConfig(
                 f"num_kv_shared_layers {shared} of {layers} leaves no layer with keys and values "
                 "of its own for each of the layer_types"
@@ -80,28 +80,26 @@ class ModelArgs(gemma4_text.ModelArgs):
 
     def _read_layers(self) -> None:
         """Give the layers of full attention what `per_layer_config` says of them."""
-        if self.per_layer_config is None:
-            return
-        told = {str(name): own for name, own in self.per_layer_config.items()}
+        told = {str(name): own for name, own in (self.per_layer_config or {}).items()}
         usual = {name: getattr(self, name) for name in OF_ONE_LAYER}
         found: dict[str, dict[str, Any]] = {}
+        alike = True
         for i, kind in enumerate(self.layer_types or ()):
             own = {**usual, **told.pop(str(i), {})}
-            if found.setdefault(kind, own) != own or set(own) != set(usual):
-                told[str(i)] = own
-        if told or found.get(SLIDING, usual) != usual:
+            alike = alike and found.setdefault(kind, own) == own
+        full, sliding = found[FULL], found.get(SLIDING, usual)
+        if told or not alike or sliding != usual or set(full) != set(usual):
             raise UnsupportedCheckpoint(
                 "per_layer_config is not supported but for head_dim and num_key_value_heads of "
                 "all layers of full attention"
             )
-        full = found[FULL]
         if full["num_key_value_heads"] != self.num_key_value_heads and not self.attention_k_eq_v:
             raise UnsupportedCheckpoint(
                 "per_layer_config with num_key_value_heads is not supported without "
                 "attention_k_eq_v"
             )
+        positive(full, "per_layer_config", *OF_ONE_LAYER)
         for name, theirs in OF_ONE_LAYER.items():
-            positive(full, "per_layer_config", name)
             setattr(self, theirs, full[name])
 
     def _check_ropes(self) -> None:
@@ -111,8 +109,10 @@ class ModelArgs(gemma4_text.ModelArgs):
                 raise BrokenConfig(f"rope_parameters say nothing of {kind}")
             share = rope.get("partial_rotary_factor", 1.0)
             width = self.global_head_dim if kind == FULL else self.head_dim
-            turned = isinstance(share, int | float) and 0 <= share <= 1 and int(width * share)
-            if rope.get("rope_type") == "proportional" and (turned is False or turned % 2):
+            sane = isinstance(share, int | float) and 0 <= share <= 1
+            if rope.get("rope_type") == "proportional" and not (
+                sane and int(width * share) % 2 == 0
+            ):
                 raise UnsupportedCheckpoint(
                     f"partial_rotary_factor {share!r} is not supported: it is to give an even "
                     f"share of a head of {width}"
@@ -128,7 +128,8 @@ class Gemma4TextModel(gemma4_text.Gemma4TextModel):
 
     def __init__(self, config: ModelArgs) -> None:
         super().__init__(config)
-        self.scale, self.embed_scale = self.embed_scale, 1.0
+        self.scale = config.hidden_size**0.5
+        self.embed_scale = 1.0
         self.stand_ins: tuple[int, ...] = ()
         self.pad_token_id = config.pad_token_id
 

@@ -19,12 +19,15 @@ from transformers import (
 )
 from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
 
+from support.gemma4_templates import GEMMA4, GEMMA4_WITHOUT_THOUGHT
 from support.pictures import photographs
 from support.processors import Built
+from support.published_templates import with_first_part
 from support.sizes import TEXT as USUAL
 from support.torchvision_processors import image_processor
-from vision_add_ons.errors import BrokenConfig, BrokenTokenizer, UnsupportedCheckpoint
-from vision_add_ons.testing import PAD, VOCAB, Conversation, Reference, random_weights
+from vision_add_ons.errors import BrokenConfig, UnsupportedCheckpoint
+from vision_add_ons.gemma4.preprocessing import patch_places
+from vision_add_ons.testing import VOCAB, Conversation, Reference, random_weights
 
 BEGIN, IMAGE, END, VIDEO, AUDIO, BEGIN_AUDIO, END_AUDIO = range(80, 87)
 PATCH, POOL = 2, 3
@@ -69,7 +72,55 @@ VISION: dict[str, Any] = {
     "use_clipped_linears": True,
 }
 PROCESSOR = {"patch_size": PATCH, "pooling_kernel_size": POOL, "max_soft_tokens": 70}
-SETTINGS = "processor_config.json/image_processor"
+SETTINGS = "preprocessor_config.json"
+# Beside what is read, as published files have it.
+LEFT = {
+    "eos_token_id": [2, 5],
+    "initializer_range": 0.02,
+    "vision_soft_tokens_per_image": 70,
+    "text_config": {"attention_dropout": 0.0, "use_cache": True, "initializer_range": 0.02},
+    "vision_config": {"global_head_dim": 16, "default_output_length": 70, "_name_or_path": ""},
+}
+
+REFUSED_TEXT: tuple[tuple[Any, ...], ...] = (
+    ("text_config", None, UnsupportedCheckpoint),
+    ("text_config.model_type", "gemma3_text", UnsupportedCheckpoint),
+    ("text_config.hidden_activation", "silu", UnsupportedCheckpoint),
+    ("text_config.attention_bias", True, UnsupportedCheckpoint),
+    ("text_config.use_bidirectional_attention", "all", UnsupportedCheckpoint),
+    ("text_config.layer_types", [FULL] * 5 + [SLIDING], UnsupportedCheckpoint),
+    ("text_config.layer_types", [FULL], UnsupportedCheckpoint),
+    ("text_config.num_kv_shared_layers", 5, BrokenConfig),
+    ("text_config.sliding_window", 0, BrokenConfig),
+    ("text_config.per_layer_config", {"0": {"head_dim": 8}}, UnsupportedCheckpoint),
+    ("text_config.per_layer_config", {"1": {"num_attention_heads": 2}}, UnsupportedCheckpoint),
+    (
+        "text_config.rope_parameters.full_attention",
+        {"rope_type": "proportional", "partial_rotary_factor": 0.22, "rope_theta": 1e5},
+        UnsupportedCheckpoint,
+        "partial_rotary_factor",
+    ),
+    (
+        "text_config.rope_parameters.sliding_attention",
+        {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e5},
+        UnsupportedCheckpoint,
+        "rope_type",
+    ),
+    ("text_config.pad_token_id", None, BrokenConfig),
+    ("vision_config", None, UnsupportedCheckpoint),
+    ("vision_config.model_type", "siglip_vision_model", UnsupportedCheckpoint),
+    ("vision_config.patch_size", 0, BrokenConfig),
+    ("vision_config.patch_size", 4, UnsupportedCheckpoint),
+    ("vision_config.pooling_kernel_size", 2, UnsupportedCheckpoint),
+    ("image_token_id", VIDEO, BrokenConfig),
+    (f"{SETTINGS}/max_soft_tokens", 64, UnsupportedCheckpoint),
+    (f"{SETTINGS}/max_soft_tokens", 140, UnsupportedCheckpoint, "pos"),
+    (f"{SETTINGS}/patch_size", 16, UnsupportedCheckpoint),
+    (f"{SETTINGS}/do_resize", False, UnsupportedCheckpoint),
+    (f"{SETTINGS}/do_rescale", False, UnsupportedCheckpoint),
+    (f"{SETTINGS}/do_normalize", "yes", UnsupportedCheckpoint),
+    (f"{SETTINGS}/resample", "cubic", BrokenConfig),
+)
 
 
 class PicturesAlone:
@@ -117,6 +168,35 @@ class Gemma4Reference(Reference):
     image_token = IMAGE
     more_sizes = ((64, 64), (9, 47), (61, 8))
     unused = (r"model\.audio_tower\.", r"model\.embed_audio\.")
+    refused: ClassVar[tuple[tuple[Any, ...], ...]] = (
+        *REFUSED_TEXT,
+        ("text_config.vocab_size_per_layer_input", 80, UnsupportedCheckpoint),
+        ("vision_config.hidden_activation", "gelu", UnsupportedCheckpoint),
+        ("vision_config.attention_bias", True, UnsupportedCheckpoint),
+        ("vision_config.num_key_value_heads", 1, UnsupportedCheckpoint),
+        ("vision_config.head_dim", 8, UnsupportedCheckpoint),
+        ("vision_config.num_hidden_layers", 0, BrokenConfig),
+        ("vision_config.position_embedding_size", 200, UnsupportedCheckpoint),
+    )
+    means: ClassVar[dict[str, Any]] = {
+        "do_normalize": True,
+    }
+    processors: ClassVar[tuple[Fields, ...]] = (
+        {},
+        {"resample": 2, "rescale_factor": 0.01},
+        {"do_normalize": True, "image_mean": [0.1, 0.2, 0.3], "image_std": [1.0, 2.0, 3.0]},
+        {"do_normalize": True},
+    )
+    pixel_sizes = ((1, 50), (60, 1), (1, 1), (3, 200), (31, 33), (1300, 900), (54, 42))
+    control_tokens = ("<|turn>", "<turn|>", "<|channel>", "<channel|>")
+    templates: ClassVar[dict[str, str]] = {
+        "of small ones": GEMMA4,
+        "of large ones": GEMMA4_WITHOUT_THOUGHT,
+    }
+    texts = (
+        ("<s><|turn>user\nLook: <|image|>\nNow say what it is,<|image|>!<turn|>\n", 2),
+        ("Nothing\n\n\nhere", 0),
+    )
     special_tokens: ClassVar[dict[str, tuple[int, str]]] = {
         "boi_token": (BEGIN, "<|image>"),
         "image_token": (IMAGE, "<|image|>"),
@@ -163,6 +243,10 @@ class Gemma4Reference(Reference):
         tensors = load_file(file)
         if dialect == "mlx-vlm":
             tensors = {_converted(name): t for name, t in tensors.items()}
+        else:
+            for name in ("audio_tower.layers.0.norm.weight", "embed_audio.projection.weight"):
+                tensors[f"model.{name}"] = torch.ones(4)
+            _write_as_published(folder)
         save_file(tensors, file, metadata={"format": "pt"})
 
     def block(self, image: Image.Image) -> list[int]:
@@ -181,6 +265,51 @@ class Gemma4Reference(Reference):
             extra = {**self._processed(images), "mm_token_type_ids": (ids == IMAGE).int()}
         with torch.no_grad():
             return self.model(input_ids=ids, **extra).logits[0].numpy()
+
+    def pictures(self) -> list[Image.Image]:
+        return photographs()
+
+    def pixels(self, image: Image.Image, settings: Mapping[str, Any]) -> np.ndarray:
+        made = self.image_processor(**settings)([image], return_tensors="np")
+        real = made["image_position_ids"][0, :, 0] >= 0
+        return made["pixel_values"][0][real]
+
+    def our_pixels(self, add_on: Any, image: Image.Image) -> np.ndarray:
+        squares = add_on.squares
+        patches = squares.patches(squares.cut(image))
+        values = np.array(squares.pixels.normalised(patches)).reshape(len(patches), -1)
+        places = patch_places(squares.grid(image.size), squares.pool)
+        return values[np.lexsort(places.T)]  # line by line
+
+    def conversations(self) -> list[Conversation]:
+        pictures = [Image.new("RGB", size) for size in ((40, 30), (8, 8), (90, 20))]
+        mark = "\n\n<|image|>\n\n"
+        return [
+            Conversation(
+                [
+                    {"role": "system", "content": "Be  brief.\n"},
+                    {"role": "user", "content": "What  is\n\nthis?", "images": pictures[:1]},
+                    {"role": "assistant", "content": "A square."},
+                    {"role": "user", "content": "\nAnd these?", "images": pictures[1:count]},
+                ],
+                "<s><|turn>system\nBe  brief.<turn|>\n"
+                f"<|turn>user\n{mark}What  is\n\nthis?<turn|>\n"
+                "<|turn>model\nA square.<turn|>\n"
+                f"<|turn>user\n{mark * (count - 1)}And these?<turn|>\n<|turn>model\n",
+            )
+            for count in (1, 2, 3)
+        ]
+
+    def processed(self, tokenizer: Any, text: str, images: list[Image.Image]) -> list[int]:
+        whole = self.processor_class(self.processor, tokenizer)
+        made = whole(images=images or None, text=text, add_special_tokens=False)
+        return [int(token) for token in made["input_ids"][0]]
+
+    def own_processor(self, folder: Path) -> Any:
+        return Built(self.processor_class, self.processor, folder)
+
+    def as_read(self, template: str, message: Mapping[str, Any]) -> Mapping[str, Any]:
+        return with_first_part(message, "system")
 
     def _processed(self, images: list[Image.Image]) -> dict[str, torch.Tensor]:
         made = self.processor(images, return_tensors="pt")
@@ -212,9 +341,39 @@ class Gemma4UnifiedReference(Gemma4Reference):
         "rms_norm_eps": 1e-6,
     }
 
+    refused = (
+        *REFUSED_TEXT,
+        ("vision_config.mm_embed_dim", 0, BrokenConfig),
+        ("vision_config.mm_posemb_size", 60, UnsupportedCheckpoint),
+        ("vision_config.output_proj_dims", 32, UnsupportedCheckpoint),
+        (f"{SETTINGS}/resample", 1, UnsupportedCheckpoint),
+    )
+
     @staticmethod
     def image_processor(**settings: Any) -> Any:
         return image_processor("gemma4_unified", "Gemma4UnifiedImageProcessor")(**settings)
+
+    def our_pixels(self, add_on: Any, image: Image.Image) -> np.ndarray:
+        squares = add_on.squares.cut(image)
+        return np.array(add_on.squares.pixels.normalised(squares)).reshape(len(squares), -1)
+
+
+def _write_as_published(folder: Path) -> None:
+    """Settings and config as they are published, with fields that transformers 5 writes no more."""
+    file = folder / "preprocessor_config.json"
+    nested = {"image_processor": json.loads(file.read_text()), "image_seq_length": 70}
+    file.unlink()
+    (folder / "processor_config.json").write_text(json.dumps(nested))
+    config = json.loads((folder / "config.json").read_text())
+    text, vision = config["text_config"], config["vision_config"]
+    own = text.pop("per_layer_config")["1"]
+    text["global_head_dim"] = own["head_dim"]
+    text["num_global_key_value_heads"] = own.get("num_key_value_heads")
+    if "rope_parameters" in vision:
+        vision["rope_parameters"]["rope_type"] = "default"
+    for name, value in LEFT.items():
+        config[name] = {**config[name], **value} if isinstance(value, dict) else value
+    (folder / "config.json").write_text(json.dumps(config))
 
 
 def _converted(name: str) -> str:

@@ -31,9 +31,14 @@ class InterpolationMode(Enum):
 
 
 def resize(
-    image: torch.Tensor, size: Any, interpolation: InterpolationMode, antialias: bool = True
+    image: torch.Tensor, size: Any, interpolation: InterpolationMode | int, antialias: bool = True
 ) -> torch.Tensor:
-    """As torchvision resizes bytes on a CPU that it knows a fast way for."""
+    """As torchvision resizes bytes on a CPU that it knows a fast way for.
+
+    It knows the modes by Pillow's numbers, too.
+    """
+    if isinstance(interpolation, int):
+        interpolation = InterpolationMode[Image.Resampling(interpolation).name]
     if image.shape[-2:] == tuple(size):
         return image
     batch = image.reshape(-1, *image.shape[-3:])

@@ -48,7 +48,7 @@ CHAT_TEMPLATE = """\
     {{- message['content'] | trim -}}
   {%- else -%}
     {%- for part in message['content'] -%}
-      {{- '<|image|>' if part['type'] == 'image' else part['text'] | trim -}}
+      {{- '\\n\\n<|image|>\\n\\n' if part['type'] == 'image' else part['text'] | trim -}}
     {%- endfor -%}
   {%- endif -%}
   {{- '<turn|>\\n' -}}
@@ -65,7 +65,7 @@ class Gemma4AddOn(VisionAddOn):
     alone.
     """
 
-    model_types: tuple[str, ...] = ("gemma4",)  # type: ignore[misc]
+    model_types = ("gemma4",)
     image_marks = ("<|image|>", "<|video|>", "<|audio|>")
     # Whether rows see each other in layers of full attention, and where a window ends between them.
     everywhere: ClassVar[bool] = False
