@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import mlx.core as mx
 import numpy as np
 import torch
 from PIL import Image
@@ -88,10 +89,10 @@ REFUSED_TEXT: tuple[tuple[Any, ...], ...] = (
     ("text_config.hidden_activation", "silu", UnsupportedCheckpoint),
     ("text_config.attention_bias", True, UnsupportedCheckpoint),
     ("text_config.use_bidirectional_attention", "all", UnsupportedCheckpoint),
-    ("text_config.layer_types", [FULL] * 5 + [SLIDING], UnsupportedCheckpoint),
-    ("text_config.layer_types", [FULL], UnsupportedCheckpoint),
+    ("text_config.layer_types", [FULL], BrokenConfig),
     ("text_config.num_kv_shared_layers", 5, BrokenConfig),
     ("text_config.sliding_window", 0, BrokenConfig),
+    ("text_config.per_layer_config", {"1": {"head_dim": 32}}, UnsupportedCheckpoint),
     ("text_config.per_layer_config", {"0": {"head_dim": 8}}, UnsupportedCheckpoint),
     ("text_config.per_layer_config", {"1": {"num_attention_heads": 2}}, UnsupportedCheckpoint),
     (
@@ -124,13 +125,10 @@ REFUSED_TEXT: tuple[tuple[Any, ...], ...] = (
 
 
 class PicturesAlone:
-    """Mixed into a processor: without parts for videos and sounds, which want torchvision."""
-
-    def __init__(self, images: Any, tokenizer: Any, **settings: Any) -> None:
-        super().__init__(None, images, tokenizer, None, **settings)  # type: ignore[call-arg]
+    """Mixed into a processor: its parts for videos and sounds, which want torchvision, are None."""
 
     def check_argument_for_proper_class(self, *_: Any) -> None:
-        """None stands for what is not there."""
+        """Let them be."""
 
 
 class Processor(PicturesAlone, Gemma4Processor):
@@ -164,7 +162,7 @@ class Gemma4Reference(Reference):
     """As E2B and E4B, with rows that see each other as in the larger ones."""
 
     name = "gemma4"
-    dialects = ("as published", "transformers 5", "mlx-vlm")
+    dialects = ("transformers 5", "as published", "mlx-vlm")
     image_token = IMAGE
     more_sizes = ((64, 64), (9, 47), (61, 8))
     unused = (r"model\.audio_tower\.", r"model\.embed_audio\.")
@@ -178,9 +176,8 @@ class Gemma4Reference(Reference):
         ("vision_config.num_hidden_layers", 0, BrokenConfig),
         ("vision_config.position_embedding_size", 200, UnsupportedCheckpoint),
     )
-    means: ClassVar[dict[str, Any]] = {
-        "do_normalize": True,
-    }
+    means: ClassVar[dict[str, Any]] = {"rescale_factor": 0.005}  # means count if they are used
+    ignored = ("vision_config._name_or_path", "vision_config.hidden_act")
     processors: ClassVar[tuple[Fields, ...]] = (
         {},
         {"resample": 2, "rescale_factor": 0.01},
@@ -301,15 +298,22 @@ class Gemma4Reference(Reference):
         ]
 
     def processed(self, tokenizer: Any, text: str, images: list[Image.Image]) -> list[int]:
-        whole = self.processor_class(self.processor, tokenizer)
+        whole = self._whole(self.processor, tokenizer)
         made = whole(images=images or None, text=text, add_special_tokens=False)
         return [int(token) for token in made["input_ids"][0]]
 
     def own_processor(self, folder: Path) -> Any:
-        return Built(self.processor_class, self.processor, folder)
+        return Built(self._whole, self.processor, folder)
+
+    @classmethod
+    def _whole(cls, images: Any, tokenizer: Any, **settings: Any) -> Any:
+        return cls.processor_class(None, images, tokenizer, None, **settings)
 
     def as_read(self, template: str, message: Mapping[str, Any]) -> Mapping[str, Any]:
         return with_first_part(message, "system")
+
+    def misshapen(self, tensor: str, array: mx.array) -> mx.array:
+        return super().misshapen(tensor, array) if array.ndim else mx.zeros(2, array.dtype)
 
     def _processed(self, images: list[Image.Image]) -> dict[str, torch.Tensor]:
         made = self.processor(images, return_tensors="pt")

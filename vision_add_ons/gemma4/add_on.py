@@ -80,7 +80,7 @@ class Gemma4AddOn(VisionAddOn):
         whole = resolve_config(config)
         vision, text = whole["vision_config"], whole["text_config"]
         if vision is None:
-            raise UnsupportedCheckpoint("vision_config is absent, so there are no eyes to serve")
+            raise UnsupportedCheckpoint("vision_config is absent, so there are no eyes to load")
         self.sees_itself = text["use_bidirectional_attention"] == "vision"
         self.pad_id = text["pad_token_id"]
         if type(self.pad_id) is not int:
@@ -117,8 +117,8 @@ class Gemma4AddOn(VisionAddOn):
         self, folder: Path, vision: dict[str, Any], width: int, weights: dict[str, mx.array]
     ) -> None:
         """Make what turns pictures into rows as wide as the decoder's."""
-        self.tower = Gemma4Tower(vision)
         self.squares = Squares.read(folder, vision)
+        self.tower = Gemma4Tower(vision)
         positions = "position_embedding_size"
         self.squares.check_positions(positions, vision[positions], patches=True)
         self.projector = Projector(vision["hidden_size"], width, vision["rms_norm_eps"])
@@ -135,6 +135,12 @@ class Gemma4AddOn(VisionAddOn):
     @classmethod
     def decoder_config(cls, config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         text, assumed = super().decoder_config(config)
+        # Whatever it says, transformers takes the other halves for Gemma 4's own.
+        check_fields(
+            {"model_type": f"{cls.model_types[0]}_vision", **(config.get("vision_config") or {})},
+            "vision_config",
+            model_type=(f"{cls.model_types[0]}_vision",),
+        )
         kind = f"{cls.model_types[0]}_text"
         text.setdefault("model_type", kind)
         check_fields(text, "text_config", model_type=(kind,))

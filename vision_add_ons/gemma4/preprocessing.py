@@ -75,8 +75,8 @@ class Squares:
         longest = self.most_rows * (self.pool if patches else 1)
         if longest > positions:
             raise UnsupportedCheckpoint(
-                f"vision_config.{field} {positions} is not supported: pictures may have {longest} "
-                "positions along a side"
+                f"vision_config.{field} {positions} is not supported: pictures of max_soft_tokens "
+                f"{self.most_rows} may have {longest} positions along a side"
             )
 
     def grid(self, size: Size) -> Size:
