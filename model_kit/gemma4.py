@@ -80,13 +80,14 @@ class ModelArgs(gemma4_text.ModelArgs):
 
     def _read_layers(self) -> None:
         """Give the layers of full attention what `per_layer_config` says of them."""
-        told = {str(name): own for name, own in (self.per_layer_config or {}).items()}
+        # In files the names are texts, with zeros before them or not.
+        told = {int(name): own for name, own in (self.per_layer_config or {}).items()}
         usual = {name: getattr(self, name) for name in OF_ONE_LAYER}
         found: dict[str, dict[str, Any]] = {}
         alike = True
         for i, kind in enumerate(self.layer_types or ()):
-            own = {**usual, **told.pop(str(i), {})}
-            alike = alike and found.setdefault(kind, own) == own
+            own = {**usual, **told.pop(i, {})}
+            alike = found.setdefault(kind, own) == own and alike
         full, sliding = found[FULL], found.get(SLIDING, usual)
         if told or not alike or sliding != usual or set(full) != set(usual):
             raise UnsupportedCheckpoint(

@@ -31,7 +31,7 @@ from vision_add_ons.gemma4.preprocessing import patch_places
 from vision_add_ons.testing import VOCAB, Conversation, Reference, random_weights
 
 BEGIN, IMAGE, END, VIDEO, AUDIO, BEGIN_AUDIO, END_AUDIO = range(80, 87)
-PATCH, POOL = 2, 3
+PATCH, POOL = 2, 2
 FULL, SLIDING = "full_attention", "sliding_attention"
 Fields = Mapping[str, Any]
 NONE: Fields = {}
@@ -42,8 +42,8 @@ ROPES = {
 }
 TEXT: dict[str, Any] = {
     **USUAL,
-    "num_hidden_layers": 6,
-    "layer_types": [SLIDING, FULL, SLIDING, FULL, SLIDING, FULL],
+    "num_hidden_layers": 5,
+    "layer_types": [SLIDING, SLIDING, FULL, SLIDING, FULL],
     "global_head_dim": 32,
     "max_position_embeddings": 1024,
     "sliding_window": 24,
@@ -83,36 +83,16 @@ LEFT = {
     "vision_config": {"global_head_dim": 16, "default_output_length": 70, "_name_or_path": ""},
 }
 
-REFUSED_TEXT: tuple[tuple[Any, ...], ...] = (
+REFUSED: tuple[tuple[Any, ...], ...] = (
     ("text_config", None, UnsupportedCheckpoint),
     ("text_config.model_type", "gemma3_text", UnsupportedCheckpoint),
-    ("text_config.hidden_activation", "silu", UnsupportedCheckpoint),
-    ("text_config.attention_bias", True, UnsupportedCheckpoint),
     ("text_config.use_bidirectional_attention", "all", UnsupportedCheckpoint),
-    ("text_config.layer_types", [FULL], BrokenConfig),
-    ("text_config.num_kv_shared_layers", 5, BrokenConfig),
-    ("text_config.sliding_window", 0, BrokenConfig),
-    ("text_config.per_layer_config", {"1": {"head_dim": 32}}, UnsupportedCheckpoint),
-    ("text_config.per_layer_config", {"0": {"head_dim": 8}}, UnsupportedCheckpoint),
-    ("text_config.per_layer_config", {"1": {"num_attention_heads": 2}}, UnsupportedCheckpoint),
-    (
-        "text_config.rope_parameters.full_attention",
-        {"rope_type": "proportional", "partial_rotary_factor": 0.22, "rope_theta": 1e5},
-        UnsupportedCheckpoint,
-        "partial_rotary_factor",
-    ),
-    (
-        "text_config.rope_parameters.sliding_attention",
-        {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e5},
-        UnsupportedCheckpoint,
-        "rope_type",
-    ),
     ("text_config.pad_token_id", None, BrokenConfig),
     ("vision_config", None, UnsupportedCheckpoint),
     ("vision_config.model_type", "siglip_vision_model", UnsupportedCheckpoint),
     ("vision_config.patch_size", 0, BrokenConfig),
     ("vision_config.patch_size", 4, UnsupportedCheckpoint),
-    ("vision_config.pooling_kernel_size", 2, UnsupportedCheckpoint),
+    ("vision_config.pooling_kernel_size", 3, UnsupportedCheckpoint),
     ("image_token_id", VIDEO, BrokenConfig),
     (f"{SETTINGS}/max_soft_tokens", 64, UnsupportedCheckpoint),
     (f"{SETTINGS}/max_soft_tokens", 140, UnsupportedCheckpoint, "pos"),
@@ -167,14 +147,14 @@ class Gemma4Reference(Reference):
     more_sizes = ((64, 64), (9, 47), (61, 8))
     unused = (r"model\.audio_tower\.", r"model\.embed_audio\.")
     refused: ClassVar[tuple[tuple[Any, ...], ...]] = (
-        *REFUSED_TEXT,
-        ("text_config.vocab_size_per_layer_input", 80, UnsupportedCheckpoint),
+        *REFUSED,
+        ("text_config.hidden_activation", "silu", UnsupportedCheckpoint),
         ("vision_config.hidden_activation", "gelu", UnsupportedCheckpoint),
         ("vision_config.attention_bias", True, UnsupportedCheckpoint),
         ("vision_config.num_key_value_heads", 1, UnsupportedCheckpoint),
         ("vision_config.head_dim", 8, UnsupportedCheckpoint),
         ("vision_config.num_hidden_layers", 0, BrokenConfig),
-        ("vision_config.position_embedding_size", 200, UnsupportedCheckpoint),
+        ("vision_config.position_embedding_size", 139, UnsupportedCheckpoint),
     )
     means: ClassVar[dict[str, Any]] = {"rescale_factor": 0.005}  # means count if they are used
     ignored = ("vision_config._name_or_path", "vision_config.hidden_act")
@@ -346,7 +326,8 @@ class Gemma4UnifiedReference(Gemma4Reference):
     }
 
     refused = (
-        *REFUSED_TEXT,
+        ("text_config.model_type", "gemma4_text", UnsupportedCheckpoint),
+        ("vision_config.model_type", "gemma4_vision", UnsupportedCheckpoint),
         ("vision_config.mm_embed_dim", 0, BrokenConfig),
         ("vision_config.mm_posemb_size", 60, UnsupportedCheckpoint),
         ("vision_config.output_proj_dims", 32, UnsupportedCheckpoint),
@@ -356,6 +337,9 @@ class Gemma4UnifiedReference(Gemma4Reference):
     @staticmethod
     def image_processor(**settings: Any) -> Any:
         return image_processor("gemma4_unified", "Gemma4UnifiedImageProcessor")(**settings)
+
+    def pictures(self) -> list[Image.Image]:
+        return []
 
     def our_pixels(self, add_on: Any, image: Image.Image) -> np.ndarray:
         squares = add_on.squares.cut(image)
@@ -370,7 +354,7 @@ def _write_as_published(folder: Path) -> None:
     (folder / "processor_config.json").write_text(json.dumps(nested))
     config = json.loads((folder / "config.json").read_text())
     text, vision = config["text_config"], config["vision_config"]
-    own = text.pop("per_layer_config")["1"]
+    own = text.pop("per_layer_config")["2"]
     text["global_head_dim"] = own["head_dim"]
     text["num_global_key_value_heads"] = own.get("num_key_value_heads")
     if "rope_parameters" in vision:

@@ -105,8 +105,8 @@ class Gemma4AddOn(VisionAddOn):
                 f"image_token_id is {whole['image_token_id']}, but the tokenizer's {names[0]} is "
                 f"{self.image_token_id}"
             )
-        others = [whole[field] for field in ("video_token_id", "audio_token_id")]
-        self.video_ids = [token for token in others if type(token) is int]
+        others = (whole["video_token_id"], whole["audio_token_id"])
+        self.video_ids, self.audio_ids = ([t] if type(t) is int else [] for t in others)
 
     @staticmethod
     def own_prefixes() -> tuple[str, ...]:
@@ -154,7 +154,8 @@ class Gemma4AddOn(VisionAddOn):
 
     def prepare_decoder(self, text_model: nn.Module) -> None:
         """Have layers be given for rows what they are given for padding."""
-        text_model.model.look_up_padding_for((self.placeholder_id, *self.video_ids), self.pad_id)
+        stand_ins = (self.placeholder_id, *self.video_ids, *self.audio_ids)
+        text_model.model.look_up_padding_for(stand_ins, self.pad_id)
 
     def embed_tokens(self, text_model: nn.Module, tokens: mx.array) -> mx.array:
         """Scaled, as they enter the first layer."""
@@ -166,7 +167,7 @@ class Gemma4AddOn(VisionAddOn):
         return [f"a row for each {side} x {side} pixels, up to {most} rows, which small ones fill"]
 
     def row_count(self, picture: Picture) -> int:
-        """One row per square. Raises `ImageError` for a picture that is too thin."""
+        """One row per square."""
         lines, columns = self.squares.grid(picture.size)
         return lines * columns
 

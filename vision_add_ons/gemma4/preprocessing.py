@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from vision_add_ons.configs import check_fields, positive
-from vision_add_ons.errors import ImageError, UnsupportedCheckpoint
+from vision_add_ons.errors import UnsupportedCheckpoint
 from vision_add_ons.picture_sizes import Size, square_tiles
 from vision_add_ons.pixels import Pixels, read_processor_config
 from vision_add_ons.torch_pixels import TorchPixels
@@ -80,25 +80,16 @@ class Squares:
             )
 
     def grid(self, size: Size) -> Size:
-        """Lines and columns of the squares of a picture of this width and height.
-
-        As many as its shape allows. Raises `ImageError` for one that is too thin.
-        """
+        """Lines and columns of the squares of a picture of this width and height: as many as its
+        shape allows, and at least one."""
         width, height = size
         target = self.most_rows * self.pool**2 * self.patch**2
         factor = math.sqrt(target / (height * width))
         lines, columns = (math.floor(factor * edge / self.side) for edge in (height, width))
-        if not lines and not columns:
-            raise ImageError(f"a picture of {width} x {height} pixels has no room for one row")
         if not lines:
-            lines, columns = 1, min(math.floor(width / height), self.most_rows)
-        elif not columns:
-            lines, columns = min(math.floor(height / width), self.most_rows), 1
-        if lines * columns > self.most_rows:
-            raise ImageError(
-                f"a picture of {width} x {height} pixels would become {lines * columns} rows, "
-                f"where {self.most_rows} are the most"
-            )
+            return 1, min(width // height, self.most_rows)
+        if not columns:
+            return min(height // width, self.most_rows), 1
         return lines, columns
 
     def cut(self, image: Image.Image) -> np.ndarray:
