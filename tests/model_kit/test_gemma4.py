@@ -29,7 +29,7 @@ from transformers import (
     Gemma4UnifiedTextConfig,
 )
 
-from engine import GenerationOptions, OptionError, load
+from engine import GenerationOptions, OptionError, Request, load
 from model_kit import load_model_kit
 from model_kit.gemma4 import ModelArgs
 from vision_add_ons.errors import BrokenConfig, UnsupportedCheckpoint
@@ -47,7 +47,8 @@ KINDS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 
 def gemma(kind: str, seed: int, **changes: Any) -> Any:
     config_class, model_class, own = KINDS[kind]
-    config = config_class(**{**TEXT, **own, **changes}, attn_implementation="eager")
+    eager = {"attn_implementation": "eager", "experts_implementation": "eager"}
+    config = config_class(**{**TEXT, **own, **changes}, **eager)
     return made_random(model_class(config), seed)
 
 
@@ -87,24 +88,33 @@ def test_text_is_mlx_lm_s_to_the_bit(tmp_path: Path, seed: int) -> None:
 
 
 def test_shared_and_rotating_caches(tmp_path: Path, seed: int) -> None:
-    """Whoever asks, whatever was cached, as if nothing was; and from the disk after a restart."""
+    """Whoever asks, whatever was cached, as if nothing was."""
     folder = tiny.save_of_few_words(gemma("small", seed), tmp_path / "small")
     rng, words = random.Random(seed), drawn(seed, 60)
-    kept = tmp_path / "kept"
-    with load(folder, parallel=3, cache_dir=kept) as warm, load(folder, cache_bytes=0) as cold:
+    with load(folder, parallel=3) as warm, load(folder, cache_bytes=0) as cold:
         reused = 0
         for _ in range(10):
             prompt = words[: rng.randrange(1, 60)] + rng.choices(words, k=rng.randrange(3))
             end = asked(warm, cold, prompt, rng)
             reused += end.cached_tokens if end is not None else 0
         assert reused > 20
-        options = GenerationOptions(max_tokens=4)
-        told = warm.generate(words, options=options).result()
         with pytest.raises(OptionError, match="cannot be quantized"):
             warm.generate(words, options=GenerationOptions(kv_bits=8))
-    with load(folder, cache_dir=kept) as again:
-        end = again.generate([*words, *told.tokens, 9], options=options).result()
-        assert end.cached_tokens >= len(words)
+
+
+def test_a_conversation_from_the_disk(tmp_path: Path, seed: int) -> None:
+    """What some layers share, and what of the window is left, are in the file."""
+    folder = tiny.save_of_few_words(gemma("small", seed), tmp_path / "small")
+    options, cache = GenerationOptions(max_tokens=4), {"cache_dir": tmp_path / "kept"}
+    with load(folder, **cache) as engine:
+        first = drawn(seed, 40)
+        end = engine.submit(Request(first, options=options, owner=engine)).result()
+        question = [*first, *end.tokens, *drawn(seed + 1, 9)]
+        before = engine.submit(Request(question, options=options, owner=engine)).result()
+    with load(folder, **cache) as engine:
+        again = engine.submit(Request(question, options=options)).result()
+        assert again.tokens == before.tokens
+        assert again.disk_tokens > len(first)
 
 
 # --- configs --------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import mlx.nn as nn
 import numpy as np
 
 from vision_add_ons.configs import check_fields, positive
-from vision_add_ons.errors import BrokenConfig
+from vision_add_ons.errors import BrokenConfig, UnsupportedCheckpoint
 from vision_add_ons.gemma4.preprocessing import patch_places
 from vision_add_ons.picture_sizes import Size
 from vision_add_ons.tower_bytes import SAMPLE, Costs, most_of, per_row
@@ -251,6 +251,8 @@ def _check(vision: dict[str, Any]) -> None:
     check_fields(vision, where, head_dim=(width / heads,))
     if vision["head_dim"] % 4:
         raise BrokenConfig(f"{where}.head_dim {vision['head_dim']} is no multiple of 4")
+    if vision["pooling_kernel_size"] == 1:  # transformers would keep what fills up, and no rows
+        raise UnsupportedCheckpoint(f"{where}.pooling_kernel_size 1 is not supported")
     rope = vision["rope_parameters"]
     if rope.get("rope_type") not in ("axial", "default"):
         raise BrokenConfig(f"{where}.rope_parameters' rope_type must be axial, not {rope}")
