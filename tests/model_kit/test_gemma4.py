@@ -132,7 +132,7 @@ def fields(**changes: Any) -> dict[str, Any]:
         ({"layer_types": [FULL] * 4 + [SLIDING]}, UnsupportedCheckpoint, "layer_types"),
         ({"layer_types": [FULL] * 4}, UnsupportedCheckpoint, "layer_types"),
         ({"layer_types": ["chunked_attention"] * 4 + [FULL]}, UnsupportedCheckpoint, "layer_types"),
-        ({"num_kv_shared_layers": 3}, BrokenConfig, "num_kv_shared_layers"),
+        ({"num_kv_shared_layers": 4}, BrokenConfig, "num_kv_shared_layers"),
         ({"num_kv_shared_layers": 5}, BrokenConfig, "num_kv_shared_layers"),
         ({"sliding_window": 0}, BrokenConfig, "sliding_window"),
         ({"vocab_size_per_layer_input": 80}, UnsupportedCheckpoint, "vocab_size_per_layer_input"),
@@ -141,12 +141,12 @@ def fields(**changes: Any) -> dict[str, Any]:
         ({"per_layer_config": {"0": {"head_dim": 8}}}, UnsupportedCheckpoint, "per_layer_config"),
         ({"per_layer_config": {"2": {"head_dim": 8}}}, UnsupportedCheckpoint, "per_layer_config"),
         (
-            {"per_layer_config": {i: {"num_attention_heads": 2} for i in (2, 4)}},
+            {"per_layer_config": {i: {"num_attention_heads": 2} for i in (0, 2, 4)}},
             UnsupportedCheckpoint,
             "per_layer_config",
         ),
         (
-            {"per_layer_config": {i: {"num_key_value_heads": 1} for i in (2, 4)}},
+            {"per_layer_config": {i: {"num_key_value_heads": 1} for i in (0, 2, 4)}},
             UnsupportedCheckpoint,
             "attention_k_eq_v",
         ),
@@ -169,7 +169,7 @@ def test_refused(changes: dict[str, Any], error: type[Exception], told: str) -> 
 
 def test_what_single_layers_have_of_their_own() -> None:
     own = {"head_dim": 24, "num_key_value_heads": 1}
-    told = {"02": own, "4": own}
+    told = {"0": own, "02": own, "4": own}
     args = ModelArgs.from_dict(fields(per_layer_config=told, attention_k_eq_v=True))
     assert (args.head_dim, args.global_head_dim) == (16, 24)
     assert (args.num_key_value_heads, args.num_global_key_value_heads) == (2, 1)

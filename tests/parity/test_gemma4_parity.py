@@ -26,6 +26,8 @@ ALIKE_IN_ALL_SIZES = (
     "test_no_state_is_kept",
     "test_conversations_in_turns",
     "test_touching_pictures",
+    "test_a_later_picture",
+    "test_text_is_left_alone",
     "test_embeddings",
     "test_text_embeddings",
     "test_nothing_is_changed_in_place",

@@ -43,7 +43,7 @@ ROPES = {
 TEXT: dict[str, Any] = {
     **USUAL,
     "num_hidden_layers": 5,
-    "layer_types": [SLIDING, SLIDING, FULL, SLIDING, FULL],
+    "layer_types": [FULL, SLIDING, FULL, SLIDING, FULL],
     "global_head_dim": 32,
     "max_position_embeddings": 1024,
     "sliding_window": 24,
