@@ -51,7 +51,7 @@ TEXT: dict[str, Any] = {
     "final_logit_softcapping": 30.0,
     "rope_parameters": ROPES,
 }
-PER_LAYER = {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCAB}
+PER_LAYER = {"hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": VOCAB}
 SHARING = {"num_kv_shared_layers": 2, "use_double_wide_mlp": True}
 ALIKE = {"attention_k_eq_v": True, "num_global_key_value_heads": 1}
 EXPERTS = {
@@ -125,7 +125,7 @@ def made_random(model: Any, seed: int) -> Any:
     rng = np.random.default_rng(seed)
     for name, value in model.named_parameters():
         if name.endswith("q_norm.weight"):
-            value.data *= 0.4
+            value.data *= 0.3
     for name, value in model.named_buffers():
         kind = name.rpartition(".")[2]
         drawn = torch.tensor(rng.uniform(0.8, 1.2, tuple(value.shape)), dtype=torch.float32)
