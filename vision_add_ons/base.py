@@ -121,6 +121,9 @@ class VisionAddOn(ABC):
     video_ids: Sequence[int] = ()
     """The token ids by which a prompt marks a video's place: such prompts are refused."""
 
+    audio_ids: Sequence[int] = ()
+    """The same of a sound's place."""
+
     features: int = 0
     """How many times `hidden_size` columns `encode_image` gives behind the first `hidden_size`."""
 
@@ -208,13 +211,14 @@ class VisionAddOn(ABC):
         `positions` are the indices in `tokens` before which the pictures belong, in ascending
         order: one per picture. With None, each `image_token_id` in `tokens` is replaced by a
         picture, in order; for a family without such a token there are no places. Raises
-        `ImageCountError` if the numbers disagree, and `PromptError` for a prompt that marks a
-        video's place.
+        `ImageCountError` if the numbers disagree, and `PromptError` for a prompt that marks the
+        place of a video or a sound.
         """
         marked = 0
         if positions is None:
-            if any(token in tokens for token in self.video_ids):
-                raise PromptError("videos are not supported; give pictures instead")
+            for ids, kind in ((self.video_ids, "videos"), (self.audio_ids, "sounds")):
+                if any(token in tokens for token in ids):
+                    raise PromptError(f"{kind} are not supported; give pictures instead")
             sought = self.image_token_id
             positions = token_places(tokens, sought) if sought is not None else []
             marked = 1

@@ -21,6 +21,8 @@ GROUP = "sightline.vision_add_ons"
 # Named rather than imported: a family's module loads only when a checkpoint needs it.
 BUILT_IN = {
     "gemma3": "vision_add_ons.gemma3:Gemma3AddOn",
+    "gemma4": "vision_add_ons.gemma4:Gemma4AddOn",
+    "gemma4_unified": "vision_add_ons.gemma4:Gemma4UnifiedAddOn",
     "idefics3": "vision_add_ons.idefics3:Idefics3AddOn",
     "internvl": "vision_add_ons.internvl:InternVLAddOn",
     "glm4v": "vision_add_ons.glm4v:Glm4vAddOn",
