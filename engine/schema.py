@@ -21,8 +21,9 @@ class Schema:
     """A JSON schema, written out, a regular expression, or a grammar."""
 
     def __post_init__(self) -> None:
-        if self.kind not in ("json", "regex", "grammar"):
-            raise OptionError(f"a schema is json, regex or grammar, not {self.kind!r:.60}")
+        if type(self.kind) is not str or self.kind not in ("json", "regex", "grammar"):
+            told = self.kind if type(self.kind) is str else type(self.kind).__name__
+            raise OptionError(f"a schema's kind is json, regex or grammar, not {told:.60}")
         if not isinstance(self.source, str) or not self.source:
             raise OptionError(f"a schema's {self.kind} must be a text of at least one character")
         try:
@@ -45,7 +46,7 @@ class Schema:
         if isinstance(schema, str):
             try:
                 schema = json.loads(schema)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise OptionError(f"this JSON schema is no JSON: {error}") from error
         if schema is True:
             schema = {}
@@ -53,10 +54,7 @@ class Schema:
             raise OptionError("the JSON schema `false` allows nothing")
         if not isinstance(schema, Mapping):
             raise OptionError(f"a JSON schema is an object, not {type(schema).__name__}")
-        try:
-            return cls("json", _written(schema))
-        except (TypeError, ValueError, RecursionError) as error:
-            raise OptionError(f"this JSON schema cannot be written as JSON: {error}") from error
+        return cls("json", _written("this JSON schema", schema))
 
     @classmethod
     def regex(cls, pattern: str) -> "Schema":
@@ -72,11 +70,12 @@ class Schema:
     @classmethod
     def choices(cls, texts: Sequence[str]) -> "Schema":
         """One of these texts, whole."""
-        if isinstance(texts, str) or not isinstance(texts, Sequence) or not texts:
-            raise OptionError("choices are a list of at least one text")
-        if not all(isinstance(text, str) and text for text in texts):
-            raise OptionError("choices must be texts of at least one character")
-        return cls("grammar", "start: " + " | ".join(map(_written, texts)))
+        if isinstance(texts, str | bytes) or not isinstance(texts, Sequence):
+            raise OptionError(f"choices are a list of texts, not {type(texts).__name__}")
+        written = _written("these choices", texts)
+        if not all(isinstance(text, str) and text for text in json.loads(written) or [None]):
+            raise OptionError("choices must be at least one text, each of at least one character")
+        return cls("grammar", "start: " + " | ".join(_written("", t) for t in json.loads(written)))
 
     @classmethod
     def of(cls, given: Any) -> "Schema":
@@ -93,8 +92,12 @@ class Schema:
         )
 
 
-def _written(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)
+def _written(name: str, value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)
+    except Exception as error:  # whatever others' mappings and sequences raise
+        told = f"{type(error).__name__}: {error}"
+        raise OptionError(f"{name} cannot be written as JSON ({told:.200})") from error
 
 
 def _plain(value: Any) -> Any:

@@ -74,10 +74,10 @@ def test_what_is_none_by_itself() -> None:
         (Schema.regex, 5, "at least one character"),
         (Schema.grammar, None, "at least one character"),
         (Schema.regex, "a" * (MOST_SOURCE + 1), "1,048,577 characters"),
-        (Schema.choices, "abc", "a list of"),
+        (Schema.choices, "abc", "a list of texts"),
         (Schema.choices, None, "a list of"),
     ):
         with pytest.raises(OptionError, match=saying):
             make(given)  # type: ignore[arg-type]
-    with pytest.raises(OptionError, match="json, regex or grammar"):
+    with pytest.raises(OptionError, match="json, regex or grammar, not xml"):
         Schema("xml", "a")  # type: ignore[arg-type]
