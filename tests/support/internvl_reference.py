@@ -14,6 +14,7 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2Im
 
 from support import published_templates as published
 from support import sizes
+from support.experts import ChoosesExperts
 from support.pictures import photographs
 from support.processors import Built
 from vision_add_ons.errors import BrokenConfig, UnsupportedCheckpoint
@@ -245,7 +246,7 @@ class LlamaReference(InternVLReference):
     text: ClassVar[dict[str, Any]] = {**TEXT, "model_type": "llama"}
 
 
-class Qwen3MoeReference(InternVLReference):
+class Qwen3MoeReference(ChoosesExperts, InternVLReference):
     """As the larger InternVL 3.5."""
 
     name = "internvl (qwen3_moe)"

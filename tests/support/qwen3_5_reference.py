@@ -17,10 +17,12 @@ from transformers import (
 from transformers.models.qwen3_5.tokenization_qwen3_5 import Qwen3_5Tokenizer
 
 from support import published_qwen_templates as published
+from support.experts import ChoosesExperts
 from support.qwen2_vl_reference import LINEAR, Qwen2VLReference
 from support.qwen3_vl_reference import Qwen3VLMoeReference, Qwen3VLReference
 from support.sizes import TEXT
 from vision_add_ons.errors import UnsupportedCheckpoint
+from vision_add_ons.testing import TOLERANCE, centred, relative_error
 
 ROPE = {
     "rope_type": "default",
@@ -104,6 +106,13 @@ class Qwen35Reference(Qwen3VLReference):
         finally:
             self.model.float()
 
+    def allowed(self, tokens: list[int], images: list[Image.Image], answer: list[int]) -> float:
+        start = len(tokens) - 1
+        double = centred(self.logits(tokens, images, answer)[start:])
+        single = centred(super().logits(tokens, images, answer)[start:])
+        off = max(relative_error(a, b) for a, b in zip(single, double, strict=True))
+        return max(TOLERANCE, 1.5 * off)
+
     def write(self, folder: Path, dialect: str) -> None:
         super().write(folder, dialect)
         if dialect == "transformers 5":
@@ -139,7 +148,7 @@ class Qwen35Reference(Qwen3VLReference):
         return Qwen2VLReference.rows(self, image)
 
 
-class Qwen35MoeReference(Qwen35Reference):
+class Qwen35MoeReference(ChoosesExperts, Qwen35Reference):
     name = "qwen3_5_moe"
     config_class = Qwen3_5MoeConfig
     model_class = Qwen3_5MoeForConditionalGeneration

@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from support import published_qwen_templates as published
+from support.experts import ChoosesExperts
 from support.qwen2_vl_reference import DYNAMIC, REFUSED, Qwen2VLReference
 from support.sizes import TEXT
 from vision_add_ons.errors import BrokenConfig, UnsupportedCheckpoint
@@ -135,7 +136,7 @@ class Qwen3VLReference(Qwen2VLReference):
         ]
 
 
-class Qwen3VLMoeReference(Qwen3VLReference):
+class Qwen3VLMoeReference(ChoosesExperts, Qwen3VLReference):
     name = "qwen3_vl_moe"
     config_class = Qwen3VLMoeConfig
     model_class = Qwen3VLMoeForConditionalGeneration

@@ -48,6 +48,9 @@ class QuantizedReference(Reference):
     def logits(self, tokens: list[int], images: list[Image.Image], answer: list[int]) -> np.ndarray:
         return self.of.logits(tokens, images, answer)
 
+    def allowed(self, tokens: list[int], images: list[Image.Image], answer: list[int]) -> float:
+        return self.of.allowed(tokens, images, answer)
+
 
 def round_weights(model: Any, towers: bool) -> Kept:
     """Round a torch model's linear layers and embeddings to what quantization keeps of them.

@@ -12,6 +12,7 @@ from PIL import Image
 
 from vision_add_ons.base import VisionAddOn
 from vision_add_ons.errors import CheckpointError
+from vision_add_ons.testing.comparison import TOLERANCE
 from vision_add_ons.testing.vocabulary import JOINED, write_tokenizer
 
 Part = int | Image.Image
@@ -128,6 +129,15 @@ class Reference(ABC):
         """Logits [len(tokens) + len(answer), VOCAB] of an expanded prompt and its answer so far."""
 
     # --- what a family may bring besides ----------------------------------------------------------
+
+    def allowed(self, tokens: list[int], images: list[Image.Image], answer: list[int]) -> float:
+        """How far logits may be off, of such an answer that is off by more than `TOLERANCE`.
+
+        More than that only where float32 itself ends: at most 1.5 times what the other
+        implementation's float32 is off its own float64, for a reference in float64; infinity where
+        the model chooses between two things, as experts, that float32 cannot tell apart.
+        """
+        return TOLERANCE
 
     def named(self, tensor: str) -> str:
         """How an error may call this tensor, if not by its name in the checkpoint."""
