@@ -14,6 +14,7 @@ from vision_add_ons.registry import registered
 OWN_DECODERS = {
     "gemma": "model_kit.gemma",
     "gemma2": "model_kit.gemma2",
+    "gemma3n_text": "model_kit.gemma3n",
     "glm4": "model_kit.glm4",
     "glm4_moe": "model_kit.glm4_moe",
     "mistral": "model_kit.mistral",

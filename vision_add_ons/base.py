@@ -121,6 +121,9 @@ class VisionAddOn(ABC):
     video_ids: Sequence[int] = ()
     """The token ids by which a prompt marks a video's place: such prompts are refused."""
 
+    audio_ids: Sequence[int] = ()
+    """The same of a sound's place."""
+
     features: int = 0
     """How many times `hidden_size` columns `encode_image` gives behind the first `hidden_size`."""
 
@@ -206,12 +209,13 @@ class VisionAddOn(ABC):
         order: one per picture. With None, each `image_token_id` in `tokens` is replaced by a
         picture, in order; for a family without such a token there are no places. Raises
         `ImageCountError` if the numbers disagree, and `PromptError` for a prompt that marks a
-        video's place.
+        video's or a sound's place.
         """
         marked = 0
         if positions is None:
-            if any(token in tokens for token in self.video_ids):
-                raise PromptError("videos are not supported; give pictures instead")
+            for what, ids in (("videos are", self.video_ids), ("audio is", self.audio_ids)):
+                if any(token in tokens for token in ids):
+                    raise PromptError(f"{what} not supported; give pictures instead")
             sought = self.image_token_id
             positions = token_places(tokens, sought) if sought is not None else []
             marked = 1
