@@ -72,7 +72,8 @@ class Needs:
         self._add_on = kit.add_on
         config = kit.config.decoder
         hidden = int(config.get("hidden_size") or 0)
-        inner = int(config.get("intermediate_size") or 4 * hidden)
+        inner = config.get("intermediate_size") or 4 * hidden
+        inner = int(max(inner) if isinstance(inner, list) else inner)  # each layer's own, of some
         heads = int(config.get("num_attention_heads") or 1)
         self._layers, dtype = _layers_of(kit)
         self._itemsize = dtype.size

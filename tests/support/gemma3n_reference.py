@@ -132,7 +132,6 @@ class Gemma3nReference(Reference):
     image_token = IMAGE
     unused = (
         r".*audio_tower\.",
-        r".*embed_audio\.soft_embedding_norm",
         *(f".*{n}.[kv]_" for n in UNUSED),
     )
     ignored: ClassVar[tuple[str, ...]] = ("vision_config.label_names",)
@@ -159,7 +158,7 @@ class Gemma3nReference(Reference):
         ("preprocessor_config.json/size", {"height": 64, "width": 32}, UnsupportedCheckpoint),
         ("preprocessor_config.json/size", {"shortest_edge": 64}, UnsupportedCheckpoint),
     )
-    means: ClassVar[dict[str, Any]] = {"do_normalize": True, **Reference.means}
+    means: ClassVar[dict[str, Any]] = {"do_normalize": True, "rescale_factor": 0.01}
     processors = ({}, {"resample": 3}, {"do_normalize": True, "image_mean": [0.1, 0.2, 0.3]})
     special_tokens: ClassVar[dict[str, tuple[int, str]]] = {
         "boi_token": (BEGIN, "<start_of_image>"),

@@ -19,7 +19,7 @@ from vision_add_ons.errors import UnsupportedCheckpoint
 from vision_add_ons.gemma3 import BEGIN as GEMMA3_IMAGE
 from vision_add_ons.gemma3 import CHAT_TEMPLATE
 from vision_add_ons.gemma3n.config import WIDTH, TowerConfig
-from vision_add_ons.gemma3n.tower import MobileNetV5
+from vision_add_ons.gemma3n.tower import MobileNetV5, most_bytes
 from vision_add_ons.json_files import read_json_if_there
 from vision_add_ons.pixels import (
     HALF_MEAN,
@@ -96,6 +96,9 @@ class Gemma3nAddOn(VisionAddOn):
         whole = resolve_config(config)
         vision, audio, text = (whole[f"{part}_config"] for part in ("vision", "audio", "text"))
         sizes = TowerConfig.read(vision)
+        for part, kind in (("vision_config", "gemma3n_vision"), ("audio_config", "gemma3n_audio")):
+            # Whatever a config says, transformers takes these.
+            check_fields({"model_type": kind, **(config.get(part) or {})}, part, model_type=(kind,))
         self.rows = sizes.side**2
         check_fields(whole, "config", vision_soft_tokens_per_image=(self.rows,))
         self.first_id = _first_id(vision, audio, text)
@@ -118,6 +121,7 @@ class Gemma3nAddOn(VisionAddOn):
         for module, prefixes in ((self.embedder, VISION), (ears, AUDIO)):
             where = first_prefix(weights, prefixes)
             load_module(module, with_prefix(weights, where), where)
+        self.costs = most_bytes(self.tower, self.embedder, self.side)
         self.others = nn.Module()  # read with the other weights
         self.others.weight = mx.concatenate([self.embedder.tokens(), ears.tokens()])
 
@@ -150,6 +154,9 @@ class Gemma3nAddOn(VisionAddOn):
 
     def row_count(self, picture: Picture) -> int:
         return self.rows
+
+    def tower_bytes(self, size: tuple[int, int]) -> int:
+        return self.costs
 
     def encode_image(self, picture: Picture) -> mx.array:
         features = self.tower(self.pixels(picture.pixels(), self.side, self.side))

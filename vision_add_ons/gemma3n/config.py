@@ -84,8 +84,7 @@ class TowerConfig:
         Raises `UnsupportedCheckpoint` or `BrokenConfig`, naming the field.
         """
         where = "vision_config"
-        check_fields(vision, where, model_type=("gemma3n_vision",), architecture=(ARCHITECTURE,))
-        check_fields(vision, where, hidden_size=(WIDTH,))
+        check_fields(vision, where, architecture=(ARCHITECTURE,), hidden_size=(WIDTH,))
         where = f"{where}.model_args"
         given = vision["model_args"] or {}
         args = {"stem_size": 64, "block_args": PUBLISHED, "msfa_output_resolution": 16, **given}

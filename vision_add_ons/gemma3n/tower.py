@@ -4,16 +4,15 @@ Semantics: timm's `MobileNetV5Encoder` (1.0.31), which transformers wraps. Ours,
 has the erf GELU where timm has the tanh one, other epsilons, and the published sizes alone.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from vision_add_ons.gemma3n.config import WIDTH, TowerConfig, divisible
+from vision_add_ons.graph_bytes import graph_bytes
 
 EPS = 1e-6
-Step = Callable[[mx.array], mx.array]
 
 
 class Conv(nn.Conv2d):
@@ -213,14 +212,45 @@ class MobileNetV5(nn.Module):
             ends.append(width)
         self.msfa = Fusion(sum(ends[-2:]), config.side)
 
+    @property
+    def stages(self) -> list[list[nn.Module]]:
+        """What follows each other, the stem first."""
+        return [[self.conv_stem], *self.blocks]
+
     def __call__(self, pixels: mx.array) -> mx.array:
         """From [height, width, 3] to [side, side, 2048], evaluated block by block: what is made on
         the way is large."""
-        x = self.conv_stem(pixels[None].astype(self.msfa.norm.weight.dtype))
-        ends = []
-        for stage in self.blocks:
-            for block in stage:
-                x = block(x)
+        x = pixels[None].astype(self.msfa.norm.weight.dtype)
+        for stage in self.stages:
+            fine = x  # what the stage before ended with
+            for part in stage:
+                x = part(x)
                 mx.eval(x)
-            ends.append(x)
-        return self.msfa(*ends[-2:])[0]
+        return self.msfa(fine, x)[0]
+
+
+def most_bytes(tower: MobileNetV5, embedder: nn.Module, side: int) -> int:
+    """The most bytes beside the weights that a picture of `side` x `side` pixels takes on its way
+    to the rows that `embedder` makes.
+
+    To be asked when the tower is loaded, before anybody uses it.
+    """
+    dtype = tower.msfa.norm.weight.dtype
+    told: dict[str, int] = {}
+
+    def bytes_of(part: nn.Module, *inputs: mx.array) -> int:
+        like = f"{part} {[x.shape for x in inputs]}"  # most blocks are like another
+        if like not in told:
+            told[like] = graph_bytes(part, *inputs, modules=[part])
+        return told[like]
+
+    x = fine = mx.zeros((1, side, side, 3), dtype)
+    pixels, most = 4 * x.size, 0  # in float32, and there all the time
+    for stage in tower.stages:
+        fine = x
+        for part in stage:
+            most = max(most, pixels + fine.nbytes + x.nbytes + bytes_of(part, x))
+            x = mx.zeros(part(x).shape, dtype)
+    rows = mx.zeros((tower.msfa.side**2, WIDTH), dtype)
+    end = fine.nbytes + x.nbytes + bytes_of(tower.msfa, fine, x) + rows.nbytes
+    return max(most, pixels + end + bytes_of(embedder, rows))
