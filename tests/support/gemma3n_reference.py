@@ -134,7 +134,7 @@ class Gemma3nReference(Reference):
         r".*audio_tower\.",
         *(f".*{n}.[kv]_" for n in UNUSED),
     )
-    ignored: ClassVar[tuple[str, ...]] = ("vision_config.label_names",)
+    ignored: ClassVar[tuple[str, ...]] = ("vision_config.hidden_act", "vision_config.label_names")
     refused = (
         ("vision_config.model_type", "siglip_vision_model", UnsupportedCheckpoint),
         ("vision_config.architecture", "mobilenetv5_base", UnsupportedCheckpoint),

@@ -3,8 +3,11 @@
 `scripts/timm_tower.py` holds it against timm's own. Parameters have timm's names.
 """
 
+import hashlib
+import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -172,3 +175,38 @@ class TorchMobileNetV5(nn.Module):
                 x = block(x) + x if skip else block(x)
             ends.append(x)
         return self.msfa(*ends[-2:])
+
+
+def drawn_weights(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray]:
+    """float32 for each name, alike on every machine and with every version of NumPy."""
+    draw = np.random.RandomState(seed)
+    drawn = {}
+    for name, shape in sorted(shapes.items()):
+        values = draw.standard_normal(shape).astype(np.float32)
+        spread = 1.2 / math.sqrt(math.prod(shape[1:]))
+        drawn[name] = values * np.float32(spread) if len(shape) > 1 else 1 + values / 5
+    return drawn
+
+
+def drawn_pixels(seed: int, side: int) -> np.ndarray:
+    """float32 [side, side, 3] from 0 to 1."""
+    return np.random.RandomState(seed).random_sample((side, side, 3)).astype(np.float32)
+
+
+def digest(shapes: dict[str, tuple[int, ...]]) -> str:
+    """Of all names and shapes, as torch has them."""
+    lines = [f"{name} {list(shape)}" for name, shape in sorted(shapes.items())]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def computed(tower: nn.Module, seed: int, side: int) -> np.ndarray:
+    """What a tower of torch with weights drawn so makes of pixels drawn so: [places, 2048].
+
+    Changes the tower.
+    """
+    shapes = {name: tuple(w.shape) for name, w in tower.state_dict().items()}
+    weights = drawn_weights(shapes, seed)
+    tower.load_state_dict({name: torch.tensor(w) for name, w in weights.items()})
+    pixels = torch.tensor(drawn_pixels(seed, side)).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        return tower.eval()(pixels)[0].flatten(1).T.numpy()
