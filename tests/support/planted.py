@@ -16,6 +16,7 @@ from vision_add_ons.testing import Kit
 FAMILIES = {
     "tiled": ("support.tiled_reference:TiledAddOn", "TiledReference"),
     "gemma3": ("vision_add_ons.gemma3:Gemma3AddOn", "Gemma3Reference"),
+    "gemma3n": ("vision_add_ons.gemma3n.add_on:Gemma3nAddOn", "Gemma3nReference"),
     "lfm2_vl": ("vision_add_ons.lfm2_vl.add_on:Lfm2VLAddOn", "Lfm2VLReference"),
     "paligemma": ("vision_add_ons.paligemma:PaliGemmaAddOn", "PaliGemma2Reference"),
     "pixtral": ("vision_add_ons.pixtral.add_on:PixtralAddOn", "PixtralReference"),

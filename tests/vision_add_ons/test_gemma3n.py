@@ -28,6 +28,8 @@ from support.mobilenetv5 import TorchMobileNetV5, computed, digest
 from support.seeds import seed_of
 
 from engine import Engine, load
+from model_kit.config import read_config
+from model_kit.decoder_modules import decoder_module
 from model_kit.kit import inspect_checkpoint
 from scripts.timm_tower import EVERY, SEED, STORED, of_timm, ours, shapes_of
 from vision_add_ons.configs import resolve_config
@@ -37,7 +39,43 @@ from vision_add_ons.gemma3n.config import TowerConfig
 from vision_add_ons.gemma3n.tower import MobileNetV5, most_bytes
 from vision_add_ons.testing import BOS, relative_error, written
 
-PUBLISHED = {
+TEXT = {
+    "activation_sparsity_pattern": [0.95] * 10 + [0.0] * 20,
+    "altup_active_idx": 0,
+    "altup_coef_clip": 120.0,
+    "altup_correct_scale": True,
+    "altup_lr_multiplier": 1.0,
+    "altup_num_inputs": 4,
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "final_logit_softcapping": 30.0,
+    "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "hidden_size": 2048,
+    "hidden_size_per_layer_input": 256,
+    "initializer_range": 0.02,
+    "intermediate_size": [8192] * 30,
+    "laurel_rank": 64,
+    "layer_types": (["sliding_attention"] * 4 + ["full_attention"]) * 6,
+    "max_position_embeddings": 32768,
+    "model_type": "gemma3n_text",
+    "num_attention_heads": 8,
+    "num_hidden_layers": 30,
+    "num_key_value_heads": 2,
+    "num_kv_shared_layers": 10,
+    "query_pre_attn_scalar": 256,
+    "rms_norm_eps": 1e-06,
+    "rope_local_base_freq": 10000.0,
+    "rope_scaling": None,
+    "rope_theta": 1000000.0,
+    "sliding_window": 512,
+    "torch_dtype": "bfloat16",
+    "use_cache": True,
+    "vocab_size": 262400,
+    "vocab_size_per_layer_input": 262144,
+}
+"""E2B's, as published; E4B's differs in its numbers."""
+VISION_TOWER = {
     "architecture": "mobilenetv5_300m_enc",
     "do_pooling": True,
     "hidden_size": 2048,
@@ -71,9 +109,24 @@ def test_audio_is_refused(engine: Engine, images: list[Image.Image]) -> None:
 
 
 def test_load_report_states_the_limits(folder: Path) -> None:
+    """Layers that look at others' keys and values take none of the KV cache."""
     report = inspect_checkpoint(folder)
+    assert report.kv_bytes_per_token == 4 * 2 * 2 * 16 * 4
     assert report.add_on == "vision_add_ons.gemma3n.add_on:Gemma3nAddOn"
     assert any("64 x 64 pixels, 4 rows" in line for line in report.lines())
+
+
+def test_the_published_config(tmp_path: Path) -> None:
+    """All that it says of the decoder is read, without a word about anything assumed but ties."""
+    config = {"model_type": "gemma3n", "text_config": TEXT, "vision_config": VISION_TOWER}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    read = read_config(tmp_path)
+    assert read.decoder_type == "gemma3n_text"
+    assert [line.split(":")[0] for line in read.assumed] == ["tie_word_embeddings"]
+    args = decoder_module(read.decoder_type).ModelArgs.from_dict(read.decoder)
+    assert (args.rope_theta, args.rope_local_base_freq) == (1e6, 1e4)
+    named = {name: value for name, value in TEXT.items() if hasattr(args, name)}
+    assert {name: getattr(args, name) for name in named} == {**named, "altup_coef_clip": None}
 
 
 # --- the tower --------------------------------------------------------------------------------
@@ -96,7 +149,7 @@ def test_values_are_those_of_timm_itself(seed: int) -> None:
 
 
 def test_the_published_tower_has_timm_s_names_and_shapes() -> None:
-    config = resolve_config({"model_type": "gemma3n", "vision_config": PUBLISHED})
+    config = resolve_config({"model_type": "gemma3n", "vision_config": VISION_TOWER})
     tower = MobileNetV5(TowerConfig.read(config["vision_config"]))
     assert digest(shapes_of(tower)) == json.loads(STORED.read_text())["published"]
 
