@@ -189,10 +189,12 @@ class Gemma3nReference(Reference):
             audio_token_id=SOUND,
             attn_implementation="eager",
         )
-        self.model = random_weights(_Whole(config), seed)
+        self.model = random_weights(_Whole(config), seed, spread=0.5)
+        for layer in self.model.model.language_model.layers[: LAYERS - SHARED]:
+            layer.self_attn.k_norm.weight.data /= 2  # nothing else divides what attention compares
         for kernel in self.model.model.vision_tower.parameters():
-            if kernel.ndim == 4:  # as wide as matrices are made, by all that goes into a value
-                kernel.data /= (kernel[0].numel() / kernel.shape[-1]) ** 0.5
+            if kernel.ndim == 4:  # by all that goes into a value, and not by the last axis alone
+                kernel.data /= 1.5 * (kernel[0].numel() / kernel.shape[-1]) ** 0.5
         self.processor = SiglipImageProcessorPil(
             size={"height": SIDE, "width": SIDE}, resample=2, do_normalize=False
         )
