@@ -20,6 +20,7 @@ from engine.generation import Generation
 from engine.loading import load
 from engine.options import GenerationOptions
 from engine.request import Request
+from engine.schema import Schema
 from vision_add_ons.errors import (
     AdapterError,
     AddOnError,
@@ -94,6 +95,7 @@ __all__ = [
     "Request",
     "RequestError",
     "SaveError",
+    "Schema",
     "SightlineError",
     "TextDelta",
     "UnexpectedDtype",

@@ -26,6 +26,7 @@ from engine.generation import Generation
 from engine.options import GenerationOptions
 from engine.prompts.text_encoder import Cancelled
 from engine.request import Request
+from engine.schema import Schema
 from engine.worker import Worker
 from vision_add_ons.errors import (
     AdapterError,
@@ -38,6 +39,7 @@ from vision_add_ons.errors import (
 )
 
 if TYPE_CHECKING:
+    from engine.decoding.guide import Guide
     from engine.memory.memory import Memory
     from engine.prompts.builder import PromptBuilder
     from engine.prompts.messages import Message
@@ -60,10 +62,14 @@ class Engine:
     """What `options` are, for whoever is handed an engine and imports none."""
 
     def __init__(self, worker: Worker, kit: "ModelKit", parallel: int = 1) -> None:
+        from engine.decoding.guide import Guides
         from engine.prompts.builder import PromptBuilder
 
         self._worker = worker
         self._prompts: PromptBuilder | None = PromptBuilder(kit)
+        self._guides: Guides | None = Guides(
+            kit.tokenizer, kit.vocab_size, self._prompts.token_bytes
+        )
         self._max_context = kit.max_context
         self._vocab_size = kit.vocab_size
         self._has_decoder = kit.text_model is not None
@@ -141,6 +147,7 @@ class Engine:
         started = time.perf_counter()
         options = request.options
         self._check(options)
+        guide = self._guide(options)
         prompt, cancelled = builder.nothing, False
         try:
             prompt = builder.build(request.prompt, request.images, options.max_image_size, cancel)
@@ -150,7 +157,7 @@ class Engine:
         generation = Generation(
             prompt, options, request.owner, on_finish, started, on_event, cancel
         )
-        generation.client = request.client
+        generation.client, generation.guide = request.client, guide
         generation.engine = self
         if cancelled:
             generation.cancel()
@@ -259,7 +266,8 @@ class Engine:
 
     def close(self) -> None:
         """Cancel what runs, end what waits, free the model. Calling it again does nothing."""
-        self._prompts = None  # it holds the add-on's weights, which are to go with the others
+        # They hold the add-on's weights, which are to go with the others.
+        self._prompts = self._guides = None
         self._finalizer()
 
     def check_process(self) -> None:
@@ -290,6 +298,15 @@ class Engine:
             )
         if not prompt.fits(self._vocab_size):
             raise no_token_id(self._vocab_size)
+
+    def _guide(self, options: GenerationOptions) -> "Guide | None":
+        """What holds an answer to its schema, if it has one."""
+        if options.schema is None:
+            return None
+        guides = self._guides
+        if guides is None:
+            raise EngineClosed("this engine is closed; load the model again")
+        return guides.guide(Schema.of(options.schema))
 
     def _check(self, options: GenerationOptions) -> None:
         """What an option asks for that this model cannot do."""

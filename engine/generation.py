@@ -15,6 +15,7 @@ from engine.options import GenerationOptions
 from engine.processes import check_process
 
 if TYPE_CHECKING:
+    from engine.decoding.guide import Guide
     from engine.prompts.prompt import Prompt
 
 log = logging.getLogger("sightline")
@@ -54,6 +55,8 @@ class Generation:
         """Held so that an engine lives until its last answer is there."""
         self.client: Hashable = None
         """Who asked; see `Request.client`."""
+        self.guide: Guide | None = None
+        """What holds the answer to its schema."""
         self.submitted = time.perf_counter() if submitted is None else submitted
         """When it was asked, in seconds of `time.perf_counter`."""
         self._on_finish = on_finish

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from engine.schema import Schema
 from vision_add_ons.errors import OptionError
 
 LARGEST = 2**31 - 1
@@ -83,6 +84,10 @@ class GenerationOptions:
     """Added to the logits of these token ids: -100 to 100. It is kept as a copy, and read only."""
     stop: str | Sequence[str] = ()
     """The answer ends before any of these texts. Case counts."""
+    schema: Schema | Mapping[str, Any] | Sequence[str] | None = None
+    """What the answer has to be: a `Schema`, a JSON schema as an object, or a list of choices. An
+    answer that `max_tokens` or a stop string ends is only the start of one. It becomes a
+    `Schema`."""
     logprobs: bool = False
     """Tell each token's log-probability (before temperature and filters, after penalties): always
     a finite number."""
@@ -115,6 +120,8 @@ class GenerationOptions:
             raise OptionError("logit_bias must be a mapping of token ids to biases")
         object.__setattr__(self, "stop", tuple(stop))
         object.__setattr__(self, "logit_bias", _Fixed(biases))
+        if self.schema is not None:
+            object.__setattr__(self, "schema", Schema.of(self.schema))
         for name, bounds in BOUNDS.items():
             value = getattr(self, name)
             if name == "logit_bias":

@@ -15,7 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from model_kit.blame import running
-from model_kit.decoder_modules import decoder_module_name, model_fields, scales_rope
+from model_kit.decoder_modules import (
+    decoder_module_name,
+    exact_rope_types,
+    model_fields,
+    scales_rope,
+)
 from model_kit.schemes import check_scheme, mlx_entry
 from vision_add_ons.base import VisionAddOn
 from vision_add_ons.errors import (
@@ -27,9 +32,6 @@ from vision_add_ons.errors import (
 from vision_add_ons.json_files import read_json, read_json_if_there
 from vision_add_ons.registry import OTHER_LAYOUTS, find_add_on, registered, served_towers
 
-# Those whose mlx-lm form was compared with transformers'; others are refused rather than guessed.
-EXACT_ROPE_TYPES = ("default", "linear", "llama3", "yarn")
-
 # Activations that mlx-lm's classes have built in, in all their spellings.
 BUILT_IN_ACTIVATIONS = {
     "hidden_act": ("silu", "swish"),
@@ -37,6 +39,8 @@ BUILT_IN_ACTIVATIONS = {
 }
 # Computations that some mlx-lm classes leave out.
 LEFT_OUT = ("final_logit_softcapping", "attn_logit_softcapping", "use_bidirectional_attention")
+# Fields that say nothing of their own where they are left out.
+NOT_TOLD = {"rope_parameters", "head_dim", "per_layer_config"}
 # What numbers can be, by their names. Classes make their layers before anything is compared with
 # the weights, so a count that is only wrong would fill the memory.
 SANE = {
@@ -220,7 +224,7 @@ def _resolve(model_type: str, text: dict[str, Any], assumed: list[str]) -> dict[
     if "sliding_window_pattern" in wanted and "layer_types" not in wanted:
         _layer_pattern(model_type, resolved)
     resolved["rope_parameters"] = defaults.get("rope_parameters") or text.get("rope_parameters")
-    for name in sorted((wanted & set(defaults)) - set(text) - {"rope_parameters", "head_dim"}):
+    for name in sorted((wanted & set(defaults)) - set(text) - NOT_TOLD):
         if defaults[name] is not None:
             assumed.append(f"{name}: {_brief(defaults[name])} (default of {model_type})")
     return resolved
@@ -273,7 +277,7 @@ def _for_mlx_lm(model_type: str, resolved: dict[str, Any]) -> dict[str, Any]:
         rope.setdefault("rope_type", rope.pop("type"))
     layered = {k: v for k, v in rope.items() if isinstance(v, dict)}
     for parameters in layered.values() if layered else [rope]:
-        _check_rope(parameters)
+        _check_rope(parameters, exact_rope_types(model_type))
     scaled = not layered and rope.get("rope_type", "default") != "default"
     if scaled and "rope_parameters" in fields and not scales_rope(model_type):
         raise UnsupportedCheckpoint(
@@ -311,11 +315,11 @@ def _for_mlx_lm(model_type: str, resolved: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def _check_rope(rope: dict[str, Any]) -> None:
+def _check_rope(rope: dict[str, Any], known: tuple[str, ...]) -> None:
     rope_type = rope.get("rope_type", rope.get("type", "default"))
-    if rope_type not in EXACT_ROPE_TYPES:
+    if rope_type not in known:
         raise UnsupportedCheckpoint(
-            f"rope_type {rope_type!r} is not supported (known: {', '.join(EXACT_ROPE_TYPES)})"
+            f"rope_type {rope_type!r} is not supported (known: {', '.join(known)})"
         )
     for name in ("rope_theta", "factor"):
         value = rope.get(name, 1.0)

@@ -15,6 +15,8 @@ OWN_DECODERS = {
     "gemma": "model_kit.gemma",
     "gemma2": "model_kit.gemma2",
     "gemma3n_text": "model_kit.gemma3n",
+    "gemma4_text": "model_kit.gemma4",
+    "gemma4_unified_text": "model_kit.gemma4",
     "glm4": "model_kit.glm4",
     "glm4_moe": "model_kit.glm4_moe",
     "mistral": "model_kit.mistral",
@@ -24,6 +26,10 @@ OWN_DECODERS = {
 }
 """Model types whose mlx-lm class is not exact, is not checked, or takes no embeddings, and the
 module with ours."""
+
+# Those whose mlx-lm form was compared with transformers'; others are refused rather than guessed.
+# A module of ours may name its own.
+EXACT_ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 
 
 def decoder_module_name(model_type: str) -> str:
@@ -64,6 +70,12 @@ def model_fields(model_type: str) -> set[str]:
 def scales_rope(model_type: str) -> bool:
     """Whether the class builds ropes by mlx-lm's function for all types; else by theta alone."""
     return hasattr(decoder_module(model_type), "initialize_rope")
+
+
+def exact_rope_types(model_type: str) -> tuple[str, ...]:
+    """The types of ropes by which the class turns as transformers does."""
+    types: tuple[str, ...] = EXACT_ROPE_TYPES
+    return getattr(decoder_module(model_type), "EXACT_ROPE_TYPES", types)
 
 
 def _decoder_types() -> frozenset[str]:

@@ -102,8 +102,9 @@ class ModelKit:
         """The head size that a quantized KV cache's groups must divide; None if it has none."""
         from mlx_lm.models.cache import KVCache
 
-        # For other caches mlx-lm has not implemented it, nor for the attention of Gemma 2.
-        if self.config.decoder_type == "gemma2":
+        # For other caches mlx-lm has not implemented it, nor for the attention of Gemma 2, nor for
+        # the layers of Gemma 4 that share another's keys.
+        if self.config.decoder_type in ("gemma2", "gemma4_text", "gemma4_unified_text"):
             return None
         if self.text_model is None or any(type(c) is not KVCache for c in self.make_cache()):
             return None

@@ -35,6 +35,15 @@ _ALL = (
     KnownModel("gemma3-27b", "mlx-community/gemma-3-27b-it-qat-4bit", "Gemma 3 27B, 4 bit"),
     KnownModel("gemma3n-e2b", "mlx-community/gemma-3n-E2B-it-4bit", "Gemma 3n E2B, 4 bit"),
     KnownModel("gemma3n-e4b", "mlx-community/gemma-3n-E4B-it-4bit", "Gemma 3n E4B, 4 bit"),
+    KnownModel("gemma4-e2b", "mlx-community/gemma-4-e2b-it-4bit", "Gemma 4 E2B, 4 bit"),
+    KnownModel("gemma4-e4b", "mlx-community/gemma-4-e4b-it-4bit", "Gemma 4 E4B, 4 bit"),
+    KnownModel("gemma4-12b", "mlx-community/gemma-4-12B-it-4bit", "Gemma 4 12B, 4 bit"),
+    KnownModel(
+        "gemma4-26b",
+        "mlx-community/gemma-4-26b-a4b-it-4bit",
+        "Gemma 4 26B with experts, 4B of it at once, 4 bit",
+    ),
+    KnownModel("gemma4-31b", "mlx-community/gemma-4-31b-it-4bit", "Gemma 4 31B, 4 bit"),
     KnownModel("internvl3-2b", "OpenGVLab/InternVL3-2B-hf", "InternVL 3 2B, bfloat16"),
     KnownModel("internvl3-8b", "OpenGVLab/InternVL3-8B-hf", "InternVL 3 8B, bfloat16"),
     KnownModel("internvl3.5-2b", "OpenGVLab/InternVL3_5-2B-HF", "InternVL 3.5 2B, bfloat16"),
@@ -56,6 +65,8 @@ _ALL = (
     ),
     KnownModel("glm-4.5v", "mlx-community/GLM-4.5V-4bit", "GLM-4.5V 106B with experts, 4 bit"),
     KnownModel("glm-4.6v-flash", "mlx-community/GLM-4.6V-Flash-4bit", "GLM-4.6V Flash 9B, 4 bit"),
+    KnownModel("minicpm-v-4.6", "openbmb/MiniCPM-V-4.6", "MiniCPM-V 4.6 1.3B, bfloat16"),
+    KnownModel("minicpm-v-4.7", "openbmb/MiniCPM-V-4.7-1B", "MiniCPM-V 4.7 1B, bfloat16"),
     KnownModel(
         "ministral3-3b", "mlx-community/Ministral-3-3B-Instruct-2512-4bit", "Ministral 3 3B, 4 bit"
     ),

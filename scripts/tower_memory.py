@@ -24,9 +24,11 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 from PIL import Image
+from tokenizers import Tokenizer, models
 
 from engine.images import load_picture
 from scripts.vision_families import FAMILIES, mlx_vlm_model, write_checkpoint
+from vision_add_ons import minicpmv
 from vision_add_ons.base import VisionAddOn
 from vision_add_ons.lfm2_vl.add_on import TOKENS, Lfm2VLAddOn
 from vision_add_ons.lfm2_vl.config import resolve
@@ -55,6 +57,8 @@ QWEN3 = {
 QWEN3_PICTURES = ((256, 256), *QWEN_PICTURES[:-1], (4096, 4096))
 SO400M = {"hidden_size": 1152, "intermediate_size": 4304, "num_attention_heads": 16}
 LFM2_PICTURES = ((300, 300), (400, 400), (512, 512), (1100, 600), (4000, 3000))
+MINICPM = {**SO400M, "image_size": 980, "patch_size": 14}
+MINICPM_PICTURES = ((200, 100), (448, 448), (448, 9000), (900, 448), (4000, 3000))
 GLM = {"patch_size": 14, "size": {"shortest_edge": 12544, "longest_edge": 9633792}}
 PUBLISHED: tuple[
     tuple[str, int, dict[str, Any], dict[str, Any], tuple[tuple[int, int], ...]], ...
@@ -83,6 +87,7 @@ PUBLISHED: tuple[
     ("moxin", 4096, {}, {}, ((224, 224),)),
     ("lfm2_vl", 1024, {}, {}, LFM2_PICTURES),
     ("lfm2_vl", 2048, SO400M, {}, LFM2_PICTURES),
+    ("minicpmv4_6", 1024, MINICPM, {}, MINICPM_PICTURES),
     ("qwen2_vl", 3584, {}, QWEN, QWEN_PICTURES),
     ("qwen2_5_vl", 3584, {}, QWEN, QWEN_PICTURES),
     ("qwen3_vl", 4096, {}, QWEN3, QWEN3_PICTURES),
@@ -98,6 +103,8 @@ def build(
         return _moxin(width, DTYPES[dtype])
     if name == "lfm2_vl":
         return _lfm2_vl(width, fields | {"num_hidden_layers": blocks}, DTYPES[dtype])
+    if name == "minicpmv4_6":
+        return _minicpmv(width, fields | {"num_hidden_layers": blocks}, DTYPES[dtype])
     family = FAMILIES[name]
     config: dict[str, Any] = {"model_type": name, **copy.deepcopy(family.config)}
     qwen = name.startswith(("qwen", "glm"))
@@ -164,18 +171,47 @@ def _lfm2_vl(width: int, vision: dict[str, Any], dtype: mx.Dtype) -> VisionAddOn
     whole = resolve(config)
     parts: dict[str, nn.Module] = {"vision_tower.": Siglip2Tower(whole["vision_config"])}
     parts["multi_modal_projector."] = Projector(whole)
+    places = [f"<|img_row_{i}_col_{j}|>" for i in range(1, 11) for j in range(1, 11)]
+    return _looking(Lfm2VLAddOn, config, parts, dtype, [*TOKENS.values(), *places])
+
+
+def _minicpmv(width: int, vision: dict[str, Any], dtype: mx.Dtype) -> VisionAddOn:
+    config = {
+        "model_type": "minicpmv4_6",
+        "text_config": {"hidden_size": width},
+        "vision_config": vision,
+        "insert_layer_id": 0,
+        "image_token_id": 0,
+    }
+    whole = minicpmv.config.resolve(config)
+    parts: dict[str, nn.Module] = {
+        "vision_tower.": minicpmv.tower.MiniCPMVTower(whole["vision_config"], merging=True),
+        "merger.": minicpmv.tower.Merger(vision["hidden_size"], width),
+    }
+    tokens = list(minicpmv.prompt.TOKENS.values())
+    return _looking(minicpmv.MiniCPMV46AddOn, config, parts, dtype, tokens)
+
+
+def _looking(
+    kind: type[VisionAddOn],
+    config: dict[str, Any],
+    parts: dict[str, nn.Module],
+    dtype: mx.Dtype,
+    tokens: list[str],
+) -> VisionAddOn:
+    """An add-on with these parts, by what precedes their weights' names, and these tokens."""
     weights = {}
     for prefix, part in parts.items():
         part.set_dtype(dtype)
         weights |= {prefix + name: weight for name, weight in tree_flatten(part.parameters())}
-    places = [f"<|img_row_{i}_col_{j}|>" for i in range(1, 11) for j in range(1, 11)]
-    tokens = [{"content": text, "id": i} for i, text in enumerate([*TOKENS.values(), *places])]
+    words = Tokenizer(models.WordLevel({text: i for i, text in enumerate(tokens)}, tokens[0]))
+    words.add_special_tokens(tokens)
     with tempfile.TemporaryDirectory() as directory:
         mx.save_safetensors(f"{directory}/model.safetensors", weights)
         parts.clear()
         weights.clear()
-        Path(directory, "tokenizer.json").write_text(json.dumps({"added_tokens": tokens}))
-        add_on = Lfm2VLAddOn(Path(directory), config)
+        words.save(f"{directory}/tokenizer.json")
+        add_on = kind(Path(directory), config)
         _read(add_on)
     return add_on
 

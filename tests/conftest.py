@@ -4,6 +4,7 @@ import gc
 import os
 import random
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Every worker would start as many BLAS threads as there are cores, and they spin; torch's too.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+if sys.platform == "linux" and "avx2" in Path("/proc/cpuinfo").read_text():
+    # Debian's OpenBLAS does not know a processor newer than itself; the same kernels on all others.
+    os.environ.setdefault("OPENBLAS_CORETYPE", "Haswell")
 preload_openblas()
 load_profile()
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -127,6 +127,9 @@ class VisionAddOn(ABC):
     features: int = 0
     """How many times `hidden_size` columns `encode_image` gives behind the first `hidden_size`."""
 
+    images_at_once: int = 1
+    """How many images `encode_images` is asked for at once, at most."""
+
     @abstractmethod
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
         """Load the towers and the projector from `folder`.
@@ -208,14 +211,14 @@ class VisionAddOn(ABC):
         `positions` are the indices in `tokens` before which the pictures belong, in ascending
         order: one per picture. With None, each `image_token_id` in `tokens` is replaced by a
         picture, in order; for a family without such a token there are no places. Raises
-        `ImageCountError` if the numbers disagree, and `PromptError` for a prompt that marks a
-        video's or a sound's place.
+        `ImageCountError` if the numbers disagree, and `PromptError` for a prompt that marks the
+        place of a video or a sound.
         """
         marked = 0
         if positions is None:
-            for what, ids in (("videos are", self.video_ids), ("audio is", self.audio_ids)):
+            for ids, kind in ((self.video_ids, "videos"), (self.audio_ids, "sounds")):
                 if any(token in tokens for token in ids):
-                    raise PromptError(f"{what} not supported; give pictures instead")
+                    raise PromptError(f"{kind} are not supported; give pictures instead")
             sought = self.image_token_id
             positions = token_places(tokens, sought) if sought is not None else []
             marked = 1
@@ -270,6 +273,14 @@ class VisionAddOn(ABC):
 
         What stands behind the first `hidden_size` columns is for `cache_views`.
         """
+
+    def encode_images(self, pictures: Sequence[Picture]) -> list[mx.array]:
+        """The rows of each of several pictures, as `encode_image` has them.
+
+        For pictures that wait together, at most `images_at_once` of them; a tower whose images are
+        all of one size runs them as a batch, which takes a GPU little longer than one.
+        """
+        return [self.encode_image(picture) for picture in pictures]
 
     def tower_bytes(self, size: tuple[int, int]) -> int | None:
         """The most bytes that `encode_image` holds at once, beside the weights, its rows included.

@@ -77,15 +77,17 @@ class BidirectionalView(CacheView):
     """A cache whose mask lets the tokens of each of `ranges` see each other whole.
 
     The mask is (causal or same range) and within the window, for caches that rotate and for those
-    that do not, as transformers composes it for Gemma 3. A range must be run in one piece.
+    that do not, as transformers composes it for Gemma 3; or `beyond_window`, within the window and
+    causal, or same range. A range must be run in one piece.
     """
 
-    def __init__(self, cache: Any, ranges: Sequence[Range]) -> None:
+    def __init__(self, cache: Any, ranges: Sequence[Range], *, beyond_window: bool = False) -> None:
         super().__init__(cache)
         self.ranges = ranges
+        self.beyond_window = beyond_window
 
     def like(self, cache: Any) -> "BidirectionalView":
-        return type(self)(cache, self.ranges)
+        return type(self)(cache, self.ranges, beyond_window=self.beyond_window)
 
     def make_mask(
         self, N: int, return_array: bool = False, window_size: int | None = None
@@ -103,6 +105,6 @@ class BidirectionalView(CacheView):
         for a, b in met:
             same = same | ((rows >= a) & (rows < b) & (columns >= a) & (columns < b))
         window = window_size or getattr(self.cache, "max_size", None)
-        if window is not None:
+        if window is not None and not self.beyond_window:
             same = same & (rows < columns + window)
         return causal | same

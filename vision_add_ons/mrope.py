@@ -21,22 +21,13 @@ Tables = tuple[mx.array, mx.array]
 """Cosines and sines, float32 [tokens, head_dim / 2] each."""
 
 
-class PromptPositions:
+class AxisPositions:
     """Where the tokens of one prompt, and those generated after it, stand on the three axes."""
 
-    def __init__(self, length: int, grids: Sequence[Grid]) -> None:
-        """For a prompt of `length` tokens with pictures in ascending order, row after row each."""
-        self.ids = np.empty((3, length), np.int32)
-        """The position of each token of the prompt on each axis."""
-        index = position = 0
-        for start, rows, columns in grids:
-            self.ids[:, index:start] = np.arange(position, position + start - index)
-            position += start - index
-            index = start + rows * columns
-            self.ids[:, start:index] = np.indices((1, rows, columns)).reshape(3, -1) + position
-            position += max(rows, columns)
-        self.ids[:, index:] = np.arange(position, position + length - index)
-        self.delta = position - index
+    def __init__(self, ids: np.ndarray, delta: int) -> None:
+        self.ids = ids
+        """The position of each token of the prompt on each axis: int32 [3, length]."""
+        self.delta = delta
         """What to add to a later token's index for its position."""
         self._chunk = (0, 0)
         self._placed: int | Tables = 0
@@ -64,13 +55,30 @@ class PromptPositions:
         return self._placed
 
 
+class PromptPositions(AxisPositions):
+    """Those of a prompt whose pictures are rows in a grid, and nothing beside them."""
+
+    def __init__(self, length: int, grids: Sequence[Grid]) -> None:
+        """For a prompt of `length` tokens with pictures in ascending order, row after row each."""
+        ids = np.empty((3, length), np.int32)
+        index = position = 0
+        for start, rows, columns in grids:
+            ids[:, index:start] = np.arange(position, position + start - index)
+            position += start - index
+            index = start + rows * columns
+            ids[:, start:index] = np.indices((1, rows, columns)).reshape(3, -1) + position
+            position += max(rows, columns)
+        ids[:, index:] = np.arange(position, position + length - index)
+        super().__init__(ids, position - index)
+
+
 class Positions(int):
     """A cache's offset that knows where its prompt's tokens stand; else the number it is."""
 
-    prompt: PromptPositions
+    prompt: AxisPositions
     """The positions of the whole prompt."""
 
-    def __new__(cls, offset: int, prompt: PromptPositions) -> "Positions":
+    def __new__(cls, offset: int, prompt: AxisPositions) -> "Positions":
         self = super().__new__(cls, offset)
         self.prompt = prompt
         return self
@@ -79,7 +87,7 @@ class Positions(int):
 class PositionView(CacheView):
     """A cache whose `offset` brings the positions of its request's `prompt` along."""
 
-    def __init__(self, cache: Any, prompt: PromptPositions) -> None:
+    def __init__(self, cache: Any, prompt: AxisPositions) -> None:
         super().__init__(cache)
         self.prompt = prompt
         self.shift = prompt.delta

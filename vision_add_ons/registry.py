@@ -22,6 +22,8 @@ GROUP = "sightline.vision_add_ons"
 BUILT_IN = {
     "gemma3": "vision_add_ons.gemma3:Gemma3AddOn",
     "gemma3n": "vision_add_ons.gemma3n:Gemma3nAddOn",
+    "gemma4": "vision_add_ons.gemma4:Gemma4AddOn",
+    "gemma4_unified": "vision_add_ons.gemma4:Gemma4UnifiedAddOn",
     "idefics3": "vision_add_ons.idefics3:Idefics3AddOn",
     "internvl": "vision_add_ons.internvl:InternVLAddOn",
     "glm4v": "vision_add_ons.glm4v:Glm4vAddOn",
@@ -29,6 +31,8 @@ BUILT_IN = {
     "llava.pixtral": "vision_add_ons.pixtral:PixtralAddOn",
     "lfm2-vl": "vision_add_ons.lfm2_vl:Lfm2VLAddOn",
     "lfm2_vl": "vision_add_ons.lfm2_vl:Lfm2VLAddOn",
+    "minicpmv4_6": "vision_add_ons.minicpmv:MiniCPMV46AddOn",
+    "minicpmv4_7": "vision_add_ons.minicpmv:MiniCPMV47AddOn",
     "mistral3": "vision_add_ons.mistral3:Mistral3AddOn",
     "moxin": "vision_add_ons.moxin:MoxinAddOn",
     "paligemma": "vision_add_ons.paligemma:PaliGemmaAddOn",

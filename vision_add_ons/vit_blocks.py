@@ -53,6 +53,8 @@ class Block:
     """The rows behind the block, of those before it and of what attention saw, [rows, width]."""
     windowed: bool = False
     """Rows see only those of their own window."""
+    scale: float | None = None
+    """What attention multiplies its scores by; None for head_dim^-0.5."""
 
 
 def by_heads(x: mx.array, heads: int, *projections: nn.Module) -> list[mx.array]:
@@ -101,11 +103,14 @@ def run_blocks(
         if block.windowed:
             for i, turn in enumerate(turns):
                 rows[i] = block.rest(
-                    rows[i], _through_windows(*block.heads(rows[i], turn), inside[i])
+                    rows[i],
+                    _through_windows(*block.heads(rows[i], turn), inside[i], block.scale),
                 )
                 settle(rows[i], when=len(rows) > 1)
         elif len(rows) == 1:
-            rows[0] = block.rest(rows[0], attend(*block.heads(rows[0], turns[0]), cutting))
+            rows[0] = block.rest(
+                rows[0], attend(*block.heads(rows[0], turns[0]), cutting, block.scale)
+            )
         else:
             _through_pieces(rows, block, turns, cutting)
         settle(*rows, when=pausing)
@@ -135,7 +140,7 @@ def _through_pieces(
         del made, part, piece
     all_keys, all_values = _whole(keys), _whole(values)
     for i in range(len(rows)):
-        seen = attend(queries.pop(0), all_keys, all_values, cutting)
+        seen = attend(queries.pop(0), all_keys, all_values, cutting, block.scale)
         settle(seen)
         rows[i] = block.rest(rows[i], seen)
         del seen
@@ -149,10 +154,16 @@ def _whole(parts: list[mx.array]) -> mx.array:
     return whole
 
 
-def attend(queries: mx.array, keys: mx.array, values: mx.array, cutting: Cutting) -> mx.array:
-    """What each of the queries sees of all values: [rows, heads * head_dim]."""
+def attend(
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    cutting: Cutting,
+    scale: float | None = None,
+) -> mx.array:
+    """What each of the queries sees of all values: [rows, heads * head_dim]; see `Block.scale`."""
     heads, count, head_dim = queries.shape
-    scale = head_dim**-0.5
+    scale = head_dim**-0.5 if scale is None else scale
     at_once = queries_at_once(heads, count, keys.shape[1], head_dim, queries.dtype, cutting)
     if at_once >= count:
         return _joined(_attention(queries, keys, values, scale))
@@ -175,10 +186,14 @@ def _joined(seen: mx.array) -> mx.array:
 
 
 def _through_windows(
-    queries: mx.array, keys: mx.array, values: mx.array, windows: Sequence[int]
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    windows: Sequence[int],
+    scale: float | None,
 ) -> mx.array:
     """As `attend`, for rows that see their own window; neighbours of one length are a batch."""
-    scale = queries.shape[-1] ** -0.5
+    scale = queries.shape[-1] ** -0.5 if scale is None else scale
     seen = []
     start = 0
     for length, count in _runs(windows):

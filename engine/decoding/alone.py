@@ -10,6 +10,7 @@ from mlx_lm import stream_generate
 from mlx_lm.generate import generation_stream, wired_limit
 
 from engine.decoding.answer import Answer, Cancelled
+from engine.decoding.guide import guided
 from engine.decoding.prefill import prefill
 from engine.decoding.sampling import Sampler, logits_processors
 from engine.events import FinishReason
@@ -58,13 +59,16 @@ def _tokens(answer: Answer, step: Step | None) -> Generator[None, None, FinishRe
     # The random state belongs to this thread: nobody else's numbers change.
     mx.random.seed(answer.seed)
     sampler = Sampler(options, kit.vocab_size)
+    processors = logits_processors(options, answer.prompt.tokens[: -len(rest)])
+    if answer.guide is not None:
+        processors.append(guided(answer.guide, lambda: sampler.drawn))
     responses = stream_generate(
         kit.text_model,
         kit.tokenizer,
         mx.array(list(rest)),
         max_tokens=answer.max_tokens,
         sampler=sampler,
-        logits_processors=logits_processors(options, answer.prompt.tokens[: -len(rest)]),
+        logits_processors=processors,
         prompt_cache=answer.kv,
         prefill_step_size=answer.step,
         prompt_progress_callback=progress,

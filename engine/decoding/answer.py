@@ -56,6 +56,8 @@ class Answer:
         self.prompt = generation.prompt
         self._cache, self._features, self._room = memory.prompts, memory.features, memory.room
         self._stops = StopStrings(self.options.stop)
+        self.guide = generation.guide
+        """What holds it to its schema, if it has one."""
         seed = self.options.seed
         # 53 bits survive JSON in every language, so that a told seed can be used again.
         self.seed = secrets.randbits(53) if seed is None else seed
@@ -156,10 +158,14 @@ class Answer:
         known = self._rows.get(picture.digest)
         if known is not None:
             return known
-        before = self._features.encoded, self._features.reused
-        rows = self._rows[picture.digest] = self._features.encode(picture)
-        self._images_encoded += self._features.encoded - before[0]
-        self._images_reused += self._features.reused - before[1]
+        fresh = not self._features.knows(picture.digest)
+        return self.take(picture, self._features.encode(picture), fresh)
+
+    def take(self, picture: Picture, rows: mx.array, fresh: bool) -> mx.array:
+        """Have a picture's rows, which were encoded for this answer if `fresh`."""
+        self._images_encoded += fresh
+        self._images_reused += not fresh
+        self._rows[picture.digest] = rows
         # A long conversation would otherwise hold all of its photographs decoded.
         picture.release()
         return rows
@@ -229,6 +235,8 @@ class Answer:
             self._first_token = self._last_token
             self._room.has_read(self)
         self._fed.append(token)
+        if self.guide is not None and self.guide.error is not None and ended is None:
+            raise self.guide.error
         if ended is not None:
             # An answer cut within a character ends before it.
             text = text.rstrip("\ufffd")

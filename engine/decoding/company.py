@@ -105,7 +105,8 @@ class Company:
         for member in members:
             before = member.answer.prompt.tokens[:-1]
             processors = logits_processors(member.answer.options, before)
-            rows.append(LaneRow(id(member), len(before), processors))
+            guide = member.answer.guide
+            rows.append(LaneRow(id(member), len(before), processors, guide))
         sampler = RowSampler([member.row for member in members])
         return members, Lane(self._model, rows, last, caches, sampler)
 

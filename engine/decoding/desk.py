@@ -37,8 +37,7 @@ class Desk:
         self._reading: Reading | None = None
         """None where nothing is decoded together."""
         if places > 1 and decodes_together(kit):
-            sharing = memory.budget.max_bytes > 0
-            self._reading = Reading(kit, self._company, memory.room, sharing)
+            self._reading = Reading(kit, self._company, memory)
         self._wired = ExitStack()
         self._due = 0.0
         """When those that are decoded wait no longer for prompts."""

@@ -9,8 +9,10 @@ from collections.abc import Collection, Generator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import mlx.core as mx
+import numpy as np
 from mlx_lm.generate import generation_stream
 
+from engine.decoding.guide import Guide
 from engine.decoding.prefill import prefill_together
 from engine.decoding.row_sampler import RowSampler
 from engine.decoding.sampling import LogitsProcessor
@@ -103,11 +105,19 @@ class LaneCache:
 class LaneRow:
     """What a lane knows of a row beside what is drawn for it."""
 
-    def __init__(self, name: int, length: int, processors: Sequence[LogitsProcessor]) -> None:
+    def __init__(
+        self,
+        name: int,
+        length: int,
+        processors: Sequence[LogitsProcessor],
+        guide: Guide | None = None,
+    ) -> None:
         """`length` is how many tokens the row's caches hold."""
         self.name = name
         self.length = length
         self.processors = processors
+        self.guide = guide
+        self._begun = False
         self._tokens: mx.array | None = None
 
     def process(self, token: mx.array, logits: mx.array) -> mx.array:
@@ -119,6 +129,13 @@ class LaneRow:
         for process in self.processors:
             logits = process(seen, logits)
         return logits
+
+    def allowed(self, token: int) -> mx.array | None:
+        """Which tokens may follow `token`, [vocab_size]; None for all. To be asked once a token."""
+        if self.guide is None:
+            return None
+        begun, self._begun = self._begun, True
+        return self.guide.after(token if begun else None)
 
 
 class Lane:
@@ -175,6 +192,15 @@ class Lane:
                 row.process(tokens[i : i + 1], logits[i : i + 1]) for i, row in enumerate(self.rows)
             ]
             logits = mx.concatenate(parts)
+        if any(row.guide is not None for row in self.rows):
+            # Computed while we wait for the tokens before, and look what may follow them.
+            mx.async_eval(logits)
+            masks = [
+                row.allowed(int(t)) for row, t in zip(self.rows, np.array(tokens), strict=True)
+            ]
+            every = mx.ones(logits.shape[-1:], mx.bool_)
+            allowed = mx.stack([every if mask is None else mask for mask in masks])
+            logits = mx.where(allowed, logits, -mx.inf)
         drawn = self._sampler(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
         mx.async_eval(drawn)
         for row in self.rows:

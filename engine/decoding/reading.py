@@ -12,9 +12,10 @@ from engine.decoding.answer import Answer, Cancelled, ending
 from engine.decoding.company import Company
 from engine.decoding.groups import Unread, alike
 from engine.decoding.lane import LaneCache
+from engine.decoding.looking import Looking
 from engine.decoding.prefill import prefill, prefill_together
 from engine.memory.kv_state import rotates
-from engine.memory.room import Room
+from engine.memory.memory import Memory
 from vision_add_ons.cache_views import plain_caches
 
 if TYPE_CHECKING:
@@ -44,14 +45,15 @@ LEAST = 64
 class Reading:
     """For the engine's thread alone."""
 
-    def __init__(self, kit: "ModelKit", company: Company, room: Room, sharing: bool) -> None:
-        """`sharing` says whether anything can be kept for others."""
+    def __init__(self, kit: "ModelKit", company: Company, memory: Memory) -> None:
         self._model: Any = kit.text_model
         self._company = company
-        self._room = room
+        self._room = memory.room
+        at_once = 1 if kit.add_on is None else kit.add_on.images_at_once
+        self._looking = Looking(memory.features, at_once)
         self._rotates = rotates(kit.make_cache())
         # A cache that rotates serves at its borders alone, and those of others are elsewhere.
-        self._sharing = sharing and not self._rotates
+        self._sharing = memory.budget.max_bytes > 0 and not self._rotates
         self._waiting: dict[Answer, Answer | None] = {}
         """Those that have not begun, in their order, and the one that each waits for."""
         self._queue: deque[tuple[list[Answer], Steps]] = deque()
@@ -153,19 +155,14 @@ class Reading:
 
     def _look(self, prompts: Sequence[Unread]) -> Steps:
         """Encode the pictures of prompts that began together, and have these read."""
+        for _ in self._looking.encode([one.answer for one in prompts], GAP):
+            yield 0
         ready = []
         for one in prompts:
             answer = one.answer
             try:
-                for picture in (span.picture for span in answer.spans):
-                    known = answer.knows(picture)
-                    answer.encode(picture)
-                    if not known:
-                        yield 0
                 one.embeddings = answer.embeddings(one.tokens)
                 answer.look()
-            except GeneratorExit:
-                raise  # the thread is at its end, and ends all that is under way
             except BaseException as error:
                 answer.end(*ending(error))
             else:

@@ -54,6 +54,8 @@ class Sampler:
         self._choose = make_sampler(way.temperature, way.top_p, way.min_p, top_k=way.top_k)
         self._alternatives = min(options.top_logprobs, vocab_size)
         self._told: deque[list[mx.array]] = deque()
+        self.drawn: mx.array | None = None
+        """The token, [1], that was drawn last."""
 
     def __call__(self, logprobs: mx.array) -> mx.array:
         """A token, [1], for log-probabilities [1, vocab_size]."""
@@ -63,7 +65,8 @@ class Sampler:
         self._told.append(told)
         # Computed along with the token: when mlx-lm's loop hands a token on, the next step is under
         # way, and whatever is asked for only then waits for that.
-        return mx.depends(token, told)
+        self.drawn = mx.depends(token, told)
+        return self.drawn
 
     def next(self) -> tuple[float, Alternatives]:
         """The log-probability of the next token, in the order of sampling, and the likeliest ones.

@@ -1,5 +1,6 @@
 """The rows of pictures that were encoded before, for any conversation."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -45,20 +46,30 @@ class FeatureCache:
             self._budget.touch(known)
             self.reused += 1
             return known.array
+        return self.encode_all([picture])[0]
+
+    def encode_all(self, pictures: Sequence[Picture]) -> list[mx.array]:
+        """The rows of several pictures, none of which is known, as `encode` has those of each.
+
+        If it fails, none of them is kept.
+        """
         assert self._add_on is not None
-        rows = self._add_on.encode_image(picture)
-        if not mx.isfinite(rows).all():
+        rows = self._add_on.encode_images(pictures)
+        if not mx.stack([mx.isfinite(each).all() for each in rows]).all():
             raise NumericalError(
                 "the vision add-on made rows of NaN or infinity of an image: its weights are "
                 "damaged, or too large for their dtype; fetch the model again, or convert it to "
                 "bfloat16"
             )
-        self.encoded += 1
-        digest = picture.digest
+        self.encoded += len(rows)
+        for picture, each in zip(pictures, rows, strict=True):
+            self._keep(picture.digest, each)
+        return rows
+
+    def _keep(self, digest: str, rows: mx.array) -> None:
         kept = self._rows[digest] = _Rows(rows, rows.nbytes)
         self.nbytes += kept.nbytes
         self._budget.add(kept, lambda: self._forget(digest))
-        return rows
 
     def _forget(self, digest: str) -> None:
         self.nbytes -= self._rows.pop(digest).nbytes

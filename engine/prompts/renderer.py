@@ -6,7 +6,10 @@ from typing import Any
 
 
 class Renderer:
-    """Renders messages as mlx-lm's tokenizer does; any thread may call it.
+    """Renders messages as a family's own processor does; any thread may call it.
+
+    Whether an answer begins with a thought is the template's own choice: mlx-lm would ask for one
+    wherever the tokenizer knows marks for it, and Gemma 4's templates think only when asked to.
 
     transformers' `apply_chat_template` goes through all messages three times before it renders
     them, at 20 microseconds for each. What it does there is for objects, and for keys of None:
@@ -22,9 +25,9 @@ class Renderer:
         `messages` are dictionaries of plain data; those with `tool_calls` may have a `content` of
         None. Raises whatever the template trips over.
         """
-        rendered: Any
-        if not self._is_plain or any("tool_calls" in message for message in messages):
-            rendered = self._tokenizer.apply_chat_template(
+        inner = self._plain
+        if inner is None or any("tool_calls" in message for message in messages):
+            rendered: Any = (inner or self._tokenizer).apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=True
             )
             return str(rendered)
@@ -32,26 +35,26 @@ class Renderer:
 
         (rendered,), _ = render_jinja_template(
             [messages],
-            chat_template=self._tokenizer.get_chat_template(),
+            chat_template=inner.get_chat_template(),
             add_generation_prompt=True,
-            enable_thinking=self._tokenizer.has_thinking,
-            **self._tokenizer.special_tokens_map,
+            **inner.special_tokens_map,
         )
         return str(rendered)
 
     @cached_property
-    def _is_plain(self) -> bool:
-        """Whether the template is a Jinja text that transformers' own method would apply."""
+    def _plain(self) -> Any:
+        """transformers' own tokenizer, where its method would apply a Jinja text; else None."""
         from mlx_lm.tokenizer_utils import TokenizerWrapper
         from transformers import PreTrainedTokenizerBase as Base
 
         if not isinstance(self._tokenizer, TokenizerWrapper):
-            return False
+            return None
         if getattr(self._tokenizer, "_chat_template", None) is not None:
-            return False  # one of mlx-lm's own, in Python
+            return None  # one of mlx-lm's own, in Python
         inner = getattr(getattr(self._tokenizer, "get_chat_template", None), "__self__", None)
-        return (
+        plain = (
             isinstance(inner, Base)
             and type(inner).apply_chat_template is Base.apply_chat_template
             and type(inner).get_chat_template is Base.get_chat_template
         )
+        return inner if plain else None

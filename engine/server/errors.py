@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from engine.server.schemas import PART_TYPES
+from engine.server.schemas import FORMATS, PART_TYPES
 from vision_add_ons.errors import (
     ContextExceeded,
     EngineClosed,
@@ -180,7 +180,7 @@ def _path(loc: Sequence[Any]) -> str:
     before: Any = None
     for step in loc:
         # Between the names stand pydantic's own words for the branches of a union.
-        branch = isinstance(before, int) and step in PART_TYPES
+        branch = step in (PART_TYPES if isinstance(before, int) else FORMATS.get(before, ()))
         if isinstance(step, int):
             path += f"[{step}]" if path else ""
         elif not branch and step not in _BRANCHES and not step.startswith("list["):

@@ -4,7 +4,15 @@ from dataclasses import replace
 from typing import Any
 
 from engine.options import GenerationOptions
-from engine.server.schemas import ChatRequest, CompletionRequest, Sampling
+from engine.schema import Schema
+from engine.server.schemas import (
+    ChatRequest,
+    CompletionRequest,
+    JsonSchema,
+    ObjectFormat,
+    Sampling,
+    SchemaFormat,
+)
 
 COMPLETION_TOKENS = 16
 """OpenAI's default for the most tokens of a completion."""
@@ -30,6 +38,11 @@ def chat_options(asked: ChatRequest, defaults: GenerationOptions) -> GenerationO
         given["max_tokens"] = asked.max_completion_tokens
     if asked.logprobs:
         given |= {"logprobs": True, "top_logprobs": asked.top_logprobs or 0}
+    match asked.response_format:
+        case ObjectFormat() | SchemaFormat(json_schema=JsonSchema(schema_=None)):
+            given["schema"] = {"type": "object"}
+        case SchemaFormat(json_schema=JsonSchema(schema_=schema)):
+            given["schema"] = Schema.json(schema or True)
     return replace(defaults, **given)
 
 

@@ -13,6 +13,8 @@ from pydantic_core import PydanticCustomError
 from engine.options import BOUNDS, LARGEST
 
 PART_TYPES = ("text", "image_url")
+FORMATS = {"response_format": ("text", "json_object", "json_schema")}
+"""Fields that are one of several objects, and the types that these name."""
 
 Unsupported = Annotated[None, Field(description="Not supported; null at most.")]
 
@@ -76,10 +78,15 @@ class Strict(BaseModel):
     def _first_unknown(cls, given: Any) -> Any:
         """Names the first unknown field alone: pydantic would list a million of them."""
         for name in given if isinstance(given, dict) else ():
-            if name not in cls.model_fields:
+            if name not in cls._names():
                 shown = name[:100].encode(errors="replace").decode()  # half characters too
                 raise PydanticCustomError("unknown_field", "{name}", {"name": shown})
         return given
+
+    @classmethod
+    def _names(cls) -> set[str]:
+        """As a request writes them."""
+        return {field.alias or name for name, field in cls.model_fields.items()}
 
 
 class TextPart(Strict):
@@ -128,6 +135,33 @@ class StreamOptions(Strict):
 
 class TextFormat(Strict):
     type: Literal["text"]
+
+
+class ObjectFormat(Strict):
+    """An answer that is a JSON object."""
+
+    type: Literal["json_object"]
+
+
+class JsonSchema(Strict):
+    name: str = Field(max_length=64, description="Of no effect.")
+    description: str | None = Field(None, description="Of no effect.")
+    schema_: dict[str, Any] | None = Field(
+        None, alias="schema", description="A JSON Schema; without one, any object."
+    )
+    strict: bool | None = Field(
+        None, description="Of no effect: answers are held to it in any case."
+    )
+
+
+class SchemaFormat(Strict):
+    """An answer that is JSON by a schema, unless it is cut off."""
+
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+ResponseFormat = Annotated[TextFormat | ObjectFormat | SchemaFormat, Field(discriminator="type")]
 
 
 class Sampling(Strict):
@@ -184,7 +218,7 @@ class ChatRequest(Sampling):
     )
     logprobs: bool | None = None
     top_logprobs: Alternatives | None = None
-    response_format: TextFormat | None = None
+    response_format: ResponseFormat | None = None
     modalities: list[Literal["text"]] | None = Field(None, max_length=8)
     service_tier: Literal["auto", "default"] | None = None
     store: Off = None

@@ -22,6 +22,7 @@ from engine import (
     LoadedPicture,
     Message,
     Request,
+    Schema,
     SightlineError,
     load,
     load_picture,
@@ -143,6 +144,11 @@ TARGETS: dict[str, Target] = {
     "load": lambda engine, folder: load,
     "load_picture": lambda engine, folder: load_picture,
     "Request": lambda engine, folder: Request,
+    "Schema": lambda engine, folder: Schema,
+    **{
+        f"Schema.{name}": lambda engine, folder, name=name: getattr(Schema, name)
+        for name in ("json", "regex", "grammar", "choices", "of")
+    },
     "Message": lambda engine, folder: Message,
     "LoadedPicture": lambda engine, folder: LoadedPicture,
     "LoadedPicture.within": lambda engine, folder: load_picture(Image.new("RGB", (9, 2))).within,
@@ -184,6 +190,12 @@ RIGHT: dict[str, Callable[[Path], Any]] = {
     "pixels": lambda folder: Image.new("RGB", (2, 2)),
     "longest": lambda folder: 4,
     "vocab_only": lambda folder: True,
+    "kind": lambda folder: "regex",
+    "schema": lambda folder: {"type": "integer"},
+    "pattern": lambda folder: "a",
+    "lark": lambda folder: 'start: "a"',
+    "texts": lambda folder: ["a"],
+    "given": lambda folder: ["a"],
 }
 """What each parameter is given where another one is tried; the others have defaults."""
 
@@ -215,7 +227,9 @@ def test_nothing_public_is_left_out() -> None:
         if name not in MADE_BY_OTHERS:
             found.add(name)
         if isinstance(value, type):
-            methods = inspect.getmembers(value, inspect.isfunction)
+            methods = inspect.getmembers(
+                value, lambda m: inspect.isfunction(m) or inspect.ismethod(m)
+            )
             found |= {f"{name}.{m}" for m, _ in methods if not m.startswith("_")}
     assert found - NO_ARGUMENTS - FOR_THE_ENGINE == set(TARGETS)
 

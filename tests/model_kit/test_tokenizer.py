@@ -70,6 +70,8 @@ MODEL_TYPES = (
     "glm4v_moe",
     "llava",
     "llava_next",
+    "minicpmv4_6",
+    "minicpmv4_7",
     "mistral3",
     "moxin",
     "paligemma",

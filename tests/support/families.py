@@ -2,10 +2,12 @@
 
 from support.gemma3_reference import Gemma3Reference
 from support.gemma3n_reference import Gemma3nReference
+from support.gemma4_reference import Gemma4Reference
 from support.glm4v_reference import Glm4vReference
 from support.idefics3_reference import Idefics3Reference
 from support.internvl_reference import InternVLReference
 from support.lfm2_vl_reference import Lfm2VLReference
+from support.minicpmv_reference import MiniCPMV46Reference, MiniCPMV47Reference
 from support.mistral3_reference import Ministral3Reference, Mistral3Reference
 from support.paligemma_reference import PaliGemma2Reference, PaliGemmaReference
 from support.pixtral_reference import PixtralReference
@@ -17,6 +19,7 @@ from support.qwen3_vl_reference import Qwen3VLReference
 FAMILIES = (
     Gemma3Reference,
     Gemma3nReference,
+    Gemma4Reference,
     PaliGemmaReference,
     PaliGemma2Reference,
     PixtralReference,
@@ -30,4 +33,6 @@ FAMILIES = (
     InternVLReference,
     Lfm2VLReference,
     Glm4vReference,
+    MiniCPMV46Reference,
+    MiniCPMV47Reference,
 )

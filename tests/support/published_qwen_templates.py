@@ -197,3 +197,6 @@ QWEN35 = (
 """
 )
 """Trimmed texts or parts; strict about system messages; each answer begins with its thoughts."""
+
+MINICPMV = QWEN35.replace("<|vision_start|><|image_pad|><|vision_end|>", "<|image_pad|>\\n")
+"""The same with an image on a line of its own."""

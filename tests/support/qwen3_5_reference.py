@@ -35,6 +35,20 @@ NORMS = ("layernorm.weight", "language_model.norm.weight", "q_norm.weight", "k_n
 """Those that count from 1."""
 
 
+def with_lasting_states(model: Any) -> Any:
+    """A model with this decoder and random weights, with others where those would not do."""
+    model.set_experts_implementation("eager")  # the usual one knows no float64
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(NORMS) and "vision_tower" not in name:
+                parameter.sub_(1)
+            if name.endswith("A_log"):
+                # States that last, as in trained models: where each token lets the state go,
+                # its norm makes float32's rounding as large as what is left.
+                parameter.abs_().sub_(4)
+    return model
+
+
 class Qwen35Reference(Qwen3VLReference):
     name = "qwen3_5"
     refused: ClassVar[tuple[tuple[Any, ...], ...]] = (
@@ -80,15 +94,7 @@ class Qwen35Reference(Qwen3VLReference):
 
     def __init__(self, seed: int, tied: bool = False, **text: Any) -> None:
         super().__init__(seed, tied, **text)
-        self.model.set_experts_implementation("eager")  # the usual one knows no float64
-        with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
-                if name.endswith(NORMS):
-                    parameter.sub_(1)
-                if name.endswith("A_log"):
-                    # States that last, as in trained models: where each token lets the state go,
-                    # its norm makes float32's rounding as large as what is left.
-                    parameter.abs_().sub_(4)
+        with_lasting_states(self.model)
 
     def logits(self, tokens: list[int], images: list[Image.Image], answer: list[int]) -> np.ndarray:
         """In float64, of which float32 is off by more than elsewhere, also transformers' own."""

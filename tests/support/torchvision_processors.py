@@ -31,13 +31,20 @@ class InterpolationMode(Enum):
 
 
 def resize(
-    image: torch.Tensor, size: Any, interpolation: InterpolationMode, antialias: bool = True
+    image: torch.Tensor, size: Any, interpolation: InterpolationMode | int, antialias: bool = True
 ) -> torch.Tensor:
-    """As torchvision resizes bytes on a CPU that it knows a fast way for."""
+    """As torchvision resizes bytes on a CPU that it knows a fast way for.
+
+    It knows the modes by Pillow's numbers, too.
+    """
+    if isinstance(interpolation, int):
+        interpolation = InterpolationMode[Image.Resampling(interpolation).name]
     if image.shape[-2:] == tuple(size):
         return image
+    batch = image.reshape(-1, *image.shape[-3:])
     mode = interpolation.value
-    return interpolate(image, size=size, mode=mode, align_corners=False, antialias=antialias)
+    made = interpolate(batch, size=size, mode=mode, align_corners=False, antialias=antialias)
+    return made.reshape(*image.shape[:-2], *made.shape[-2:])
 
 
 def normalize(image: torch.Tensor, mean: Any, std: Any, inplace: bool = False) -> torch.Tensor:

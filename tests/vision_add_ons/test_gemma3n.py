@@ -6,6 +6,7 @@ What every family holds is checked in tests/parity.
 import copy
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from support.gemma3n_reference import (
     Gemma3nReference,
 )
 from support.mobilenetv5 import TorchMobileNetV5, computed, digest
+from support.planted import Planting
 from support.seeds import seed_of
 
 from engine import Engine, load
@@ -32,12 +34,21 @@ from model_kit.config import read_config
 from model_kit.decoder_modules import decoder_module
 from model_kit.kit import inspect_checkpoint
 from scripts.timm_tower import EVERY, SEED, STORED, of_timm, ours, shapes_of
+from vision_add_ons.base import Picture
 from vision_add_ons.configs import resolve_config
 from vision_add_ons.errors import BrokenConfig, CheckpointError, PromptError, UnsupportedCheckpoint
-from vision_add_ons.gemma3n.add_on import Embedder
+from vision_add_ons.gemma3n.add_on import Embedder, Gemma3nAddOn
 from vision_add_ons.gemma3n.config import TowerConfig
 from vision_add_ons.gemma3n.tower import MobileNetV5, most_bytes
-from vision_add_ons.testing import BOS, relative_error, written
+from vision_add_ons.testing import (
+    BOS,
+    WORDS,
+    answer_checks,
+    relative_error,
+    row_checks,
+    seam_checks,
+    written,
+)
 
 TEXT = {
     "activation_sparsity_pattern": [0.95] * 10 + [0.0] * 20,
@@ -103,8 +114,8 @@ def engine(folder: Path) -> Iterator[Engine]:
 
 
 @pytest.mark.parametrize("images", [[], [Image.new("RGB", (9, 9))]])
-def test_audio_is_refused(engine: Engine, images: list[Image.Image]) -> None:
-    with pytest.raises(PromptError, match="audio is not supported"):
+def test_sounds_are_refused(engine: Engine, images: list[Image.Image]) -> None:
+    with pytest.raises(PromptError, match="sounds are not supported"):
         engine.generate([BOS, SOUND, *[IMAGE] * len(images), 9], images=images)
 
 
@@ -218,3 +229,49 @@ def test_memory_of_a_larger_picture() -> None:
     mx.eval(embedder(tower(pixels).flatten(0, 1)))
     taken = mx.get_peak_memory() - active + pixels.nbytes
     assert taken <= told <= 1.4 * taken
+
+
+# --- faults that the kit must name ------------------------------------------------------------
+
+
+class NormalisedAnyway(Gemma3nAddOn):
+    """Whatever `do_normalize` says."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.pixels = replace(self.pixels, mean=(0.5,) * 3, std=(0.5,) * 3)
+
+
+class PlacesTurned(Gemma3nAddOn):
+    """Column by column, where the reference goes line by line."""
+
+    def encode_image(self, picture: Picture) -> mx.array:
+        rows = mx.unflatten(super().encode_image(picture), 0, (self.tower.msfa.side, -1))
+        return rows.swapaxes(0, 1).flatten(0, 1)
+
+
+class WordsUnscaled(Gemma3nAddOn):
+    def embed_tokens(self, text_model: Any, tokens: mx.array) -> mx.array:
+        return text_model.model.embed_tokens(tokens)
+
+
+class LayersTakePicturesForWords(Gemma3nAddOn):
+    """What layers are given beside the rows is that of a word."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.placeholder_id = WORDS[0]
+
+
+@pytest.mark.parametrize(
+    ("faulty", "check", "saying"),
+    [
+        (NormalisedAnyway, row_checks.check_rows, "compare the pixels first"),
+        (PlacesTurned, row_checks.check_rows, "are off by"),
+        (WordsUnscaled, seam_checks.check_text_embeddings, "embed_tokens must give"),
+        (WordsUnscaled, answer_checks.check_one_picture, "logits are off"),
+        (LayersTakePicturesForWords, answer_checks.check_one_picture, "logits are off"),
+    ],
+)
+def test_faults_are_caught(planting: Planting, faulty: Any, check: Any, saying: str) -> None:
+    planting.caught(faulty, check, saying)

@@ -16,13 +16,12 @@ from support.seeds import SWEEP
 from vision_add_ons.base import ExpandedPrompt, ImageSpan, Picture, PromptEmbeddings
 from vision_add_ons.errors import ImageError
 from vision_add_ons.gemma3 import Gemma3AddOn
-from vision_add_ons.gemma3n import Gemma3nAddOn
+from vision_add_ons.minicpmv import MiniCPMV47AddOn
 from vision_add_ons.pixtral import PixtralAddOn
 from vision_add_ons.qwen2_vl import Qwen2VLAddOn
 from vision_add_ons.qwen2_vl.preprocessing import Patches
 from vision_add_ons.testing import (
     BOS,
-    WORDS,
     answer_checks,
     dtype_checks,
     prompt_checks,
@@ -67,25 +66,16 @@ class RowsWithoutNormalisation(Gemma3AddOn):
         self.pixels = replace(self.pixels, mean=(0.0,) * 3, std=(1.0,) * 3)
 
 
-class NormalisedAnyway(Gemma3nAddOn):
-    """Whatever `do_normalize` says."""
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.pixels = replace(self.pixels, mean=(0.5,) * 3, std=(0.5,) * 3)
-
-
-class PlacesTurned(Gemma3nAddOn):
-    """Column by column, where the reference goes line by line."""
-
-    def encode_image(self, picture: Picture) -> mx.array:
-        rows = mx.unflatten(super().encode_image(picture), 0, (self.tower.msfa.side, -1))
-        return rows.swapaxes(0, 1).flatten(0, 1)
-
-
 class RowsRounded(PixtralAddOn):
     def encode_image(self, picture: Picture) -> mx.array:
         return super().encode_image(picture).astype(mx.float16).astype(mx.float32)
+
+
+class RowsOfAnother(Gemma3AddOn):
+    images_at_once = 2
+
+    def encode_images(self, pictures: Sequence[Picture]) -> list[mx.array]:
+        return super().encode_images(pictures)[::-1]
 
 
 class EvenGrid(Patches):
@@ -120,6 +110,24 @@ class AnotherPlaceholder(PixtralAddOn):
         self.placeholder_id = self.break_id
 
 
+class MergedALayerLate(MiniCPMV47AddOn):
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.tower.insert += 1
+
+
+class WholeBehindSlices(MiniCPMV47AddOn):
+    def encode_image(self, picture: Picture) -> mx.array:
+        lines, columns = self.views(picture.size)[0]
+        return mx.roll(super().encode_image(picture), -lines * columns, axis=0)
+
+
+class NumbersLeftOut(MiniCPMV47AddOn):
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.slicing = replace(self.slicing, numbered=False)
+
+
 @pytest.mark.parametrize(
     ("faulty", "check", "saying"),
     [
@@ -129,9 +137,8 @@ class AnotherPlaceholder(PixtralAddOn):
         (RowsUnscaled, row_checks.check_rows, "then the scale"),
         (EarlierFeatures, row_checks.check_rows, "the tower's layers"),
         (RowsWithoutNormalisation, row_checks.check_rows, "compare the pixels first"),
-        (NormalisedAnyway, row_checks.check_rows, "compare the pixels first"),
-        (PlacesTurned, row_checks.check_rows, "are off by"),
         (RowsRounded, row_checks.check_rows, "are off by"),
+        (RowsOfAnother, row_checks.check_rows, "among others are off by"),
         (OddEdgesRounded, row_checks.check_row_counts, "stands in the prompt as"),
         pytest.param(
             OddEdgesRounded,
@@ -143,6 +150,9 @@ class AnotherPlaceholder(PixtralAddOn):
         ),
         (LongPicturesRefused, row_checks.check_row_counts, "only those that are over 10 times"),
         (AnotherPlaceholder, row_checks.check_row_counts, "picture_tokens has"),
+        (MergedALayerLate, row_checks.check_rows, "the tower's layers"),
+        (WholeBehindSlices, row_checks.check_rows, "are off by"),
+        (NumbersLeftOut, prompt_checks.check_places, "expand_prompt makes"),
     ],
 )
 def test_rows(planting: Planting, faulty: Any, check: Any, saying: str) -> None:
@@ -252,25 +262,9 @@ class ScaledOnceMore(Gemma3AddOn):
         return super().embed_tokens(text_model, tokens) * self.scale
 
 
-class WordsUnscaled(Gemma3nAddOn):
-    def embed_tokens(self, text_model: Any, tokens: mx.array) -> mx.array:
-        return text_model.model.embed_tokens(tokens)
-
-
-class LayersTakePicturesForWords(Gemma3nAddOn):
-    """What layers are given beside the rows is that of a word."""
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.placeholder_id = WORDS[0]
-
-
 @pytest.mark.parametrize(
     ("faulty", "check", "saying"),
     [
-        (WordsUnscaled, seam_checks.check_text_embeddings, "embed_tokens must give"),
-        (WordsUnscaled, answer_checks.check_one_picture, "logits are off"),
-        (LayersTakePicturesForWords, answer_checks.check_one_picture, "logits are off"),
         (RowsSwapped, seam_checks.check_embeddings, "in their order"),
         (RowsNotKept, seam_checks.check_embeddings, "ask `encode` once for each span"),
         (

@@ -15,12 +15,22 @@ from support.planted import Planting
 from vision_add_ons.base import ExpandedPrompt, ImageSpan, Picture
 from vision_add_ons.cache_views import BidirectionalView, Range
 from vision_add_ons.gemma3 import Gemma3AddOn
+from vision_add_ons.gemma4 import Gemma4AddOn
 from vision_add_ons.layer_features import deepstack_views, take_features
+from vision_add_ons.minicpmv import MiniCPMV47AddOn
+from vision_add_ons.minicpmv.canvas import Canvas
 from vision_add_ons.mrope import MRope, Positions, PositionView, PromptPositions, in_runs
 from vision_add_ons.paligemma import PaliGemmaAddOn
 from vision_add_ons.qwen2_vl import Qwen2VLAddOn
 from vision_add_ons.qwen3_vl import Qwen3VLAddOn
-from vision_add_ons.testing import BOS, answer_checks, relative_error, row_checks, text_checks
+from vision_add_ons.testing import (
+    BOS,
+    answer_checks,
+    relative_error,
+    row_checks,
+    seam_checks,
+    text_checks,
+)
 from vision_add_ons.testing.kit import ask
 
 # --- masks ------------------------------------------------------------------------------------
@@ -49,6 +59,37 @@ class PicturesSeeEachOther(Gemma3AddOn):
         return ((spans[0].start, spans[-1].end),)
 
 
+class SpansInAllLayers(Gemma4AddOn):
+    """As Gemma 3 has it: Gemma 4's spans see themselves in sliding layers alone."""
+
+    def cache_views(
+        self, caches: Sequence[Any], prompt: ExpandedPrompt, encode: Any = None
+    ) -> list[Any]:
+        return [BidirectionalView(cache, prompt.bidirectional) for cache in caches]
+
+
+class SpansBeyondTheWindow(Gemma4AddOn):
+    """As the unified form has it."""
+
+    def cache_views(
+        self, caches: Sequence[Any], prompt: ExpandedPrompt, encode: Any = None
+    ) -> list[Any]:
+        views = super().cache_views(caches, prompt)
+        for view in views:
+            if isinstance(view, BidirectionalView):
+                view.beyond_window = True
+        return views
+
+
+class MarksSeeToo(Gemma4AddOn):
+    """Those around the rows."""
+
+    def bidirectional_ranges(
+        self, tokens: Sequence[int], spans: Sequence[ImageSpan]
+    ) -> tuple[Range, ...]:
+        return tuple((span.start, span.end) for span in spans)
+
+
 class PrefixWithinTheWindow(PaliGemmaAddOn):
     """As Gemma 3 has it: PaliGemma's prompt sees farther than Gemma 2's window."""
 
@@ -65,6 +106,9 @@ class PrefixWithinTheWindow(PaliGemmaAddOn):
         (RangesOneTooLong, answer_checks.check_one_picture),
         (PicturesSeeEachOther, answer_checks.check_two_pictures),
         (PrefixWithinTheWindow, answer_checks.check_one_picture),
+        (SpansInAllLayers, answer_checks.check_one_picture),
+        (SpansBeyondTheWindow, answer_checks.check_one_picture),
+        (MarksSeeToo, answer_checks.check_one_picture),
     ],
 )
 def test_masks(planting: Planting, faulty: Any, check: Any) -> None:
@@ -110,6 +154,33 @@ class WrongDelta(Qwen2VLAddOn):
     ],
 )
 def test_positions(planting: Planting, faulty: Any, saying: str) -> None:
+    planting.caught(faulty, answer_checks.check_one_picture, saying)
+
+
+class SlicesOnOnePlace(MiniCPMV47AddOn):
+    """All of them in the canvas's corner, as if each were the picture."""
+
+    def _canvas(self, size: tuple[int, int]) -> Canvas:
+        canvas = super()._canvas(size)
+        layout = self.slicing.layout(size)
+        if layout.lines:
+            cell = self.slicing.rows(layout.slice)
+            alone = Canvas(cell, (1, 1), cell).places[:, -cell[0] * cell[1] - 2 :]
+            canvas.places[:, -alone.shape[1] :] = alone
+        return canvas
+
+
+class WholeNotStretched(MiniCPMV47AddOn):
+    def _canvas(self, size: tuple[int, int]) -> Canvas:
+        canvas = super()._canvas(size)
+        alone = Canvas(self.slicing.rows(self.slicing.layout(size).whole), (0, 0), (0, 0)).places
+        canvas.places[:, : alone.shape[1] - 1] = alone[:, :-1]
+        return canvas
+
+
+@pytest.mark.parametrize("faulty", [SlicesOnOnePlace, WholeNotStretched])
+def test_a_canvas(planting: Planting, faulty: Any) -> None:
+    saying = r"logits are off by .* after the prompt"
     planting.caught(faulty, answer_checks.check_one_picture, saying)
 
 
@@ -166,6 +237,39 @@ class AxesInRuns(Qwen3VLAddOn):
 def test_deepstack(planting: Planting, faulty: Any) -> None:
     saying = r"logits are off by .* after the prompt"
     planting.caught(faulty, answer_checks.check_one_picture, saying)
+
+
+# --- inputs of each layer, and scaled ones ------------------------------------------------------
+
+
+class LayersAreGivenThePicturesId(Gemma4AddOn):
+    def prepare_decoder(self, text_model: nn.Module) -> None:
+        """Nothing: the placeholder's own input of each layer is looked up."""
+
+
+class RowsDividedAgain(Gemma4AddOn):
+    """As for mlx-lm's decoder, which would scale them."""
+
+    def encode_image(self, picture: Picture) -> mx.array:
+        return super().encode_image(picture) / 8
+
+
+class WordsNotScaled(Gemma4AddOn):
+    def embed_tokens(self, text_model: nn.Module, tokens: mx.array) -> mx.array:
+        return text_model.model.embed_tokens(tokens)
+
+
+@pytest.mark.parametrize(
+    ("faulty", "check", "saying"),
+    [
+        (LayersAreGivenThePicturesId, answer_checks.check_one_picture, "logits are off by"),
+        (RowsDividedAgain, row_checks.check_rows, "rows of a picture of .* are off by"),
+        (RowsDividedAgain, answer_checks.check_one_picture, "logits are off by"),
+        (WordsNotScaled, seam_checks.check_text_embeddings, "embed_tokens must give"),
+    ],
+)
+def test_inputs(planting: Planting, faulty: Any, check: Any, saying: str) -> None:
+    planting.caught(faulty, check, saying)
 
 
 # --- text -------------------------------------------------------------------------------------

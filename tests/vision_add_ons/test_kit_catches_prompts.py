@@ -1,6 +1,8 @@
 """The conformance kit catches prompts that are not those of the family's own processor."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from support.planted import Planting
 
 from vision_add_ons.errors import PromptError
 from vision_add_ons.gemma3 import Gemma3AddOn
+from vision_add_ons.minicpmv import MiniCPMV47AddOn
 from vision_add_ons.pixtral import PixtralAddOn
 from vision_add_ons.qwen2_vl import Qwen2VLAddOn
 from vision_add_ons.testing.conversation_checks import check_conversations
@@ -76,6 +79,12 @@ class BreaksLeftOut(Gemma3AddOn):
         return super().prepare_text(text).replace("\n\n<start_of_image>", "<start_of_image>")
 
 
+class NumbersFromOne(MiniCPMV47AddOn):
+    def __init__(self, folder: Path, config: Json) -> None:
+        super().__init__(folder, config)
+        self.tokens = replace(self.tokens, numbers=self.tokens.numbers[1:])
+
+
 @pytest.mark.parametrize(
     ("faulty", "saying"),
     [
@@ -88,6 +97,7 @@ class BreaksLeftOut(Gemma3AddOn):
         (NoBos, OTHER),
         (SpacesMerged, OTHER),
         (BreaksLeftOut, OTHER),
+        (NumbersFromOne, OTHER),
     ],
 )
 def test_conversations(planting: Planting, faulty: Any, saying: str) -> None:

@@ -35,6 +35,7 @@ class MoxinAddOn(VisionAddOn):
 
     model_types = ("prismatic", "moxin")
     decoder_prefixes: ClassVar = {"language_model.": "", "llm_backbone.llm.": ""}
+    images_at_once = 8
 
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
         """Load both towers and the projector from `folder`; their tensors are read when used.
@@ -110,10 +111,15 @@ class MoxinAddOn(VisionAddOn):
         return self.most_bytes
 
     def encode_image(self, picture: Picture) -> mx.array:
-        image = picture.pixels()
-        dino = self.dino(self.dino_recipe(image)[None])
-        siglip = self.siglip(self.siglip_recipe(image)[None])
-        return self.projector(mx.concatenate([dino, siglip], axis=-1))[0]
+        return self.encode_images([picture])[0]
+
+    def encode_images(self, pictures: Sequence[Picture]) -> list[mx.array]:
+        images = [picture.pixels() for picture in pictures]
+        dino = self.dino(mx.stack([self.dino_recipe(image) for image in images]))
+        siglip = self.siglip(mx.stack([self.siglip_recipe(image) for image in images]))
+        features = mx.concatenate([dino, siglip], axis=-1)
+        # Each on its own, so that an image's rows hold no others' in memory.
+        return [self.projector(features[i : i + 1])[0] for i in range(len(images))]
 
 
 def _tower_prefixes(weights: dict[str, mx.array]) -> tuple[str, str]:

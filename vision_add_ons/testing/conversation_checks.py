@@ -126,15 +126,26 @@ class Compared:
         return [int(token) for token in made[0]], ""
 
     def keeps_all(self, tokens: Sequence[int], messages: Sequence[Message]) -> bool:
-        """Whether each picture's tokens, each message's words and its calls of tools are there."""
+        """Whether each picture's tokens, each message's words and its calls of tools are there.
+
+        Words in the order of the messages, but for the system's: a template may write some of them
+        itself behind them all, such as marks around a thought that is left out.
+        """
         reference, placeholder = self.kit.reference, self.kit.eyes.placeholder_id
         rows = sum(reference.block(image).count(placeholder) for image in images_of(messages))
         if rows and tokens.count(placeholder) != rows:
             return False
         text = self.prompts.tokenizer.decode(tokens)
         calls = [call for message in messages for call in message.get("tool_calls", ())]
-        said = [own.strip() for message in messages for own in texts_of(message)]
-        return all(own in text for own in [*said, *(c["function"]["name"] for c in calls)])
+        at = 0
+        for message in messages:
+            ordered = message["role"] != "system"
+            for own in map(str.strip, texts_of(message)):
+                found = text.find(own, at if ordered else 0)
+                if found < 0:
+                    return False
+                at = found + len(own) if ordered else at
+        return all(call["function"]["name"] in text for call in calls)
 
 
 def _apart(ours: Sequence[int], theirs: Sequence[int]) -> str:

@@ -39,6 +39,9 @@ class QuantizedReference(Reference):
     def block(self, image: Image.Image) -> list[int]:
         return self.of.block(image)
 
+    def before(self, index: int) -> list[int]:
+        return self.of.before(index)
+
     def rows(self, image: Image.Image) -> np.ndarray:
         return self.of.rows(image)
 

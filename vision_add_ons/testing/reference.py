@@ -140,6 +140,11 @@ class Reference(ABC):
         """
         return mx.zeros((*array.shape[:-1], array.shape[-1] + 1), array.dtype)
 
+    def before(self, index: int) -> list[int]:
+        """The tokens that the family's processor writes before the `block` of a picture which has
+        `index` others before it in the prompt; for families that number pictures."""
+        return []
+
     means: ClassVar[Mapping[str, Any]] = {
         "image_mean": [0.1, 0.2, 0.3],
         "image_std": [1.0, 2.0, 3.0],
@@ -231,12 +236,12 @@ class Reference(ABC):
     def expanded(self, prompt: Sequence[Part]) -> tuple[list[int], list[Image.Image]]:
         """The prompt with each picture's tokens in its place, and the pictures."""
         tokens: list[int] = []
-        images = []
+        images: list[Image.Image] = []
         for part in prompt:
             if isinstance(part, int):
                 tokens.append(part)
             else:
-                tokens += self.block(part)
+                tokens += [*self.before(len(images)), *self.block(part)]
                 images.append(part)
         return tokens, images
 

@@ -1,5 +1,7 @@
 """Rows: what a picture becomes, and that every count of them agrees."""
 
+from collections.abc import Sequence
+
 import mlx.core as mx
 import numpy as np
 from PIL import Image
@@ -23,21 +25,32 @@ def pictures_of(case: Case, drawn: int) -> list[Image.Image]:
 def check_rows(kit: Kit) -> None:
     """The rows of pictures are the reference's, whatever their sizes."""
     case = kit.case("rows")
-    reference = kit.reference
-    for image in pictures_of(case, DRAWN // 3):
-        rows = numbers(kit.eyes.encode_image(Photo.of(image))) * reference.decoder_scale
-        expected = reference.rows(image)
-        what = f"{image.size[0]}x{image.size[1]}"
+    eyes = kit.eyes
+    photos = [Photo.of(image) for image in pictures_of(case, DRAWN // 3)]
+    _compare_rows(case, photos, [eyes.encode_image(photo) for photo in photos], "")
+    if eyes.images_at_once > 1:
+        photos = photos[: eyes.images_at_once]
+        _compare_rows(case, photos, eyes.encode_images(photos), " among others")
+
+
+def _compare_rows(
+    case: Case, photos: Sequence[Photo], encoded: Sequence[mx.array], among: str
+) -> None:
+    reference = case.kit.reference
+    for photo, array in zip(photos, encoded, strict=True):
+        rows = numbers(array) * reference.decoder_scale
+        expected = reference.rows(photo.image)
+        what = f"{photo.size[0]}x{photo.size[1]}"
         assert rows.shape == expected.shape, (
             f"a picture of {what} pixels gives rows of shape {rows.shape}, and {expected.shape} by "
             "the reference: look at the size that preprocessing brings it to"
         )
         error = relative_error(rows, expected)
-        case.note(what, error)
+        case.note(f"{what}{among}", error)
         assert error <= TOLERANCE, (
-            f"rows of a picture of {what} pixels are off by {error:.1e}, where {TOLERANCE:.0e} is "
-            "allowed: compare the pixels first (mean, std, resampling), then the tower's layers "
-            "one by one, then the projector, then the scale"
+            f"rows of a picture of {what} pixels{among} are off by {error:.1e}, where "
+            f"{TOLERANCE:.0e} is allowed: compare the pixels first (mean, std, resampling), then "
+            "the tower's layers one by one, then the projector, then the scale"
         )
 
 

@@ -90,6 +90,9 @@ class StoredReference(Reference):
         tensors = {name: self.arrays[array] for name, array in files["tensors"].items()}
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
+    def before(self, index: int) -> list[int]:
+        return list(self.index.get("before", {}).get(str(index), ()))  # old files have none
+
     def block(self, image: Image.Image) -> list[int]:
         return list(self._known("blocks", digest(image)))
 
@@ -149,8 +152,10 @@ class Recorder(Reference):
         self.arrays = {} if arrays is None else arrays
         for field in (*FIELDS, "refused"):
             setattr(self, field, getattr(reference, field))
-        kinds = ("checkpoint", "blocks", "rows", "logits", "named", "misshapen", "processed")
-        self.index: dict[str, Any] = {kind: {} for kind in (*kinds, "quantized", "prompts")}
+        kinds = ("checkpoint", "blocks", "before", "rows", "logits", "named", "misshapen")
+        self.index: dict[str, Any] = {
+            kind: {} for kind in (*kinds, "processed", "quantized", "prompts")
+        }
         self.index["conversations"] = []
         self.others: dict[str, Recorder | None] = {}
 
@@ -166,6 +171,10 @@ class Recorder(Reference):
     def block(self, image: Image.Image) -> list[int]:
         tokens = self.reference.block(image)
         self.index["blocks"][digest(image)] = tokens
+        return tokens
+
+    def before(self, index: int) -> list[int]:
+        tokens = self.index["before"][str(index)] = self.reference.before(index)
         return tokens
 
     def rows(self, image: Image.Image) -> np.ndarray:

@@ -1,0 +1,171 @@
+"""Answers that have to be what a schema says: which tokens may come next, by llguidance."""
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from engine.decoding.sampling import LogitsProcessor
+from engine.schema import Schema
+from vision_add_ons.errors import OptionError
+from vision_add_ons.libraries import import_library
+
+log = logging.getLogger("sightline")
+
+KEPT = 64
+"""Schemas whose compiled form is kept, the latest."""
+
+SPACE = r"[\x20\x0A\x0D\x09]{0,32}"
+"""What may stand between the parts of JSON: so much that it is as a person writes it, and that a
+model which would write nothing else goes on."""
+
+
+class Guides:
+    """Compiles schemas for one model. For any thread."""
+
+    def __init__(
+        self, tokenizer: Any, vocab_size: int, spell: Callable[[int], bytes | None]
+    ) -> None:
+        """`tokenizer` is mlx-lm's; `vocab_size` is how many logits the decoder gives; `spell` tells
+        what a token stands for."""
+        self._tokenizer, self._vocab_size, self._spell = tokenizer, vocab_size, spell
+        self._lock = threading.Lock()
+        self._vocabulary: Any = None
+        """llguidance's tokenizer; it takes some tenths of a second to make."""
+        self._compiled: OrderedDict[Schema, Any] = OrderedDict()
+
+    def guide(self, schema: Schema) -> "Guide":
+        """What guides one answer. Raises `OptionError` for a schema that is wrong, that nothing can
+        meet, or that asks for what cannot be held to, naming it."""
+        with self._lock:
+            matcher = self._compiled.get(schema)
+            if matcher is None:
+                matcher = self._compiled[schema] = self._compile(schema)
+                while len(self._compiled) > KEPT:
+                    self._compiled.popitem(last=False)
+            self._compiled.move_to_end(schema)
+            return Guide(matcher.deep_copy(), self._vocab_size, self._ends)
+
+    @property
+    def _ends(self) -> frozenset[int]:
+        return frozenset(self._tokenizer.eos_token_ids)
+
+    def _compile(self, schema: Schema) -> Any:
+        if not self._ends:
+            raise OptionError("schema: this model has no token that ends an answer")
+        llguidance = import_library("llguidance")
+        if self._vocabulary is None:
+            self._vocabulary = self._read_vocabulary()
+        make = llguidance.LLMatcher
+        try:
+            if schema.kind == "json":
+                options = {"whitespace_pattern": SPACE}
+                grammar = make.grammar_from_json_schema(schema.source, overrides=options)
+            elif schema.kind == "regex":
+                grammar = make.grammar_from_regex(schema.source)
+            else:
+                grammar = schema.source
+        except ValueError as error:
+            raise OptionError(f"schema: {error}") from error
+        matcher = make(self._vocabulary, grammar, log_level=0)
+        if matcher.is_error():
+            raise _refusal(matcher)
+        begun = Guide(matcher.deep_copy(), self._vocab_size, self._ends)
+        begun.after(None)
+        if begun.error is not None:
+            raise begun.error
+        return matcher
+
+    def _read_vocabulary(self) -> Any:
+        given = {"n_vocab": self._vocab_size, "eos_token": sorted(self._ends)}
+        try:
+            llguidance_hf = import_library("llguidance.hf")
+            return llguidance_hf.from_tokenizer(self._tokenizer._tokenizer, **given)
+        except ValueError as error:
+            log.info("llguidance does not know this kind of tokenizer: %s", error)
+        llguidance = import_library("llguidance")
+        try:
+            spelled = llguidance.TokenizerWrapper(_Spelled(self._tokenizer, self._spell, given))
+            return llguidance.LLTokenizer(spelled, **given)
+        except ValueError as error:
+            raise OptionError(
+                f"schema: answers of this model cannot be held to one, for its tokenizer: {error}"
+            ) from error
+
+
+class _Spelled:
+    """A tokenizer as llguidance takes those that are not Hugging Face's own kinds."""
+
+    def __init__(
+        self, tokenizer: Any, spell: Callable[[int], bytes | None], given: dict[str, Any]
+    ) -> None:
+        self._tokenizer = tokenizer
+        self.eos_token_id = given["eos_token"][0]
+        self.bos_token_id = tokenizer.bos_token_id
+        self.special_token_ids = sorted({*tokenizer.all_special_ids, *given["eos_token"]})
+        known = range(len(tokenizer))
+        self.tokens = [
+            (spell(token) if token in known else None) or b"" for token in range(given["n_vocab"])
+        ]
+
+    def __call__(self, text: str) -> list[int]:
+        tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+        return tokens
+
+
+class Guide:
+    """Follows one answer. For the engine's thread alone."""
+
+    def __init__(self, matcher: Any, vocab_size: int, ends: frozenset[int]) -> None:
+        self._matcher = matcher
+        self._ends = ends
+        self._bits = np.zeros((vocab_size + 31) // 32, np.int32)
+        self._vocab_size = vocab_size
+        self._over = False
+        self.error: OptionError | None = None
+        """Why it cannot go on."""
+
+    def after(self, token: int | None) -> mx.array | None:
+        """Which tokens may follow, [vocab_size] of bool, the answer having gone on by `token`: None
+        at its start. None where all may: when the answer is at its end, or there is an `error`."""
+        if self._over or self.error is not None:
+            return None
+        if token is not None:
+            if token in self._ends:
+                self._over = True
+                return None
+            self._matcher.consume_token(token)
+        if not self._matcher.is_error():
+            self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
+        if self._matcher.is_error():
+            self.error = _refusal(self._matcher)
+            return None
+        allowed = np.unpackbits(self._bits.view(np.uint8), bitorder="little")
+        return mx.array(allowed[: self._vocab_size].astype(bool))
+
+
+def guided(guide: Guide, drawn: Callable[[], mx.array | None]) -> LogitsProcessor:
+    """For mlx-lm's loop; `drawn` gives the token, [1], that was drawn last."""
+
+    def process(_: mx.array, logits: mx.array) -> mx.array:
+        # Computed while we wait for the token that it is computed from, and look what may follow.
+        mx.async_eval(logits)
+        token = drawn()
+        allowed = guide.after(None if token is None else int(np.array(token)[0]))
+        return logits if allowed is None else mx.where(allowed, logits, -mx.inf)
+
+    return process
+
+
+def _refusal(matcher: Any) -> OptionError:
+    """What llguidance says, in one line."""
+    error = matcher.get_error().partition("<state>")[0]
+    if error.startswith("NoExtension"):
+        return OptionError("schema: nothing that this model can write would meet it")
+    lines = [line.strip() for line in error.splitlines()]
+    said = "; ".join(line for line in lines if line and set(line) != {"^"})
+    return OptionError(f"schema: {said}")

@@ -1,0 +1,62 @@
+"""Gemma 4 against transformers, in float32: with a tower, with experts, and unified."""
+
+import pytest
+
+pytest.importorskip("torch")
+
+from support.gemma4_reference import (
+    Gemma4MoeReference,
+    Gemma4Reference,
+    Gemma4UnifiedReference,
+)
+from support.own_family import OwnFamily, with_another_decoder
+from support.seeds import SWEEP
+
+from vision_add_ons.gemma4 import Gemma4AddOn, Gemma4UnifiedAddOn
+
+ALIKE_IN_ALL_SIZES = (
+    "test_prompts",
+    "test_prompts_of_conversations",
+    "test_texts_mark_nothing",
+    "test_missing_tokens",
+    "test_places",
+    "test_counts_that_disagree",
+    "test_no_vision_half",
+    "test_two_engines_on_two_threads",
+    "test_no_state_is_kept",
+    "test_conversations_in_turns",
+    "test_touching_pictures",
+    "test_a_later_picture",
+    "test_text_is_left_alone",
+    "test_embeddings",
+    "test_text_embeddings",
+    "test_nothing_is_changed_in_place",
+    "test_float32_stays",
+)
+
+
+def of_another_size(tests: type[OwnFamily]) -> type[OwnFamily]:
+    """What the sizes share is tested with each in a sweep only."""
+    for name in () if SWEEP else ALIKE_IN_ALL_SIZES:
+        assert hasattr(tests, name)
+        setattr(tests, name, None)
+    return tests
+
+
+class TestGemma4(OwnFamily):
+    add_on = Gemma4AddOn
+    reference = Gemma4Reference
+
+
+@of_another_size
+@with_another_decoder
+class TestGemma4Moe(OwnFamily):
+    add_on = Gemma4AddOn
+    reference = Gemma4MoeReference
+    test_halves_stay = None  # type: ignore[assignment]  # on a CPU, MLX has experts in float32 alone
+
+
+@of_another_size
+class TestGemma4Unified(OwnFamily):
+    add_on = Gemma4UnifiedAddOn
+    reference = Gemma4UnifiedReference
