@@ -58,7 +58,7 @@ def _edge(width: int, stride: int) -> dict[str, Any]:
 
 
 TOWER: dict[str, Any] = {
-    "stem_size": 8,
+    "stem_size": 16,
     "block_args": [
         [_edge(16, 2), _edge(16, 1)],
         [_inverted(16, 3, 5, 6.0, 2), _inverted(16, 5, 0, 4.0)],
@@ -192,9 +192,11 @@ class Gemma3nReference(Reference):
         self.model = random_weights(_Whole(config), seed, spread=0.5)
         for layer in self.model.model.language_model.layers[: LAYERS - SHARED]:
             layer.self_attn.k_norm.weight.data /= 2  # nothing else divides what attention compares
-        for kernel in self.model.model.vision_tower.parameters():
-            if kernel.ndim == 4:  # by all that goes into a value, and not by the last axis alone
-                kernel.data /= 1.5 * (kernel[0].numel() / kernel.shape[-1]) ** 0.5
+        for name, weight in self.model.model.vision_tower.named_parameters():
+            if weight.ndim == 4:  # by all that goes into a value, and not by the last axis alone
+                weight.data /= 1.5 * (weight[0].numel() / weight.shape[-1]) ** 0.5
+            elif "layer_scale" in name and ".0.layer_scale" not in name:
+                weight.data /= 4  # else halves are off by 10 percent and more, PyTorch's too
         self.processor = SiglipImageProcessorPil(
             size={"height": SIDE, "width": SIDE}, resample=2, do_normalize=False
         )
