@@ -17,6 +17,7 @@ class Schema:
     list of texts that of `Schema.choices`."""
 
     kind: Literal["json", "regex", "grammar"]
+    """What the source is."""
     source: str
     """A JSON schema, written out, a regular expression, or a grammar."""
 

@@ -73,7 +73,7 @@ def test_the_weights_are_wired_while_pictures_are_encoded(
     """As mlx-lm has it on a Mac around its loop; of several answers, until all have ended."""
     wired: list[int] = []
     seen: list[int] = []
-    encode = FeatureCache.encode
+    encode = FeatureCache.encode_all
 
     @contextmanager
     def watched(*_: Any) -> Iterator[None]:
@@ -81,13 +81,13 @@ def test_the_weights_are_wired_while_pictures_are_encoded(
         yield
         wired.pop()
 
-    def noted(cache: FeatureCache, picture: Any) -> Any:
+    def noted(cache: FeatureCache, pictures: Any) -> Any:
         seen.append(len(wired))
-        return encode(cache, picture)
+        return encode(cache, pictures)
 
     for module in (alone, desk):
         monkeypatch.setattr(module, "wired_limit", watched)
-    monkeypatch.setattr(FeatureCache, "encode", noted)
+    monkeypatch.setattr(FeatureCache, "encode_all", noted)
     options = GenerationOptions(max_tokens=4)
     picture = Image.new("RGB", (40, 30))
     message = {"role": "user", "content": "What?", "images": [picture]}

@@ -89,7 +89,7 @@ def words(tiny_folder: Path) -> Iterator[Engine]:
         yield engine
 
 
-@settings(max_examples=40)
+@settings(max_examples=12)
 @given(schema=SCHEMAS)
 def test_any_schema(words: Engine, schema: dict[str, Any]) -> None:
     """Each is met, or refused when it is asked."""

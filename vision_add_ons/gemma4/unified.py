@@ -86,7 +86,8 @@ class Gemma4UnifiedAddOn(Gemma4AddOn):
         lines, columns = self.squares.grid(size)
         total, values = lines * columns, self.embedder.patch_ln1.weight.size
         piece = min(total, self.cutting.rows)
-        made = total * self.projector.embedding_projection.weight.shape[0] * 4
+        # MLX rounds arrays up, by up to 16 KiB each in the memory of a GPU.
+        made = total * self.projector.embedding_projection.weight.shape[0] * 4 + 2**16
         return most_of(total, self.cutting, piece * (4 * values + self.each) + made, made)
 
     def encode_image(self, picture: Picture) -> mx.array:
