@@ -11,11 +11,9 @@ tower's names and shapes.
 """
 
 import argparse
-import copy
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -24,52 +22,10 @@ from model_kit.blas import preload_openblas  # noqa: E402
 
 preload_openblas()
 
-import mlx.core as mx  # noqa: E402
 import numpy as np  # noqa: E402
-from support.gemma3n_reference import SIDE, TOWER, VISION  # noqa: E402
-from support.mobilenetv5 import (  # noqa: E402
-    TorchMobileNetV5,
-    computed,
-    digest,
-    drawn_pixels,
-    drawn_weights,
-)
-
-from vision_add_ons.gemma3n.config import ARCHITECTURE, TowerConfig  # noqa: E402
-from vision_add_ons.gemma3n.tower import MobileNetV5  # noqa: E402
-
-STORED = ROOT / "tests/support/mobilenetv5_of_timm.json"
-SEED, EVERY = 7, 16
-"""What is stored: the values of every so manieth channel, of weights and pixels of this seed."""
-
-
-def of_timm(args: dict[str, Any] | None) -> Any:
-    """timm's tower, as transformers builds it."""
-    import timm
-
-    # timm takes entries out of what it is given.
-    return timm.create_model(ARCHITECTURE, num_classes=0, **copy.deepcopy(args or {}))
-
-
-def ours(args: dict[str, Any] | None, seed: int, side: int) -> np.ndarray:
-    """What our tower makes of the same weights and pixels: [places, 2048]."""
-    tower = MobileNetV5(TowerConfig.read({**VISION, "model_args": args}))
-    weights = drawn_weights(shapes_of(tower), seed)
-    turned = [
-        (n, mx.array(np.moveaxis(w, 1, -1) if w.ndim == 4 else w)) for n, w in weights.items()
-    ]
-    tower.load_weights(turned)
-    return np.array(tower(mx.array(drawn_pixels(seed, side))).flatten(0, 1))
-
-
-def shapes_of(tower: MobileNetV5) -> dict[str, tuple[int, ...]]:
-    """The shapes of our tower's weights by their names, as torch has them."""
-    from vision_add_ons.weights import parameters
-
-    return {
-        name: (w.shape[0], w.shape[3], *w.shape[1:3]) if w.ndim == 4 else w.shape
-        for name, w in parameters(tower).items()
-    }
+from support.gemma3n_reference import SIDE, TOWER  # noqa: E402
+from support.mobilenetv5 import TorchMobileNetV5, computed, digest  # noqa: E402
+from support.timm_tower import EVERY, SEED, STORED, of_timm, ours  # noqa: E402
 
 
 def main() -> int:

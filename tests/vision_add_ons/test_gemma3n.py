@@ -28,12 +28,12 @@ from support.gemma3n_reference import (
 from support.mobilenetv5 import TorchMobileNetV5, computed, digest
 from support.planted import Planting
 from support.seeds import seed_of
+from support.timm_tower import EVERY, SEED, STORED, of_timm, ours, shapes_of
 
 from engine import Engine, load
 from model_kit.config import read_config
 from model_kit.decoder_modules import decoder_module
 from model_kit.kit import inspect_checkpoint
-from scripts.timm_tower import EVERY, SEED, STORED, of_timm, ours, shapes_of
 from vision_add_ons.base import Picture
 from vision_add_ons.configs import resolve_config
 from vision_add_ons.errors import BrokenConfig, CheckpointError, PromptError, UnsupportedCheckpoint
