@@ -14,6 +14,7 @@ from vision_add_ons.registry import registered
 OWN_DECODERS = {
     "gemma": "model_kit.gemma",
     "gemma2": "model_kit.gemma2",
+    "gemma3n_text": "model_kit.gemma3n",
     "gemma4_text": "model_kit.gemma4",
     "gemma4_unified_text": "model_kit.gemma4",
     "glm4": "model_kit.glm4",

@@ -33,6 +33,8 @@ _ALL = (
     KnownModel("gemma3-4b", "mlx-community/gemma-3-4b-it-qat-4bit", "Gemma 3 4B, 4 bit"),
     KnownModel("gemma3-12b", "mlx-community/gemma-3-12b-it-qat-4bit", "Gemma 3 12B, 4 bit"),
     KnownModel("gemma3-27b", "mlx-community/gemma-3-27b-it-qat-4bit", "Gemma 3 27B, 4 bit"),
+    KnownModel("gemma3n-e2b", "mlx-community/gemma-3n-E2B-it-4bit", "Gemma 3n E2B, 4 bit"),
+    KnownModel("gemma3n-e4b", "mlx-community/gemma-3n-E4B-it-4bit", "Gemma 3n E4B, 4 bit"),
     KnownModel("gemma4-e2b", "mlx-community/gemma-4-e2b-it-4bit", "Gemma 4 E2B, 4 bit"),
     KnownModel("gemma4-e4b", "mlx-community/gemma-4-e4b-it-4bit", "Gemma 4 E4B, 4 bit"),
     KnownModel("gemma4-12b", "mlx-community/gemma-4-12B-it-4bit", "Gemma 4 12B, 4 bit"),

@@ -162,6 +162,7 @@ def _kv_bytes_per_token(cfg: dict[str, Any], decoder: dict[str, mx.array]) -> in
         head_dim = cfg.get("head_dim") or cfg["hidden_size"] // heads
         kv_heads = cfg.get("num_key_value_heads") or heads
         itemsize = 4 if _dtype(decoder) == "float32" else 2
-        return int(2 * cfg["num_hidden_layers"] * kv_heads * head_dim * itemsize)
+        layers = cfg["num_hidden_layers"] - (cfg.get("num_kv_shared_layers") or 0)
+        return int(2 * layers * kv_heads * head_dim * itemsize)
     except (KeyError, TypeError, ZeroDivisionError):
         return None

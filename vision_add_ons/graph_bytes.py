@@ -62,6 +62,8 @@ def _graph_bytes(function: Callable[..., Any], inputs: tuple[mx.array, ...]) -> 
     ours: dict[str, int] = {}  # arrays whose whole buffer this graph allocated, and its bytes
     for node in nodes:
         sources = [name for name, *_ in node["inputs"]]
+        if node["name"] == "Convolution":
+            total += _aside(node)
         for name, shape, dtype in node["outputs"]:
             size = math.prod(shape) * dtype.size
             if node["name"] == "Full":  # the stand-ins
@@ -75,3 +77,17 @@ def _graph_bytes(function: Callable[..., Any], inputs: tuple[mx.array, ...]) -> 
                 total += size
             ours[name] = size
     return total
+
+
+def _aside(node: dict[str, Any]) -> int:
+    """What a convolution writes beside its output: on a CPU its input, all that goes into each
+    value, and for dtypes other than float32 kernel and output too, each in float32. Nothing where
+    every channel stays alone."""
+    (_, pixels, dtype), (_, kernel, _) = node["inputs"]
+    [(_, made, _)] = node["outputs"]
+    if kernel[-1] != pixels[-1]:
+        return 0
+    values = math.prod(pixels) + math.prod(made[:-1]) * math.prod(kernel[1:])
+    if dtype != mx.float32:
+        values += math.prod(kernel) + math.prod(made)
+    return 4 * values

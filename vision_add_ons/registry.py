@@ -21,6 +21,7 @@ GROUP = "sightline.vision_add_ons"
 # Named rather than imported: a family's module loads only when a checkpoint needs it.
 BUILT_IN = {
     "gemma3": "vision_add_ons.gemma3:Gemma3AddOn",
+    "gemma3n": "vision_add_ons.gemma3n:Gemma3nAddOn",
     "gemma4": "vision_add_ons.gemma4:Gemma4AddOn",
     "gemma4_unified": "vision_add_ons.gemma4:Gemma4UnifiedAddOn",
     "idefics3": "vision_add_ons.idefics3:Idefics3AddOn",

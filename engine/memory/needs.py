@@ -22,6 +22,13 @@ HIDDEN_ROWS, INNER_ROWS = 7, 4
 """How many rows as wide as the decoder, and as its feed-forward layers, there are at once for each
 token of a chunk: as measured with `mx.get_peak_memory`, see `scripts/check_memory.py`."""
 
+STREAM_ROWS, STREAMS_ROWS = 10, 8
+"""The same of decoders with several streams of states (Gemma 3n's AltUp): for one of them, and for
+each, in float32 whatever they compute in."""
+
+LAYERED_ROWS = 3
+"""The same of what all layers are given for a token beside its embedding."""
+
 ROUNDED = 2**17
 """Bytes by which MLX rounds all these up together, as measured: much of what a tiny model takes."""
 
@@ -72,12 +79,11 @@ class Needs:
         self._add_on = kit.add_on
         config = kit.config.decoder
         hidden = int(config.get("hidden_size") or 0)
-        inner = int(config.get("intermediate_size") or 4 * hidden)
         heads = int(config.get("num_attention_heads") or 1)
         self._layers, dtype = _layers_of(kit)
         self._itemsize = dtype.size
         self._row = hidden * dtype.size
-        self._each = (HIDDEN_ROWS * hidden + INNER_ROWS * inner) * dtype.size
+        self._each, self._streams = _bytes_of_a_token(config, hidden, dtype.size)
         width = int(config.get("head_dim") or hidden // heads or 1)
         # Where no kernel does it at once, each head's scores, and the mask of them all.
         written = writes_scores(heads, BLOCK, 2 * BLOCK, width, dtype)
@@ -119,7 +125,8 @@ class Needs:
         rest = new % step
         # The last whole chunk sees nearly all of the prompt, what is left after it the rest too.
         scores = max(step * (shape.tokens - rest), rest * shape.tokens)
-        running = step * self._each + self._scores * scores + ROUNDED
+        seeing = step * self._each + self._scores * scores
+        running = max(seeing, step * self._streams) + ROUNDED
         if not shape.sees:
             return running
         assert self._add_on is not None
@@ -127,6 +134,22 @@ class Needs:
         # The pictures', what they have beside them, and the embeddings they go into.
         rows = (2 + self._add_on.features) * new * self._row
         return rows + max([running, *towers])
+
+
+def _bytes_of_a_token(config: dict[str, Any], hidden: int, itemsize: int) -> tuple[int, int]:
+    """What there is at once for each token of a chunk, beside scores: while the tokens see each
+    other, and while states of several streams are mixed, where there are any."""
+    inner = config.get("intermediate_size") or 4 * hidden
+    widest = max(inner) if isinstance(inner, list) else inner  # some tell each layer's
+    seeing = (HIDDEN_ROWS * hidden + INNER_ROWS * int(widest)) * itemsize
+    layers = int(config.get("num_hidden_layers") or 0)
+    layered = layers * int(config.get("hidden_size_per_layer_input") or 0)
+    kept = LAYERED_ROWS * layered * itemsize
+    streams = int(config.get("altup_num_inputs") or 0)
+    if not streams:
+        return kept + seeing, 0
+    mixing = (STREAM_ROWS + STREAMS_ROWS * streams) * hidden * 4
+    return kept + seeing + 2 * streams * hidden * 4, kept + mixing
 
 
 def _layers_of(kit: "ModelKit") -> tuple[list[tuple[_Layer, int]], mx.Dtype]:

@@ -14,6 +14,7 @@ from mlx_lm import convert
 from support import tiny
 from support.families import FAMILIES
 from support.gemma3_reference import Gemma3Reference
+from support.gemma3n_reference import Gemma3nReference
 from support.lfm2_vl_reference import Lfm2VLReference
 from support.mistral3_reference import Mistral3Reference
 from support.pixtral_reference import PixtralReference
@@ -45,6 +46,7 @@ from vision_add_ons.testing.folders import tensors_of
 HALF = r"text half only.*decoder_only=True.*--decoder-only"
 CONVERTED = {
     "gemma3": (Gemma3Reference, "transformers 4"),
+    "gemma3n": (Gemma3nReference, "transformers 4"),
     "lfm2-vl": (Lfm2VLReference, "mlx-vlm"),
     "llava": (PixtralReference, "transformers 5"),
     "pixtral": (PixtralReference, "mlx-vlm"),

@@ -61,6 +61,7 @@ def test_tekken_alone_is_named_with_what_makes_a_tokenizer_of_it(tmp_path: Path)
 
 MODEL_TYPES = (
     "gemma3",
+    "gemma3n",
     "idefics3",
     "internvl",
     "lfm2-vl",

@@ -1,6 +1,7 @@
 """The families that serve a conversation of any form, by their references."""
 
 from support.gemma3_reference import Gemma3Reference
+from support.gemma3n_reference import Gemma3nReference
 from support.gemma4_reference import Gemma4Reference
 from support.glm4v_reference import Glm4vReference
 from support.idefics3_reference import Idefics3Reference
@@ -17,6 +18,7 @@ from support.qwen3_vl_reference import Qwen3VLReference
 
 FAMILIES = (
     Gemma3Reference,
+    Gemma3nReference,
     Gemma4Reference,
     PaliGemmaReference,
     PaliGemma2Reference,

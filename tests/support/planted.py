@@ -16,6 +16,7 @@ from vision_add_ons.testing import Kit
 FAMILIES = {
     "tiled": ("support.tiled_reference:TiledAddOn", "TiledReference"),
     "gemma3": ("vision_add_ons.gemma3:Gemma3AddOn", "Gemma3Reference"),
+    "gemma3n": ("vision_add_ons.gemma3n.add_on:Gemma3nAddOn", "Gemma3nReference"),
     "gemma4": ("vision_add_ons.gemma4.add_on:Gemma4AddOn", "Gemma4Reference"),
     "lfm2_vl": ("vision_add_ons.lfm2_vl.add_on:Lfm2VLAddOn", "Lfm2VLReference"),
     "minicpmv": ("vision_add_ons.minicpmv.add_on:MiniCPMV47AddOn", "MiniCPMV47Reference"),

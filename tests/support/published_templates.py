@@ -42,6 +42,20 @@ GEMMA3 = """\
 """Texts or parts, each trimmed; the system message, as a text or its first part, leads the first
 question; strictly in turns."""
 
+GEMMA3N = GEMMA3.replace(
+    """\
+      {%- if part['type'] == 'image' -%}
+        {{ '<start_of_image>' }}
+""",
+    """\
+      {%- if part['type'] == 'audio' -%}
+        {{ '<audio_soft_token>' }}
+      {%- elif part['type'] == 'image' -%}
+        {{ '<image_soft_token>' }}
+""",
+)
+"""The same with other marks, and sounds."""
+
 _PIXTRAL = """\
 {%%- if messages[0]["role"] == "system" %%}
   {%%- set told = messages[0]["content"] %%}
