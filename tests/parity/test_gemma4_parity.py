@@ -9,8 +9,7 @@ from support.gemma4_reference import (
     Gemma4Reference,
     Gemma4UnifiedReference,
 )
-from support.own_family import OwnFamily, with_another_decoder
-from support.seeds import SWEEP
+from support.own_family import OwnFamily, in_sweeps_only, with_another_decoder
 
 from vision_add_ons.gemma4 import Gemma4AddOn, Gemma4UnifiedAddOn
 
@@ -35,20 +34,12 @@ ALIKE_IN_ALL_SIZES = (
 )
 
 
-def of_another_size(tests: type[OwnFamily]) -> type[OwnFamily]:
-    """What the sizes share is tested with each in a sweep only."""
-    for name in () if SWEEP else ALIKE_IN_ALL_SIZES:
-        assert hasattr(tests, name)
-        setattr(tests, name, None)
-    return tests
-
-
 class TestGemma4(OwnFamily):
     add_on = Gemma4AddOn
     reference = Gemma4Reference
 
 
-@of_another_size
+@in_sweeps_only(*ALIKE_IN_ALL_SIZES)
 @with_another_decoder
 class TestGemma4Moe(OwnFamily):
     add_on = Gemma4AddOn
@@ -56,7 +47,7 @@ class TestGemma4Moe(OwnFamily):
     test_halves_stay = None  # type: ignore[assignment]  # on a CPU, MLX has experts in float32 alone
 
 
-@of_another_size
+@in_sweeps_only(*ALIKE_IN_ALL_SIZES)
 class TestGemma4Unified(OwnFamily):
     add_on = Gemma4UnifiedAddOn
     reference = Gemma4UnifiedReference

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("torch")
 
 from support.idefics3_reference import Idefics3Reference, SmolVLMReference
-from support.own_family import OwnFamily
+from support.own_family import OwnFamily, with_another_tower
 
 from vision_add_ons.idefics3 import Idefics3AddOn
 from vision_add_ons.testing import BOS, Kit, written
@@ -31,6 +31,7 @@ class TestIdefics3(OwnFamily):
         case.compare(prompt, kit.open(folder), reference, prefill_step_size=32)
 
 
+@with_another_tower
 class TestSmolVLM(OwnFamily):
     add_on = Idefics3AddOn
     reference = SmolVLMReference

@@ -10,7 +10,7 @@ from support.internvl_reference import (
     Qwen3MoeReference,
     Qwen3Reference,
 )
-from support.own_family import OwnFamily, with_another_decoder
+from support.own_family import OwnFamily, with_another_decoder, with_another_tower
 
 from vision_add_ons.internvl import InternVLAddOn
 
@@ -20,6 +20,7 @@ class TestInternVL(OwnFamily):
     reference = InternVLReference
 
 
+@with_another_tower
 class TestInternVLOfQwen3(OwnFamily):
     """With the larger models' tower."""
 

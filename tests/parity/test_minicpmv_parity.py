@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("torch")
 
 from support.minicpmv_reference import EXPERTS, MiniCPMV46Reference, MiniCPMV47Reference
-from support.own_family import OwnFamily, with_another_decoder
+from support.own_family import OF_THE_ADD_ON_ALONE, OwnFamily, in_sweeps_only
 from support.seeds import SWEEP
 
 from vision_add_ons.minicpmv import MiniCPMV46AddOn, MiniCPMV47AddOn
@@ -46,11 +46,7 @@ class TestMiniCPMV46(OwnFamily):
         case.compare(prompt, kit.open(folder), reference, prefill_step_size=32)
 
 
-@with_another_decoder
+@in_sweeps_only(*OF_THE_ADD_ON_ALONE, *OF_THE_FIRST_ALONE)
 class TestMiniCPMV47(TestMiniCPMV46):
     add_on = MiniCPMV47AddOn
     reference = MiniCPMV47Reference
-
-
-for name in () if SWEEP else OF_THE_FIRST_ALONE:
-    setattr(TestMiniCPMV47, name, None)

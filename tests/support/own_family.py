@@ -4,6 +4,9 @@ The kit knows nothing of how a decoder is built, so it holds text against an eng
 text half alone. Here text is held against mlx-lm's loop itself.
 """
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import mlx.core as mx
 import numpy as np
 from mlx_lm import stream_generate
@@ -36,6 +39,37 @@ OF_THE_ADD_ON_ALONE = [
 ]
 """What no decoder has a part in."""
 
+OF_ITS_CONFIG = [
+    "test_missing_weights",
+    "test_wrong_shapes",
+    "test_surplus_weights",
+    "test_refused_values",
+    "test_unknown_values",
+    "test_the_config_is_left_alone",
+    "test_missing_tokens",
+    "test_counts_on_another_thread",
+    "test_two_engines_on_two_threads",
+    "test_no_state_is_kept",
+    "test_nothing_is_changed_in_place",
+]
+"""What an add-on does alike whatever the sizes are."""
+
+OF_ALL_DECODERS = [
+    "test_places",
+    "test_counts_that_disagree",
+    "test_touching_pictures",
+    "test_a_later_picture",
+    "test_embeddings",
+    "test_nothing_is_changed_in_place",
+    "test_no_state_is_kept",
+    "test_two_engines_on_two_threads",
+    "test_missing_tokens",
+    "test_prompts",
+    "test_prompts_of_conversations",
+    "test_texts_mark_nothing",
+]
+"""What an add-on does alike whatever decoder it stands before."""
+
 
 class OwnFamily(Conformance):
     load = staticmethod(load)
@@ -56,10 +90,22 @@ class OwnFamily(Conformance):
         assert np.array_equal(ours, theirs)
 
 
-def with_another_decoder(tests: type[OwnFamily]) -> type[OwnFamily]:
-    """Of an add-on that has been tested with a decoder: what is of the add-on alone is tested with
-    each in a sweep only."""
-    for name in () if SWEEP else OF_THE_ADD_ON_ALONE:
-        assert hasattr(tests, name)
-        setattr(tests, name, None)
-    return tests
+Tests = TypeVar("Tests", bound=type[OwnFamily])
+
+
+def in_sweeps_only(*names: str) -> Callable[[Tests], Tests]:
+    """Of a class whose add-on another one has tested: these are tested in a sweep only."""
+
+    def left_out(tests: Tests) -> Tests:
+        for name in () if SWEEP else names:
+            assert hasattr(tests, name)
+            setattr(tests, name, None)
+        return tests
+
+    return left_out
+
+
+with_another_decoder = in_sweeps_only(*OF_THE_ADD_ON_ALONE, *OF_ALL_DECODERS)
+"""Of an add-on that has been tested with a decoder."""
+with_another_tower = in_sweeps_only(*OF_ITS_CONFIG)
+"""Of one that has been tested with a tower, and a processor, of other sizes."""
