@@ -1,5 +1,6 @@
 """The guide for embedding: its snippets run and do what it says, its commands exist."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -49,6 +50,13 @@ def conversations(names: dict[str, Any], printed: str) -> None:
     assert names["chat"].last.disk_tokens > 0
 
 
+def forms(names: dict[str, Any], printed: str) -> None:
+    age, older, year = printed.splitlines()
+    assert int(age) == json.loads(names["end"].answer)["age"]
+    assert older in ("yes", "no")
+    assert re.fullmatch("(19|20)[0-9]{2}", year)
+
+
 def pictures(names: dict[str, Any], printed: str) -> None:
     assert printed == "badger and owl\n"
     messages = names["chat"].messages
@@ -70,6 +78,7 @@ CHECKS: list[Callable[[dict[str, Any], str], None]] = [
     asyncio_bridge,
     memory,
     conversations,
+    forms,
     pictures,
     errors,
 ]
