@@ -15,6 +15,8 @@ from vision_add_ons.json_files import read_json_if_there
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 HALF_MEAN = HALF_STD = (0.5, 0.5, 0.5)
+AS_THEY_ARE = {"image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}
+"""Settings by which normalising changes nothing."""
 USUAL_SIDE = 224
 """Of the square that the processors of CLIP, SigLIP and Gemma 3 make if their file tells none."""
 
@@ -28,6 +30,13 @@ def read_processor_config(folder: Path) -> dict[str, Any]:
     saved = read_json_if_there(folder / "preprocessor_config.json")
     nested = read_json_if_there(folder / "processor_config.json").get("image_processor")
     return {**saved, **(nested if isinstance(nested, dict) else {})}
+
+
+def scaled_alone(saved: dict[str, Any]) -> dict[str, Any]:
+    """The settings of an image processor that may be told not to normalise, for `Pixels.read`."""
+    if saved.get("do_normalize") is not False:
+        return saved
+    return {**saved, "do_normalize": True, **AS_THEY_ARE}
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from vision_add_ons.configs import check_fields, check_heads, positive
+from vision_add_ons.configs import check_fields
 from vision_add_ons.graph_bytes import graph_bytes
+from vision_add_ons.siglip_layers import check_layers
 from vision_add_ons.tower_bytes import Costs, conv_bytes, most_of
 from vision_add_ons.vit_blocks import Block, Cutting, Heads, Tables, by_heads, in_pieces, run_blocks
 from vision_add_ons.weights import (
@@ -31,16 +32,8 @@ def check_siglip(vision: dict[str, Any]) -> None:
 
     Raises `UnsupportedCheckpoint` or `BrokenConfig`, naming the field.
     """
-    where = "vision_config"
-    check_fields(
-        vision,
-        where,
-        model_type=("siglip_vision_model",),
-        hidden_act=("gelu_pytorch_tanh",),
-        num_channels=(3,),
-    )
-    positive(vision, where, "image_size", "patch_size", "intermediate_size", "num_hidden_layers")
-    check_heads(vision, where)
+    check_fields(vision, "vision_config", model_type=("siglip_vision_model",))
+    check_layers(vision, "image_size", "patch_size")
 
 
 def load_siglip(

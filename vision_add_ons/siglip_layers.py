@@ -8,6 +8,19 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from vision_add_ons.configs import check_fields, check_heads, positive
+
+
+def check_layers(vision: dict[str, Any], *sizes: str) -> None:
+    """Refuse a `vision_config` whose layers are not those below; `sizes` are fields beside theirs.
+
+    Raises `UnsupportedCheckpoint` or `BrokenConfig`, naming the field.
+    """
+    where = "vision_config"
+    check_fields(vision, where, hidden_act=("gelu_pytorch_tanh",), num_channels=(3,))
+    positive(vision, where, *sizes, "intermediate_size", "num_hidden_layers")
+    check_heads(vision, where)
+
 
 class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:

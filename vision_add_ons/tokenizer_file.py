@@ -1,10 +1,10 @@
-"""What a checkpoint's tokenizer.json says of single tokens, read without the tokenizer."""
+"""What the files of a checkpoint's tokenizer say of single tokens, read without the tokenizer."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vision_add_ons.errors import BrokenTokenizer
+from vision_add_ons.errors import BrokenConfig, BrokenTokenizer
 from vision_add_ons.json_files import read_json_if_there
 
 
@@ -21,6 +21,26 @@ def tokens_of(folder: Path) -> dict[str, int]:
         if isinstance(entry, dict):
             pairs.append((entry.get("content"), entry.get("id")))
     return {token: number for token, number in pairs if type(number) is int}
+
+
+def named_tokens(folder: Path, usual: Mapping[str, str]) -> dict[str, Any]:
+    """What a folder's tokenizer_config.json has under these names, as it stands there, or the
+    `usual` text."""
+    told = read_json_if_there(folder / "tokenizer_config.json")
+    extra = told.get("extra_special_tokens")
+    told |= extra if isinstance(extra, dict) else {}
+    return {name: told.get(name, text) for name, text in usual.items()}
+
+
+def token_text(given: Any) -> Any:
+    """The text of a token, which may also be told as an object."""
+    return given.get("content") if isinstance(given, dict) else given
+
+
+def check_token_id(field: str, told: Any, token: str, known: int) -> None:
+    """Raise `BrokenConfig` where a config's id of a token is not the tokenizer's."""
+    if told != known:
+        raise BrokenConfig(f"{field} is {told}, but the tokenizer's {token} is {known}")
 
 
 def token_ids(folder: Path, tokens: Iterable[Any], hint: str = "add it") -> list[int]:

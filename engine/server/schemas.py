@@ -5,6 +5,7 @@ changes nothing, which is often null: clients send such values by default.
 """
 
 import re
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -84,6 +85,7 @@ class Strict(BaseModel):
         return given
 
     @classmethod
+    @cache
     def _names(cls) -> set[str]:
         """As a request writes them."""
         return {field.alias or name for name, field in cls.model_fields.items()}

@@ -28,6 +28,7 @@ from vision_add_ons.pixels import (
     Pixels,
     check_square,
     read_processor_config,
+    scaled_alone,
 )
 from vision_add_ons.weights import (
     first_prefix,
@@ -201,10 +202,7 @@ def _picture_settings(folder: Path, sizes: TowerConfig) -> tuple[int, Pixels]:
         raise UnsupportedCheckpoint(
             f"the processor's image_seq_length is {rows!r}, but a picture has {sizes.side**2} rows"
         )
-    if saved.get("do_normalize") is False:
-        zero, one = [0.0] * 3, [1.0] * 3
-        saved = {**saved, "do_normalize": True, "image_mean": zero, "image_std": one}
-    return side, Pixels.read(saved, Image.Resampling.BICUBIC, HALF_MEAN, HALF_STD)
+    return side, Pixels.read(scaled_alone(saved), Image.Resampling.BICUBIC, HALF_MEAN, HALF_STD)
 
 
 def _channels_last(weights: dict[str, mx.array], stem: int) -> dict[str, mx.array]:

@@ -22,8 +22,7 @@ from vision_add_ons.gemma4.tower import (
     most_bytes,
     tower_costs,
 )
-from vision_add_ons.json_files import read_json_if_there
-from vision_add_ons.tokenizer_file import token_ids
+from vision_add_ons.tokenizer_file import check_token_id, named_tokens, token_ids
 from vision_add_ons.vit_blocks import Cutting
 from vision_add_ons.weights import (
     first_prefix,
@@ -93,18 +92,11 @@ class Gemma4AddOn(VisionAddOn):
 
     def _read_tokens(self, folder: Path, whole: dict[str, Any]) -> None:
         positive(whole, "config", "image_token_id")
-        tokenizer = read_json_if_there(folder / "tokenizer_config.json")
-        extra = tokenizer.get("extra_special_tokens")
-        named = {**TOKENS, **tokenizer, **(extra if isinstance(extra, dict) else {})}
-        names = [named[field] for field in TOKENS]
+        names = list(named_tokens(folder, TOKENS).values())
         self.placeholder_id, self.begin_id, self.end_id = token_ids(folder, names)
         self.image_token_id = self.placeholder_id
         self.image_marks = (names[0], *self.image_marks[1:])
-        if whole["image_token_id"] != self.image_token_id:
-            raise BrokenConfig(
-                f"image_token_id is {whole['image_token_id']}, but the tokenizer's {names[0]} is "
-                f"{self.image_token_id}"
-            )
+        check_token_id("image_token_id", whole["image_token_id"], names[0], self.image_token_id)
         others = (whole["video_token_id"], whole["audio_token_id"])
         self.video_ids, self.audio_ids = ([t] if type(t) is int else [] for t in others)
 

@@ -15,13 +15,12 @@ from PIL import Image
 from vision_add_ons.configs import check_fields, positive
 from vision_add_ons.errors import UnsupportedCheckpoint
 from vision_add_ons.picture_sizes import Size, square_tiles
-from vision_add_ons.pixels import Pixels, read_processor_config
+from vision_add_ons.pixels import AS_THEY_ARE, Pixels, read_processor_config, scaled_alone
 from vision_add_ons.torch_pixels import TorchPixels
 
 DEFAULTS = {"max_soft_tokens": 280, "patch_size": 16, "pooling_kernel_size": 3}
 MOST_ROWS = (70, 140, 280, 560, 1120)
 """Rows of a picture, at most: those that the processors take."""
-AS_THEY_ARE = {"image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}
 
 
 class FactorAlone(TorchPixels):
@@ -54,10 +53,8 @@ class Squares:
         for field in ("patch_size", "pooling_kernel_size"):
             check_fields(saved, where, **{field: (vision[field],)})
         scaling = saved.setdefault("do_normalize", False) is False
-        if scaling:
-            saved |= {"do_normalize": True, **AS_THEY_ARE}
         kind = (FactorAlone if scaling else TorchPixels) if torch else Pixels
-        pixels = kind.read(saved, Image.Resampling.BICUBIC, *AS_THEY_ARE.values())
+        pixels = kind.read(scaled_alone(saved), Image.Resampling.BICUBIC, *AS_THEY_ARE.values())
         if isinstance(pixels, TorchPixels):
             pixels.check()
         return cls(

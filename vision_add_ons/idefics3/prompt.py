@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vision_add_ons.configs import check_fields
 from vision_add_ons.errors import BrokenTokenizer
-from vision_add_ons.json_files import read_json_if_there
+from vision_add_ons.tokenizer_file import named_tokens, token_text
 
 IMAGE = "<image>"
 NAMES = {
@@ -97,10 +97,6 @@ class PictureTokens:
 
 def _check_names(folder: Path) -> None:
     """Refuse a tokenizer that has other texts for these tokens: SmolVLM's would be written so."""
-    named = read_json_if_there(folder / "tokenizer_config.json")
-    extra = named.get("extra_special_tokens")
-    named |= extra if isinstance(extra, dict) else {}
-    for name, usual in NAMES.items():
-        given = named.get(name, usual)
-        text = given.get("content") if isinstance(given, dict) else given
-        check_fields({name: text}, "tokenizer_config", **{name: (usual,)})
+    for name, given in named_tokens(folder, NAMES).items():
+        told = {name: token_text(given)}
+        check_fields(told, "tokenizer_config", **{name: (NAMES[name],)})

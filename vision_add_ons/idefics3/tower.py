@@ -9,10 +9,9 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from vision_add_ons.configs import check_fields, check_heads, positive
 from vision_add_ons.errors import UnsupportedCheckpoint
 from vision_add_ons.siglip import siglip_block
-from vision_add_ons.siglip_layers import SiglipEncoder
+from vision_add_ons.siglip_layers import SiglipEncoder, check_layers
 from vision_add_ons.tower_bytes import Costs, conv_bytes, most_of
 from vision_add_ons.vit_blocks import Cutting, run_blocks
 
@@ -83,9 +82,7 @@ class Idefics3Tower(nn.Module):
 
 def _check(vision: dict[str, Any]) -> None:
     where = "vision_config"
-    check_fields(vision, where, hidden_act=("gelu_pytorch_tanh",), num_channels=(3,))
-    positive(vision, where, "image_size", "patch_size", "intermediate_size", "num_hidden_layers")
-    check_heads(vision, where)
+    check_layers(vision, "image_size", "patch_size")
     side = vision["image_size"] // vision["patch_size"]
     if side not in SIDES:
         raise UnsupportedCheckpoint(

@@ -14,12 +14,11 @@ import numpy as np
 from vision_add_ons.base import Picture, VisionAddOn
 from vision_add_ons.chat_ml import chat_ml
 from vision_add_ons.configs import check_fields, positive
-from vision_add_ons.errors import BrokenConfig
 from vision_add_ons.json_files import read_json_if_there
 from vision_add_ons.lfm2_vl.config import OLD_TYPE, decoder_config, resolve
 from vision_add_ons.lfm2_vl.tower import Projector, Siglip2Tower, most_bytes, tower_costs
 from vision_add_ons.lfm2_vl.views import Views, shapes
-from vision_add_ons.tokenizer_file import token_ids
+from vision_add_ons.tokenizer_file import check_token_id, named_tokens, token_ids
 from vision_add_ons.vit_blocks import Cutting, one_by_one
 from vision_add_ons.weights import (
     first_prefix,
@@ -83,19 +82,12 @@ class Lfm2VLAddOn(VisionAddOn):
         self.costs = tower_costs(self.tower, self.projector)
 
     def _read_tokens(self, folder: Path, image_token_id: int) -> None:
-        tokenizer = read_json_if_there(folder / "tokenizer_config.json")
-        extra = tokenizer.get("extra_special_tokens")
-        named = {**TOKENS, **tokenizer, **(extra if isinstance(extra, dict) else {})}
-        names = [named[field] for field in TOKENS]
+        names = list(named_tokens(folder, TOKENS).values())
         self.placeholder_id, self.start_id, self.end_id, self.thumbnail_id = token_ids(
             folder, names
         )
         self.image_token_id, self.image_marks = self.placeholder_id, (names[0],)
-        if image_token_id != self.image_token_id:
-            raise BrokenConfig(
-                f"image_token_id is {image_token_id}, but the tokenizer's {names[0]} is "
-                f"{self.image_token_id}"
-            )
+        check_token_id("image_token_id", image_token_id, names[0], self.image_token_id)
         # Older processors could leave those around pictures out; today's always write them.
         processor = read_json_if_there(folder / "processor_config.json")
         flag = {"use_image_special_tokens": True, **processor}

@@ -10,10 +10,10 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from vision_add_ons.configs import check_fields, check_heads, positive
+from vision_add_ons.configs import check_fields
 from vision_add_ons.errors import BrokenConfig
 from vision_add_ons.siglip import siglip_block
-from vision_add_ons.siglip_layers import SiglipEncoder
+from vision_add_ons.siglip_layers import SiglipEncoder, check_layers
 from vision_add_ons.tower_bytes import SAMPLE, Costs, most_of, per_row
 from vision_add_ons.vit_blocks import Cutting, in_pieces, run_blocks
 
@@ -133,9 +133,6 @@ def most_bytes(
 def _check(vision: dict[str, Any]) -> None:
     where = "vision_config"
     check_fields(vision, where, model_type=("siglip2_vision_model",))
-    check_fields(vision, where, hidden_act=("gelu_pytorch_tanh",), num_channels=(3,))
-    sizes = ("intermediate_size", "num_hidden_layers", "patch_size", "num_patches")
-    positive(vision, where, *sizes)
-    check_heads(vision, where)
+    check_layers(vision, "patch_size", "num_patches")
     if math.isqrt(vision["num_patches"]) ** 2 != vision["num_patches"]:
         raise BrokenConfig(f"{where}.num_patches {vision['num_patches']} must be a square number")

@@ -27,6 +27,7 @@ from vision_add_ons.picture_sizes import Size
 from vision_add_ons.qwen2_vl.config import mrope_sections
 from vision_add_ons.qwen3_5 import Qwen35AddOn
 from vision_add_ons.token_ids import TokenIds
+from vision_add_ons.tokenizer_file import check_token_id
 from vision_add_ons.vit_blocks import Cutting, one_by_one
 from vision_add_ons.weights import (
     channels_last,
@@ -89,11 +90,8 @@ class MiniCPMV46AddOn(VisionAddOn):
         """Raise `BrokenConfig` where the config's ids are not the tokenizer's."""
         ids = {"image_token_id": self.tokens.image, "video_token_id": self.tokens.video}
         for field, known in ids.items():
-            if whole[field] not in (known, None):
-                name = field.removesuffix("_id")
-                raise BrokenConfig(
-                    f"{field} is {whole[field]}, but the tokenizer's {TOKENS[name]} is {known}"
-                )
+            if whole[field] is not None:
+                check_token_id(field, whole[field], TOKENS[field.removesuffix("_id")], known)
 
     @classmethod
     def decoder_config(cls, config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -10,6 +10,7 @@ from typing import Any
 from vision_add_ons.configs import check_fields
 from vision_add_ons.errors import BrokenTokenizer, ImageCountError
 from vision_add_ons.json_files import read_json_if_there
+from vision_add_ons.tokenizer_file import named_tokens, token_ids, token_text
 
 TOKENS = {
     "image_token": "<|image_pad|>",
@@ -50,23 +51,14 @@ class PictureTokens:
         """
         from tokenizers import Tokenizer
 
-        named = read_json_if_there(folder / "tokenizer_config.json")
-        extra = named.get("extra_special_tokens")
-        named |= extra if isinstance(extra, dict) else {}
-        texts = [_text(name, named.get(name, TOKENS[name])) for name in TOKENS]
+        texts = [_text(name, given) for name, given in named_tokens(folder, TOKENS).items()]
         file = folder / "tokenizer.json"
         try:
             words = Tokenizer.from_file(str(file))
         except Exception as error:  # of no class of its own
             raise BrokenTokenizer(f"{file} cannot be read ({error}); fetch it again") from error
-
-        def known(text: str) -> int:
-            token: int | None = words.token_to_id(text)
-            if token is None:
-                raise BrokenTokenizer(f"{file} has no token {text!r}; fetch it again")
-            return token
-
-        image, video, start, end, slice_start, slice_end, *number = map(known, texts)
+        ids = token_ids(folder, texts, hint="fetch it again")
+        image, video, start, end, slice_start, slice_end, *number = ids
 
         def encoded(text: str) -> list[int]:
             return list(words.encode(text, add_special_tokens=False).ids)
@@ -104,7 +96,7 @@ def check_numbering(folder: Path, numbered: bool) -> None:
 
 
 def _text(name: str, given: Any) -> str:
-    text = given.get("content") if isinstance(given, dict) else given
+    text = token_text(given)
     if not isinstance(text, str):
         raise BrokenTokenizer(f"tokenizer_config.json's {name} must be a text, not {text!r}")
     return text

@@ -11,10 +11,9 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from vision_add_ons.configs import check_fields, check_heads, positive
 from vision_add_ons.errors import BrokenConfig, UnsupportedCheckpoint
 from vision_add_ons.siglip import siglip_block
-from vision_add_ons.siglip_layers import Attention, SiglipEncoder
+from vision_add_ons.siglip_layers import Attention, SiglipEncoder, check_layers
 from vision_add_ons.tower_bytes import SAMPLE, Costs, conv_bytes, most_of, per_row
 from vision_add_ons.vit_blocks import Block, Cutting, in_pieces, one_by_one, run_blocks
 
@@ -189,9 +188,7 @@ class TowerCosts:
 
 def _check(vision: dict[str, Any]) -> None:
     where = "vision_config"
-    check_fields(vision, where, hidden_act=("gelu_pytorch_tanh",), num_channels=(3,))
-    positive(vision, where, "image_size", "patch_size", "intermediate_size", "num_hidden_layers")
-    check_heads(vision, where)
+    check_layers(vision, "image_size", "patch_size")
     side = vision["image_size"] // vision["patch_size"]
     if side not in SIDES:
         raise UnsupportedCheckpoint(
