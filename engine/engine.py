@@ -85,17 +85,19 @@ class Engine:
         system: str | None = None,
         options: GenerationOptions | None = None,
         restore: str | os.PathLike[str] | None = None,
+        tools: Sequence[Any] = (),
     ) -> Chat:
         """Start a conversation, or go on with the one that `Chat.save` wrote to `restore`.
 
-        `options` are the defaults of its answers. A restored conversation starts warm if its KV
+        `options` are the defaults of its answers, `tools` what they may call (see `Request`); a
+        file holds calls and results, and no tools. A restored conversation starts warm if its KV
         cache lies beside it and this model wrote it; else the cache's file is removed, with one
         warning. Raises `ConversationFileError`, `PromptError` for a `system` besides `restore` or
         with half a character, or `OptionError`.
         """
         self.check_process()
         if restore is None:
-            return Chat(self, system, options)
+            return Chat(self, system, options, tools=tools)
         if system is not None:
             raise PromptError("a restored conversation has its own system message; leave yours out")
         from engine import conversation_file
@@ -105,7 +107,7 @@ class Engine:
         messages = conversation_file.read(path)
         known = self._worker.call(lambda memory: memory.restore(path), exclusive=False)
         known.add_done_callback(_log_failure)
-        return Chat(self, options=options, messages=messages)
+        return Chat(self, options=options, messages=messages, tools=tools)
 
     def generate(
         self,

@@ -3,12 +3,15 @@
 Every event has `text`, so that printing it for each event prints the answer and nothing else.
 """
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-FinishReason = Literal["stop", "length", "stop_string", "cancelled", "error"]
-"""Why an answer ended: the model's end-of-text token, `max_tokens` or the context's end, a stop
-text, `Generation.cancel`, or an error."""
+FinishReason = Literal["stop", "tool_calls", "length", "stop_string", "cancelled", "error"]
+"""Why an answer ended: the model's end-of-text token, the same with calls of tools to be answered
+(`Finished.tool_calls`), `max_tokens` or the context's end, a stop text, `Generation.cancel`, or an
+error."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,53 @@ class TextDelta:
     token: int | None = None
     logprob: float | None = None
     top_logprobs: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class ToolCallDelta:
+    """A part of a call that is being written: a piece of its arguments.
+
+    What was told of a call that turns out to be none is void: no `ToolCall` of its index follows,
+    and what the model wrote is among the text.
+    """
+
+    index: int
+    """Which of the answer's calls, from 0."""
+    id: str
+    """The call's own, the same in all its pieces."""
+    name: str
+    """Which tool is called."""
+    arguments: str
+    """More of the arguments' JSON; all pieces together are `ToolCall.written`. The first may be
+    empty."""
+    text: str = ""
+    """Always empty."""
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A call of a tool, whole."""
+
+    index: int
+    """Which of the answer's calls, from 0; without the indices of pieces that are void."""
+    id: str
+    """What the call's result is to be given with: the model's own, or nine letters and digits."""
+    name: str
+    """Which tool is called: one of those that the request has."""
+    arguments: Mapping[str, Any]
+    """What it is called with. The tool's schema was asked for, and may not be met, unless the call
+    was enforced by `tool_choice`."""
+    written: str
+    """The arguments as JSON, to the letter as the model wrote it where it writes JSON."""
+    text: str = ""
+    """Always empty."""
+
+    @property
+    def as_dictionary(self) -> dict[str, Any]:
+        """In the form of `Message.tool_calls`."""
+        arguments = json.loads(json.dumps(dict(self.arguments)))
+        function = {"name": self.name, "arguments": arguments}
+        return {"type": "function", "id": self.id, "function": function}
 
 
 @dataclass(frozen=True)
@@ -72,6 +122,11 @@ class Finished:
     """The stop text that ended the answer."""
     error: BaseException | None = None
     """What went wrong; `Generation.result` raises it."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """The calls in the answer, in their order."""
+    broken_calls: tuple[str, ...] = ()
+    """What began as a call and is none, or names no tool that there is: it stands in `answer`, too,
+    as the model wrote it."""
     text: str = ""
     """Always empty: the answer's text came before."""
 
@@ -81,5 +136,5 @@ class Finished:
         return len(self.tokens)
 
 
-Event = Progress | TextDelta | Finished
+Event = Progress | TextDelta | ToolCallDelta | ToolCall | Finished
 """What iterating a `Generation` gives."""

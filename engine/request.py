@@ -4,8 +4,9 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.checks import check_client, check_kind
+from engine.checks import check_client, check_flag, check_kind
 from engine.options import GenerationOptions
+from engine.tools.tool import read_choice, read_tools
 from vision_add_ons.errors import PromptError
 
 
@@ -30,6 +31,14 @@ class Request:
     """
     client: Hashable = None
     """Who asks: those who wait take turns, however many requests each of them has waiting."""
+    tools: Sequence[Any] = ()
+    """What the answer may call: `Tool`s, or dictionaries in OpenAI's form. Kept as a tuple of
+    `Tool`s. They need messages: a prompt that is a text or token ids tells of tools by itself."""
+    tool_choice: Any = "auto"
+    """Whether it may ("auto"), must not ("none") or has to ("required") call some; or a tool's
+    name, which it then has to call. Kept as a `ToolChoice`."""
+    parallel_tool_calls: bool = True
+    """Whether one answer may hold several calls; else it ends behind its first."""
 
     def __post_init__(self) -> None:
         whole = isinstance(self.prompt, bytes | bytearray | memoryview)
@@ -37,3 +46,7 @@ class Request:
             raise PromptError("a prompt is a text, a list of token ids or a list of messages")
         check_kind("options", self.options, GenerationOptions, "GenerationOptions")
         check_client(self.client)
+        if self.tools or self.tool_choice != "auto" or self.parallel_tool_calls is not True:
+            check_flag("parallel_tool_calls", self.parallel_tool_calls)
+            object.__setattr__(self, "tools", read_tools(self.tools))
+            object.__setattr__(self, "tool_choice", read_choice(self.tool_choice, self.tools))
