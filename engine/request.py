@@ -1,6 +1,6 @@
 """What is asked of an engine."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,9 @@ class Request:
     """
     client: Hashable = None
     """Who asks: those who wait take turns, however many requests each of them has waiting."""
+    template: Mapping[str, Any] = field(default_factory=dict)
+    """What the chat template is told beside messages: variables of its own by their names, plain
+    data as JSON has it. It is kept as a copy; see `engine.prompts.variables`."""
 
     def __post_init__(self) -> None:
         whole = isinstance(self.prompt, bytes | bytearray | memoryview)
@@ -37,3 +40,7 @@ class Request:
             raise PromptError("a prompt is a text, a list of token ids or a list of messages")
         check_kind("options", self.options, GenerationOptions, "GenerationOptions")
         check_client(self.client)
+        if type(self.template) is not dict or self.template:
+            from engine.prompts.variables import read_variables
+
+            object.__setattr__(self, "template", read_variables(self.template))
