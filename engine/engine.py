@@ -152,7 +152,9 @@ class Engine:
         guide = self._guide(options)
         prompt, cancelled = builder.nothing, False
         try:
-            prompt = builder.build(request.prompt, request.images, options.max_image_size, cancel)
+            prompt = builder.build(
+                request.prompt, request.images, options.max_image_size, cancel, request.template
+            )
             self._check_prompt(prompt, options)
         except Cancelled:
             cancelled = True

@@ -1,6 +1,6 @@
 """What is asked of an engine."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +39,9 @@ class Request:
     name, which it then has to call. Kept as a `ToolChoice`."""
     parallel_tool_calls: bool = True
     """Whether one answer may hold several calls; else it ends behind its first."""
+    template: Mapping[str, Any] = field(default_factory=dict)
+    """What the chat template is told beside messages: variables of its own by their names, plain
+    data as JSON has it. It is kept as a copy; see `engine.prompts.variables`."""
 
     def __post_init__(self) -> None:
         whole = isinstance(self.prompt, bytes | bytearray | memoryview)
@@ -50,3 +53,7 @@ class Request:
             check_flag("parallel_tool_calls", self.parallel_tool_calls)
             object.__setattr__(self, "tools", read_tools(self.tools))
             object.__setattr__(self, "tool_choice", read_choice(self.tool_choice, self.tools))
+        if type(self.template) is not dict or self.template:
+            from engine.prompts.variables import read_variables
+
+            object.__setattr__(self, "template", read_variables(self.template))

@@ -1,7 +1,8 @@
 """Messages and pictures become a `Prompt`: token ids with placeholders, spans, cache key."""
 
+import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -37,8 +38,14 @@ class PromptBuilder:
         self._sees = kit.config.add_on is not None
         self._encoder = TextEncoder(kit.tokenizer)
         template = ChatTemplate(kit.tokenizer, kit.add_on, self._sees, kit.config.chat_template)
+        thinks = kit.tokenizer.has_thinking
         self._messages = MessageEncoder(
-            template, self._encoder, self.decode, kit.vocab_size, special=self._sees
+            template,
+            self._encoder,
+            self.decode,
+            kit.vocab_size,
+            special=self._sees,
+            thought=(kit.tokenizer.think_start, kit.tokenizer.think_end) if thinks else None,
         )
         self.nothing = Prompt([])
         """What a request has that was cancelled before its prompt was there."""
@@ -49,9 +56,11 @@ class PromptBuilder:
         images: Sequence[Any] = (),
         max_image_size: int | None = None,
         cancel: threading.Event | None = None,
+        variables: Mapping[str, Any] | None = None,
     ) -> Prompt:
         """A prompt of a text as it stands, of token ids, or of messages by the chat template.
 
+        `variables` are what the template is told beside messages, as `read_variables` gives them.
         Pictures whose longer side exceeds `max_image_size` pixels are shrunk to it. The text, that
         of all messages together, may have `MOST_TEXT` characters. Raises `PromptError`,
         `ContextExceeded`, `ImageError` or `ImageCountError`, and for a long text `Cancelled` soon
@@ -69,7 +78,9 @@ class PromptBuilder:
         else:
             messages = read_messages(prompt, images)
             length = sum(m.length for m in messages)
-            make = partial(self._from_messages, messages, max_image_size)
+            if variables:
+                length += len(json.dumps(variables, ensure_ascii=False))
+            make = partial(self._from_messages, messages, max_image_size, variables)
         check_length(length)
         if cancel is not None and length > LONG_TEXT:
             built = unless_cancelled(make, cancel)
@@ -124,16 +135,21 @@ class PromptBuilder:
         expanded = self._add_on.expand_prompt(tokens, pictures, positions)
         return Prompt(expanded.tokens, expanded.spans, expanded.bidirectional)
 
-    def _from_messages(self, messages: list[Message], max_image_size: int | None) -> Prompt:
+    def _from_messages(
+        self,
+        messages: list[Message],
+        max_image_size: int | None,
+        variables: Mapping[str, Any] | None,
+    ) -> Prompt:
         if not self._tokenizer.has_chat_template:
             raise PromptError(
                 "this model has no chat template; give the whole prompt as one text instead"
             )
         pictures = [p.within(max_image_size) for m in messages for p in m.images]
         self._check_sight(pictures)
-        encoded = self._messages.encode(messages)
+        encoded = self._messages.encode(messages, variables)
         if self._add_on is None:
-            return Prompt(encoded.tokens)
+            return Prompt(encoded.tokens, thought=encoded.thought)
         tokens: Sequence[int] = encoded.tokens
         positions = encoded.positions
         if not pictures:
@@ -141,7 +157,9 @@ class PromptBuilder:
         elif encoded.typed and positions is None:
             tokens, positions = self._without_marks(tokens, encoded.typed)
         expanded = self._add_on.expand_prompt(tokens, pictures, positions)
-        return Prompt(expanded.tokens, expanded.spans, expanded.bidirectional)
+        return Prompt(
+            expanded.tokens, expanded.spans, expanded.bidirectional, thought=encoded.thought
+        )
 
     def _without_marks(
         self, tokens: Sequence[int], typed: list[int]

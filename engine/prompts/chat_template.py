@@ -2,7 +2,7 @@
 
 import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -63,10 +63,16 @@ class ChatTemplate:
                 pieces.append(Piece(i, message.role, call["function"]["name"], False, called=True))
         return pieces
 
-    def render(self, messages: Sequence[Message], words: Sequence[str] | None = None) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        words: Sequence[str] | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
         """What the tokenizer is given, but for markers and stand-ins.
 
-        `words` stand in it in place of the messages' texts, and of the tools' names.
+        `words` stand in it in place of the messages' texts, and of the tools' names. `variables`
+        are what the template is told beside the messages; see `engine.prompts.variables`.
 
         Raises `PromptError` for messages that the template refuses, or images that it has no place
         for.
@@ -77,7 +83,7 @@ class ChatTemplate:
         rest = iter(markers)
         dictionaries = [self._dictionary(m, rest, texts) for m in messages]
         try:
-            text = self._apply(dictionaries)
+            text = self._apply(dictionaries, self._all_hidden(variables))
             if images:
                 self._check_images(text, markers)
             return text if self._add_on is None else self._add_on.prepare_text(text)
@@ -159,6 +165,14 @@ class ChatTemplate:
             if mark in text:
                 text = text.replace(mark, stand_in)
         return text
+
+    def _all_hidden(self, value: Any) -> Any:
+        """The same for all texts of plain data."""
+        if isinstance(value, str):
+            return self._hidden(value)
+        if isinstance(value, Mapping):
+            return {key: self._all_hidden(own) for key, own in value.items()}
+        return [self._all_hidden(own) for own in value] if isinstance(value, list) else value
 
     def shown(self, text: str) -> str:
         """A text with image tokens in place of what stands for them."""

@@ -1,6 +1,6 @@
 """A tokenizer's chat template, applied to messages."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -19,25 +19,30 @@ class Renderer:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
 
-    def __call__(self, messages: Sequence[dict[str, Any]]) -> str:
+    def __call__(
+        self, messages: Sequence[dict[str, Any]], variables: Mapping[str, Any] | None = None
+    ) -> str:
         """The prompt of messages, up to where the answer begins.
 
         `messages` are dictionaries of plain data; those with `tool_calls` may have a `content` of
-        None. Raises whatever the template trips over.
+        None. `variables` are what the template is told beside them, plain data too. Raises
+        whatever the template trips over.
         """
+        told = variables or {}
         inner = self._plain
         if inner is None or any("tool_calls" in message for message in messages):
             rendered: Any = (inner or self._tokenizer).apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True
+                messages, tokenize=False, add_generation_prompt=True, **told
             )
             return str(rendered)
         from transformers.utils.chat_template_utils import render_jinja_template
 
         (rendered,), _ = render_jinja_template(
             [messages],
-            chat_template=inner.get_chat_template(),
+            chat_template=inner.get_chat_template(tools=told.get("tools")),
             add_generation_prompt=True,
             **inner.special_tokens_map,
+            **told,
         )
         return str(rendered)
 
