@@ -149,11 +149,21 @@ class Engine:
         started = time.perf_counter()
         options = request.options
         self._check(options)
-        guide = self._guide(options)
+        schema: Any = options.schema
+        if request.tools:
+            from engine.tools.asking import schema_of
+
+            schema = schema_of(request, builder)
+        guide = self._guide(schema)
         prompt, cancelled = builder.nothing, False
         try:
             prompt = builder.build(
-                request.prompt, request.images, options.max_image_size, cancel, request.template
+                request.prompt,
+                request.images,
+                options.max_image_size,
+                cancel,
+                request.template,
+                request.tools,
             )
             self._check_prompt(prompt, options)
         except Cancelled:
@@ -162,6 +172,10 @@ class Engine:
             prompt, options, request.owner, on_finish, started, on_event, cancel
         )
         generation.client, generation.guide = request.client, guide
+        if request.tools:
+            from engine.tools.asking import calling_of
+
+            generation.calling = calling_of(request, builder, prompt)
         generation.engine = self
         if cancelled:
             generation.cancel()
@@ -303,14 +317,14 @@ class Engine:
         if not prompt.fits(self._vocab_size):
             raise no_token_id(self._vocab_size)
 
-    def _guide(self, options: GenerationOptions) -> "Guide | None":
+    def _guide(self, schema: Any) -> "Guide | None":
         """What holds an answer to its schema, if it has one."""
-        if options.schema is None:
+        if schema is None:
             return None
         guides = self._guides
         if guides is None:
             raise EngineClosed("this engine is closed; load the model again")
-        return guides.guide(Schema.of(options.schema))
+        return guides.guide(Schema.of(schema))
 
     def _check(self, options: GenerationOptions) -> None:
         """What an option asks for that this model cannot do."""

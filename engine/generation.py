@@ -15,6 +15,7 @@ from engine.options import GenerationOptions
 from engine.processes import check_process
 
 if TYPE_CHECKING:
+    from engine.decoding.calling import Calling
     from engine.decoding.guide import Guide
     from engine.prompts.prompt import Prompt
 
@@ -57,6 +58,8 @@ class Generation:
         """Who asked; see `Request.client`."""
         self.guide: Guide | None = None
         """What holds the answer to its schema."""
+        self.calling: Calling | None = None
+        """What reads the answer's calls of tools, if it may have some."""
         self.submitted = time.perf_counter() if submitted is None else submitted
         """When it was asked, in seconds of `time.perf_counter`."""
         self._on_finish = on_finish

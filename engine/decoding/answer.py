@@ -24,6 +24,7 @@ from vision_add_ons.safetensors_files import forget_failures
 from vision_add_ons.token_ids import TokenIds
 
 if TYPE_CHECKING:
+    from engine.decoding.calling import CallEvent
     from model_kit.kit import ModelKit
 
 log = logging.getLogger("sightline")
@@ -56,6 +57,8 @@ class Answer:
         self.prompt = generation.prompt
         self._cache, self._features, self._room = memory.prompts, memory.features, memory.room
         self._stops = StopStrings(self.options.stop)
+        self._calling = generation.calling
+        """What reads its calls of tools, if it may have some."""
         self.guide = generation.guide
         """What holds it to its schema, if it has one."""
         seed = self.options.seed
@@ -241,16 +244,23 @@ class Answer:
             # An answer cut within a character ends before it.
             text = text.rstrip("\ufffd")
         text = self._stops.feed(text)
+        events: Sequence[CallEvent] = ()
+        if self._calling is not None:
+            text, events = self._calling.feed(text)
         if ended == "stop":
             self._release(TextDelta(text))
         else:
             self._tokens.append(token)
             told = logprob if self.options.logprobs or self.options.top_logprobs else None
             self._release(TextDelta(text, token, told, alternatives))
+        for event in events:
+            self.generation.emit(event)
         if self._stops.matched is not None:
             return "stop_string"
         if ended is not None:
             return ended
+        if self._calling is not None and self._calling.reader.enough:
+            return "tool_calls"
         return "cancelled" if self.generation.cancelled else None
 
     def _release(self, delta: TextDelta) -> None:
@@ -271,6 +281,10 @@ class Answer:
             error.__traceback__ = None
         try:
             self._release_rest(reason)
+            if self._calling is not None:
+                self._release_calls(reason)
+                if reason == "stop" and self._calling.reader.calls:
+                    reason = "tool_calls"
             self._store(reason, failed=error is not None)
         except BaseException as e:
             error = error or e
@@ -291,7 +305,21 @@ class Answer:
                 _ = detokenizer.last_segment  # as that loop does: reading it ends a segment
             detokenizer.finalize()
             text = self._stops.feed(detokenizer.last_segment.rstrip("\ufffd"))
-        self._release(TextDelta(text + self._stops.flush()))
+        text += self._stops.flush()
+        events: Sequence[CallEvent] = ()
+        if self._calling is not None:
+            text, events = self._calling.feed(text)
+        self._release(TextDelta(text))
+        for event in events:
+            self.generation.emit(event)
+
+    def _release_calls(self, reason: FinishReason) -> None:
+        """Give out what may have been a call, or more of one."""
+        assert self._calling is not None
+        text, events = self._calling.end(reason == "stop")
+        self._release(TextDelta(text))
+        for event in events:
+            self.generation.emit(event)
 
     def _store(self, reason: FinishReason, failed: bool) -> None:
         """Keep what was computed, also of an answer that was cancelled, if it is numbers.
@@ -306,7 +334,7 @@ class Answer:
         if len(key) == length:  # else it holds a token that nobody was told
             kv = plain_caches(self.kv or [])
             # What was run and gave no token that was handed on, nobody has looked at.
-            if reason in ("cancelled", "stop_string") and not finite(kv):
+            if reason in ("cancelled", "stop_string", "tool_calls") and not finite(kv):
                 return
             self._cache.put(key, kv, self.options.kv_variant, self.start)
 
@@ -315,6 +343,7 @@ class Answer:
         speed = 0.0
         if first is not None and self._last_token is not None and self._last_token > first:
             speed = (len(self._fed) - 1) / (self._last_token - first)
+        reader = None if self._calling is None else self._calling.reader
         return replace(
             never_started(self.generation, error),
             finish_reason=reason,
@@ -330,4 +359,6 @@ class Answer:
             tokens_per_second=speed,
             seed=self.seed,
             stop_string=self._stops.matched,
+            tool_calls=() if reader is None else tuple(reader.calls),
+            broken_calls=() if reader is None else tuple(reader.broken),
         )

@@ -3,7 +3,7 @@
 import json
 import threading
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from engine.checks import no_token_id, reading
@@ -20,10 +20,13 @@ from engine.prompts.text_encoder import (
     check_text,
     unless_cancelled,
 )
-from vision_add_ons.errors import ImageError, PromptError
+from vision_add_ons.errors import ImageError, OptionError, PromptError
 from vision_add_ons.token_ids import TokenIds
 
 if TYPE_CHECKING:
+    from engine.decoding.channels import Marks
+    from engine.tools.telling import Telling
+    from engine.tools.tool import Tool
     from model_kit.kit import ModelKit
 
 
@@ -37,7 +40,9 @@ class PromptBuilder:
         self._vocab_size = kit.vocab_size
         self._sees = kit.config.add_on is not None
         self._encoder = TextEncoder(kit.tokenizer)
-        template = ChatTemplate(kit.tokenizer, kit.add_on, self._sees, kit.config.chat_template)
+        self._template = template = ChatTemplate(
+            kit.tokenizer, kit.add_on, self._sees, kit.config.chat_template
+        )
         thinks = kit.tokenizer.has_thinking
         self._messages = MessageEncoder(
             template,
@@ -57,16 +62,19 @@ class PromptBuilder:
         max_image_size: int | None = None,
         cancel: threading.Event | None = None,
         variables: Mapping[str, Any] | None = None,
+        tools: "Sequence[Tool]" = (),
     ) -> Prompt:
         """A prompt of a text as it stands, of token ids, or of messages by the chat template.
 
-        `variables` are what the template is told beside messages, as `read_variables` gives them.
+        `variables` are what the template is told beside messages, as `read_variables` gives them;
+        `tools` are told in the way that the model knows.
         Pictures whose longer side exceeds `max_image_size` pixels are shrunk to it. The text, that
         of all messages together, may have `MOST_TEXT` characters. Raises `PromptError`,
         `ContextExceeded`, `ImageError` or `ImageCountError`, and for a long text `Cancelled` soon
         after `cancel` was set.
         """
         length = 0
+        as_messages = False
         if isinstance(prompt, str):
             check_text(prompt)
             length = len(prompt)
@@ -77,10 +85,16 @@ class PromptBuilder:
             make = partial(self._from_tokens, tokens, images, max_image_size)
         else:
             messages = read_messages(prompt, images)
+            as_messages = True
+            if tools or any(message.is_of_tools for message in messages):
+                messages, told = self.telling.messages(messages, tools)
+                variables = {**(variables or {}), **told}
             length = sum(m.length for m in messages)
             if variables:
                 length += len(json.dumps(variables, ensure_ascii=False))
             make = partial(self._from_messages, messages, max_image_size, variables)
+        if tools and not as_messages:
+            raise OptionError("tools must come with messages, which a chat template writes them to")
         check_length(length)
         if cancel is not None and length > LONG_TEXT:
             built = unless_cancelled(make, cancel)
@@ -89,6 +103,26 @@ class PromptBuilder:
         if not built.tokens:
             raise PromptError("the prompt is empty; give it some text")
         return built
+
+    @cached_property
+    def telling(self) -> "Telling":
+        """How the model is told of tools, and writes calls."""
+        from engine.tools.telling import Telling
+
+        return Telling(self._tokenizer, self._template)
+
+    @cached_property
+    def marks(self) -> "Marks":
+        """What the model writes around thoughts."""
+        from engine.decoding.channels import Marks
+
+        return Marks(self._tokenizer)
+
+    def token_of(self, text: str) -> int | None:
+        """The token that is a text, if there is one."""
+        token = self._tokenizer.convert_tokens_to_ids(text)
+        known = isinstance(token, int) and token != self._tokenizer.unk_token_id
+        return token if known else None
 
     def encode(self, text: str) -> list[int]:
         """The token ids of a text, with no special tokens added.
@@ -137,7 +171,7 @@ class PromptBuilder:
 
     def _from_messages(
         self,
-        messages: list[Message],
+        messages: Sequence[Message],
         max_image_size: int | None,
         variables: Mapping[str, Any] | None,
     ) -> Prompt:

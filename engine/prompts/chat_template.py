@@ -86,6 +86,8 @@ class ChatTemplate:
             text = self._apply(dictionaries, self._all_hidden(variables))
             if images:
                 self._check_images(text, markers)
+            if variables and "tools" in variables:
+                self._check_tools(text, variables["tools"])
             return text if self._add_on is None else self._add_on.prepare_text(text)
         except PromptError:
             raise
@@ -158,6 +160,13 @@ class ChatTemplate:
             f"{self.told} leaves out, repeats or moves pictures of these messages; "
             "give them with user messages, or the whole prompt as one text"
         )
+
+    def _check_tools(self, text: str, tools: Any) -> None:
+        """Raises `PromptError` for a rendered text in which a tool is missing."""
+        for tool in tools if isinstance(tools, list) else ():
+            name = tool.get("function", {}).get("name") if isinstance(tool, Mapping) else None
+            if isinstance(name, str) and name not in text:
+                raise PromptError(f"{self.told} leaves out the tool {name:.128}")
 
     def _hidden(self, text: str) -> str:
         """A message's text with image tokens that stand in it as text hidden from the add-on."""

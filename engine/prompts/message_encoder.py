@@ -112,6 +112,8 @@ class MessageEncoder:
         answers = self._answers(messages, pieces, spans, plain, {id(ids) for _, _, ids in sure})
         if known is not None and not (plain.text is rendered and known.text is known.rendered):
             shared = _shared(known.text, plain.text)
+        if any(piece.called for piece in pieces):
+            answers = sorted([*answers, *self._calling(messages, pieces, spans, plain)])
         before, behind = self._around(plain.text)
         thought = self._ends(rendered, pieces, spans)
         if self._encoder.cuts is None:
@@ -188,6 +190,33 @@ class MessageEncoder:
             if id(tokens) in sure or max(tokens) < self._vocab_size:
                 answers.append((plain.moved(begin), plain.moved(end), tokens))
         return sorted(answers, key=itemgetter(0, 1))
+
+    def _calling(
+        self,
+        messages: Sequence[Message],
+        pieces: Sequence[Piece],
+        spans: Sequence[Span],
+        plain: "_Plain",
+    ) -> list[Answer]:
+        """Answers that call tools, where the template writes them to the letter as they were
+        generated, marks and all: they are looked for between the texts before and behind them."""
+        texts = [
+            (piece.message, plain.moved(begin), plain.moved(end))
+            for piece, (begin, end) in zip(pieces, spans, strict=True)
+            if not piece.called and piece.role != "system"
+        ]
+        answers = []
+        for i, message in enumerate(messages):
+            tokens = message.tokens
+            if not (tokens and message.tool_calls) or max(tokens) >= self._vocab_size:
+                continue
+            after = max((end for at, _, end in texts if at < i), default=0)
+            before = min((begin for at, begin, _ in texts if at > i), default=len(plain.text))
+            raw = self._decode(tokens)
+            place = plain.text.find(raw, after, before)
+            if raw and place >= 0:
+                answers.append((place, place + len(raw), tokens))
+        return answers
 
     def _continue(
         self,

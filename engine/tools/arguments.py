@@ -6,9 +6,7 @@ from typing import NamedTuple
 MOST_HEAD = 4096
 """Characters before a call's arguments; what has more is read when it is whole."""
 
-_JSON_HEAD = (
-    r'\{\s*"name"\s*:\s*"(?P<name>[^"\\]*)"\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
-)
+_JSON_HEAD = r'\{\s*"name"\s*:\s*"(?P<name>[^"\\]*)"\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
 
 HEADS = {
     "json_tools": r"\s*" + _JSON_HEAD,

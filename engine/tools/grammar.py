@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from engine.schema import Schema
@@ -48,7 +48,7 @@ def calls_grammar(
 
 def no_calls_grammar(form: CallForm) -> Schema:
     """Any text without the mark that begins a call."""
-    mark = re.sub(r"([^A-Za-z0-9 ])", r"\\\1", form.start)
+    mark = re.escape(form.start).replace("/", r"\/")
     return Schema.grammar(f"start: TEXT\nTEXT: /(?s:.*)/ & ~/(?s:.*){mark}(?s:.*)/")
 
 
@@ -107,7 +107,7 @@ def _qwen3_coder(mark: _Marks, tools: Sequence[Tool], parallel: bool) -> list[st
     rules = [
         'calls: call ("\\n" call)*' if parallel else "calls: call",
         f'call: {mark.start} "\\n" ({_any("call", tools)}) "\\n" {mark.end}',
-        'text[lazy]: /(?s:.*)\\n<\\/parameter>\\n/',
+        "text[lazy]: /(?s:.*)\\n<\\/parameter>\\n/",
     ]
     for i, tool in enumerate(tools):
         parts = []
@@ -128,7 +128,9 @@ def _element(name: str, schema: Any, tool: Tool) -> str:
             texts = " | ".join(json.dumps(f"{choice}\n</parameter>\n") for choice in choices)
             return f"{begin} ({texts})"
         return f"{begin} text"
-    within = {key: tool.parameters[key] for key in ("$defs", "definitions") if key in tool.parameters}
+    within = {
+        key: tool.parameters[key] for key in ("$defs", "definitions") if key in tool.parameters
+    }
     own = {**within, **schema} if isinstance(schema, dict) else schema
     return f'{begin} %json {_json(own, _style(tool))} "\\n</parameter>\\n"'
 
@@ -153,9 +155,14 @@ def _objects(tools: Sequence[Tool]) -> list[str]:
 
 def _arguments(tools: Sequence[Tool]) -> list[str]:
     return [
-        f"arguments{i}: %json {_json(tool.parameters, _style(tool))}"
+        f"arguments{i}: %json {_json(_closed(tool.parameters), _style(tool))}"
         for i, tool in enumerate(tools)
     ]
+
+
+def _closed(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """A tool takes what it names, unless it says otherwise."""
+    return {"additionalProperties": False, **parameters}
 
 
 def _any(rule: str, tools: Sequence[Tool]) -> str:

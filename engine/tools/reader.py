@@ -53,6 +53,8 @@ class CallReader:
         """Whether anything was said, and whether a call was behind it."""
         self._block: list[str] | None = None
         """The block that is being written."""
+        self._mark = ""
+        """What it began with."""
         self._arguments = Arguments(None)
         self._ids: list[str] = []
         """Those of the calls of this block that were told of."""
@@ -79,9 +81,14 @@ class CallReader:
         self._said = True
         return [kept]
 
-    def begin(self) -> list[Told]:
-        """The mark is there that begins a block."""
-        self._block, self._ids = [], []
+    @property
+    def calling(self) -> bool:
+        """Whether a block has begun, and not ended."""
+        return self._block is not None
+
+    def begin(self, mark: str) -> list[Told]:
+        """A mark is there that begins a block."""
+        self._block, self._mark, self._ids = [], mark, []
         self._arguments = Arguments(self._head)
         return []
 
@@ -100,9 +107,9 @@ class CallReader:
             told.append(ToolCallDelta(index, self._ids[piece.call], piece.name, piece.text))
         return told
 
-    def close(self) -> list[Told]:
-        """The mark is there that ends the block."""
-        return self._read(self._form.end)
+    def close(self, mark: str) -> list[Told]:
+        """A mark is there that ends the block."""
+        return self._read(mark)
 
     def end(self, by_itself: bool) -> list[Told]:
         """The answer is at its end; `by_itself` if the model ended it.
@@ -154,7 +161,7 @@ class CallReader:
 
     def _give_back(self, end: str) -> list[Told]:
         """What is no call, as it stood."""
-        raw = self._form.start + "".join(self._block or ()) + end
+        raw = self._mark + "".join(self._block or ()) + end
         self._index += len(self._ids)
         self._block, self._ids = None, []
         self.broken.append(raw)

@@ -5,7 +5,7 @@ was trained on, which mlx-lm's tokenizer knows a parser for. Where either is mis
 told in plain texts.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -88,8 +88,10 @@ class Telling:
         """Where a template has places for pictures, but none in results: a question behind the
         results shows them."""
         images = self._template.form.images
-        if not images or "tool" in images or not any(
-            m.role == "tool" and m.images for m in messages
+        if (
+            not images
+            or "tool" in images
+            or not any(m.role == "tool" and m.images for m in messages)
         ):
             return messages
         made: list[Message] = []
@@ -125,9 +127,3 @@ class Telling:
             return self._template.render(messages, variables=told)
         except PromptError:
             return ""
-
-
-def token_of(tokenizer: Any) -> Callable[[str], int | None]:
-    """Tells the id of the token that is a text."""
-    vocabulary = tokenizer.get_vocab()
-    return lambda text: vocabulary.get(text)

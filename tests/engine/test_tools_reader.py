@@ -36,11 +36,11 @@ def read(
     told: list[Told] = []
     for kind, text in parts:
         if kind != "say":
-            told += reader.begin()
+            told += reader.begin(form.start)
         for piece in cut(text, draw):
             told += reader.say(piece) if kind == "say" else reader.call(piece)
         if kind == "call" and form.end:
-            told += reader.close()
+            told += reader.close(form.end)
     return reader, told + reader.end(stopped)
 
 
@@ -93,7 +93,7 @@ def test_names_before_arguments(seed: int) -> None:
 def test_arguments_come_while_they_are_written(name: str) -> None:
     for bodies in [ONE, BOTH] if name in BOTH else [ONE]:
         reader = CallReader(form_of(name), READ, True)
-        reader.begin()
+        reader.begin("")
         counts: dict[int, int] = {}
         for character in bodies[name]:
             for one in reader.call(character):
@@ -200,7 +200,9 @@ def test_nothing_is_lost(
 ) -> None:
     form = form_of(name)
     if not form.end:  # nothing comes behind a block
-        parts = [part for part in parts if part[0] == "say"] + [("call", "".join(mixed.choices("a[{", k=3)))]
+        parts = [part for part in parts if part[0] == "say"] + [
+            ("call", "".join(mixed.choices("a[{", k=3)))
+        ]
     elif last is not None:
         parts = [*parts, ("cut", last)]
     reader, told = read(form, parts, mixed.randrange(100), parallel, stopped)

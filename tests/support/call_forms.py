@@ -83,18 +83,14 @@ OTHER = {
         "<longcat_arg_value>UTC</longcat_arg_value>\n"
     ),
     "minicpm5": '"clock"><param name="zone">UTC</param>',
-    "minimax_m2": (
-        '\n<invoke name="clock">\n<parameter name="zone">UTC</parameter>\n</invoke>\n'
-    ),
+    "minimax_m2": ('\n<invoke name="clock">\n<parameter name="zone">UTC</parameter>\n</invoke>\n'),
     "mistral": '[{"name": "clock", "arguments": {"zone": "UTC"}}]',
     "muse_spark": (
         '\n<atem:invoke name="clock">\n<atem:parameter name="zone">UTC</atem:parameter>\n'
         "</atem:invoke>\n"
     ),
     "pythonic": '[clock(zone="UTC")]',
-    "qwen3_coder": (
-        "\n<function=clock>\n<parameter=zone>\nUTC\n</parameter>\n</function>\n"
-    ),
+    "qwen3_coder": ("\n<function=clock>\n<parameter=zone>\nUTC\n</parameter>\n</function>\n"),
 }
 OTHER["laguna"] = OTHER["glm47"]
 """The same for the second."""
@@ -110,9 +106,7 @@ BOTH = {
 }
 """Both in one block, where the form has that."""
 
-HEADED = (
-    'weather[ARGS]{"city": "Ulm, a <b>", "days": 3}[TOOL_CALLS]clock[ARGS]{"zone": "UTC"}'
-)
+HEADED = 'weather[ARGS]{"city": "Ulm, a <b>", "days": 3}[TOOL_CALLS]clock[ARGS]{"zone": "UTC"}'
 """Both as Mistral's later templates have them."""
 
 FORMS = sorted(ONE)

@@ -17,9 +17,10 @@ from support.tiny import LETTERS
 
 HIDDEN = 256
 PLAIN = (
-    "{% for m in messages %}{{ m['role'] }}: {{ loop.index0 if m['role'] == 'assistant' }}"
-    "{{ m['content'] }}\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant: {{ messages | length }}{% endif %}"
+    "{% set told = 1 if messages[0].role == 'system' else 0 %}"
+    "{% for m in messages %}{{ m.role }}: {{ loop.index0 - told if m.role == 'assistant' }}"
+    "{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {{ messages | length - told }}{% endif %}"
 )
 """A template that knows no tools."""
 
