@@ -94,8 +94,7 @@ class Chat:
             new = read_messages([{"role": "user", "content": content}], images)
         elif content is not None or images:
             raise PromptError("results are sent by themselves; ask when they are answered")
-        if tools is None:
-            tools = self._tools
+        called: Sequence[Any] = self._tools if tools is None else tools
         with self._lock:
             if self._busy:
                 raise ChatBusy("wait for the previous answer, or cancel it first")
@@ -116,7 +115,7 @@ class Chat:
                 (),
                 options or self._options,
                 owner=self._owner,
-                tools=tools,
+                tools=called,
                 tool_choice=tool_choice,
                 parallel_tool_calls=parallel_tool_calls,
             )
@@ -129,7 +128,7 @@ class Chat:
         with self._lock:
             reset = self._messages is not history
             if not reset:
-                self._tools = request.tools
+                self._tools = tuple(request.tools)
             if not reset and self._busy:
                 self._current = generation
         if reset:

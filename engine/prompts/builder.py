@@ -87,7 +87,8 @@ class PromptBuilder:
             messages = read_messages(prompt, images)
             as_messages = True
             if tools or any(message.is_of_tools for message in messages):
-                messages, told = self.telling.messages(messages, tools)
+                told_of, told = self.telling.messages(messages, tools)
+                messages = list(told_of)
                 variables = {**(variables or {}), **told}
             length = sum(m.length for m in messages)
             if variables:

@@ -166,8 +166,8 @@ class CallReader:
         self._block, self._ids = None, []
         self.broken.append(raw)
         told = self.say(raw)
-        self._apart = True
-        return told
+        left, self._blanks, self._apart = self._blanks, "", True
+        return [*told, left] if left else told
 
 
 def _new_id() -> str:
