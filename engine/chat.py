@@ -147,5 +147,6 @@ class Chat:
             self.last = end
             unanswered = end.finish_reason == "cancelled" and not end.answer
             if end.finish_reason != "error" and not unanswered:
-                tokens = () if end.finish_reason == "stop_string" else end.tokens
-                history += [question, Message("assistant", end.answer, tokens)]
+                tokens = () if end.finish_reason == "stop_string" else end.answer_tokens
+                thought = end.reasoning or None
+                history += [question, Message("assistant", end.answer, tokens, thought)]

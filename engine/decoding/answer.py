@@ -55,9 +55,10 @@ class Answer:
         self.options = generation.options
         self.prompt = generation.prompt
         self._cache, self._features, self._room = memory.prompts, memory.features, memory.room
-        self._stops = StopStrings(self.options.stop)
+        self._parts = generation.parts
+        self._stops = StopStrings(self.options.stop) if self._parts is None else self._parts.stops
         self.guide = generation.guide
-        """What holds it to its schema, if it has one."""
+        """What holds it to its schema, if it has one, and its thought to its length."""
         seed = self.options.seed
         # 53 bits survive JSON in every language, so that a told seed can be used again.
         self.seed = secrets.randbits(53) if seed is None else seed
@@ -65,6 +66,9 @@ class Answer:
         """What holds the prompt, and the answer so far."""
         self.start = Start(None, 0, generation.owner)
         """What of the prompt was in the cache."""
+        self.border: int | None = None
+        """How many of the tokens left to run are before the border of this turn, where it is known
+        that later turns go on from there, and caches cannot go back by themselves."""
         self.step = self.options.prefill_step_size
         """Of how many tokens the prompt is run at once, at most."""
         self.limit: int | None = None
@@ -89,6 +93,9 @@ class Answer:
         self.kv, self.start.kv = self.start.kv, None
         if self.kv is None:
             self.kv = self.kit.make_cache()
+        border = self.prompt.border
+        if border is not None and self.cached < border and rotates(self.kv):
+            self.border = border - self.cached
         return self.prompt.tokens[self.cached :]
 
     def fits(self) -> bool:
@@ -200,8 +207,9 @@ class Answer:
 
     def progress(self, processed: int, total: int) -> None:
         """Tell that so many of the tokens left to run were; raises `Cancelled`."""
-        if processed == total - 1 and self.kv and rotates(plain_caches(self.kv)):
-            # The border of a turn: from here another answer can be tried.
+        border = total - 1 if self.border is None else self.border
+        if processed == border and self.kv and rotates(plain_caches(self.kv)):
+            # The border of a turn: from here another answer can be tried, or the next turn goes on.
             self.start.snapshots[self.cached + processed] = snapshot(plain_caches(self.kv))
         self.generation.emit(Progress(processed, total, self.cached))
         if processed < total:
@@ -240,13 +248,17 @@ class Answer:
         if ended is not None:
             # An answer cut within a character ends before it.
             text = text.rstrip("\ufffd")
-        text = self._stops.feed(text)
-        if ended == "stop":
-            self._release(TextDelta(text))
-        else:
+        told = logprob if self.options.logprobs or self.options.top_logprobs else None
+        if ended != "stop":
             self._tokens.append(token)
-            told = logprob if self.options.logprobs or self.options.top_logprobs else None
-            self._release(TextDelta(text, token, told, alternatives))
+        if self._parts is not None:
+            of_token = {"token": token, "logprob": told, "top_logprobs": alternatives}
+            for delta in self._parts.feed(token, text, {} if ended == "stop" else of_token):
+                self._release(delta)
+        elif ended == "stop":
+            self._release(TextDelta(self._stops.feed(text)))
+        else:
+            self._release(TextDelta(self._stops.feed(text), token, told, alternatives))
         if self._stops.matched is not None:
             return "stop_string"
         if ended is not None:
@@ -254,7 +266,7 @@ class Answer:
         return "cancelled" if self.generation.cancelled else None
 
     def _release(self, delta: TextDelta) -> None:
-        if delta.text or delta.token is not None:
+        if delta.text or delta.token is not None or delta.reasoning:
             self._released.append(delta.text)
             self.generation.emit(delta)
 
@@ -290,8 +302,12 @@ class Answer:
                 detokenizer.add_token(token)
                 _ = detokenizer.last_segment  # as that loop does: reading it ends a segment
             detokenizer.finalize()
-            text = self._stops.feed(detokenizer.last_segment.rstrip("\ufffd"))
-        self._release(TextDelta(text + self._stops.flush()))
+            text = detokenizer.last_segment.rstrip("\ufffd")
+        if self._parts is None:
+            self._release(TextDelta(self._stops.feed(text) + self._stops.flush()))
+            return
+        for delta in self._parts.rest(text):
+            self._release(delta)
 
     def _store(self, reason: FinishReason, failed: bool) -> None:
         """Keep what was computed, also of an answer that was cancelled, if it is numbers.
@@ -315,11 +331,12 @@ class Answer:
         speed = 0.0
         if first is not None and self._last_token is not None and self._last_token > first:
             speed = (len(self._fed) - 1) / (self._last_token - first)
+        parts, tokens = self._parts, tuple(self._tokens)
         return replace(
             never_started(self.generation, error),
             finish_reason=reason,
             answer="".join(self._released),
-            tokens=tuple(self._tokens),
+            tokens=tokens,
             cached_tokens=self.cached,
             disk_tokens=self.cached if self.start.from_disk else 0,
             images_encoded=self._images_encoded,
@@ -330,4 +347,9 @@ class Answer:
             tokens_per_second=speed,
             seed=self.seed,
             stop_string=self._stops.matched,
+            reasoning="" if parts is None else parts.reasoning,
+            reasoning_tokens=0 if parts is None else parts.reasoning_tokens,
+            answer_tokens=(
+                tokens if parts is None else parts.said(tokens, self.kit.tokenizer.decode)
+            ),
         )
