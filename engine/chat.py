@@ -178,7 +178,8 @@ class Chat:
             said = end.answer or end.tool_calls
             unanswered = end.finish_reason == "cancelled" and not said
             if end.finish_reason != "error" and not unanswered:
-                tokens = () if end.finish_reason == "stop_string" else end.tokens
+                tokens = () if end.finish_reason == "stop_string" else end.answer_tokens
                 calls = tuple(call.as_dictionary for call in end.tool_calls)
                 parts = (end.answer,) if end.answer or not calls else ()
-                history += [*new, Message("assistant", parts, tokens, tool_calls=calls)]
+                thought = end.reasoning or None
+                history += [*new, Message("assistant", parts, tokens, thought, calls)]

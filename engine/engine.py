@@ -62,14 +62,17 @@ class Engine:
     """What `options` are, for whoever is handed an engine and imports none."""
 
     def __init__(self, worker: Worker, kit: "ModelKit", parallel: int = 1) -> None:
+        from engine.decoding.channels import Marks
         from engine.decoding.guide import Guides
         from engine.prompts.builder import PromptBuilder
 
         self._worker = worker
+        self._marks = Marks(kit.tokenizer)
         self._prompts: PromptBuilder | None = PromptBuilder(kit)
         self._guides: Guides | None = Guides(
             kit.tokenizer, kit.vocab_size, self._prompts.token_bytes
         )
+        self._ends = self._guides.ends
         self._max_context = kit.max_context
         self._vocab_size = kit.vocab_size
         self._has_decoder = kit.text_model is not None
@@ -163,6 +166,7 @@ class Engine:
                 options.max_image_size,
                 cancel,
                 request.template,
+                options.thinking,
                 request.tools,
             )
             self._check_prompt(prompt, options)
@@ -171,11 +175,8 @@ class Engine:
         generation = Generation(
             prompt, options, request.owner, on_finish, started, on_event, cancel
         )
-        generation.client, generation.guide = request.client, guide
-        if request.tools:
-            from engine.tools.asking import calling_of
-
-            generation.calling = calling_of(request, builder, prompt)
+        generation.client = request.client
+        self._think(generation, guide, request)
         generation.engine = self
         if cancelled:
             generation.cancel()
@@ -316,6 +317,22 @@ class Engine:
             )
         if not prompt.fits(self._vocab_size):
             raise no_token_id(self._vocab_size)
+
+    def _think(self, generation: Generation, guide: "Guide | None", request: Request) -> None:
+        """Have an answer's thoughts, and calls, apart from what it says."""
+        from engine.decoding.parts import parts_of
+        from engine.decoding.thinking import thinking_guide
+
+        thought, options = generation.prompt.thought, generation.options
+        generation.guide = thinking_guide(
+            self._marks, self._vocab_size, thought, options, guide, self._ends
+        )
+        reader = None
+        if request.tools:
+            from engine.tools.asking import reader_of
+
+            reader = reader_of(request, self._builder())
+        generation.parts = parts_of(self._marks, thought, options, guide is not None, reader)
 
     def _guide(self, schema: Any) -> "Guide | None":
         """What holds an answer to its schema, if it has one."""

@@ -31,13 +31,17 @@ class TextDelta:
     within a character).
 
     `token` is None for text that was only held back. `logprob` and `top_logprobs` (token id,
-    log-probability; likeliest first) are there when the options ask for them.
+    log-probability; likeliest first) are there when the options ask for them. What the model
+    thinks before it answers comes as `reasoning`, and `text` is empty then; a token that ends a
+    thought and begins the answer is followed by a delta more.
     """
 
     text: str
     token: int | None = None
     logprob: float | None = None
     top_logprobs: tuple[tuple[int, float], ...] = ()
+    reasoning: str = ""
+    """Text of a thought that became ready."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ class Finished:
     answer: str
     """The whole text of the answer: that of all events before this one."""
     tokens: tuple[int, ...]
-    """The ids generated, without the end-of-text token."""
+    """The ids generated, thoughts among them, without the end-of-text token."""
     prompt_tokens: int
     """The whole prompt's, cached ones and the rows of pictures included."""
     cached_tokens: int
@@ -122,6 +126,12 @@ class Finished:
     """The stop text that ended the answer."""
     error: BaseException | None = None
     """What went wrong; `Generation.result` raises it."""
+    reasoning: str = ""
+    """What the model thought before it answered, as all events told it."""
+    reasoning_tokens: int = 0
+    """How many of the tokens that was."""
+    answer_tokens: tuple[int, ...] = ()
+    """Those of the tokens that are the text of the answer; none where it is in several pieces."""
     tool_calls: tuple[ToolCall, ...] = ()
     """The calls in the answer, in their order."""
     broken_calls: tuple[str, ...] = ()
@@ -132,7 +142,7 @@ class Finished:
 
     @property
     def completion_tokens(self) -> int:
-        """How many tokens the answer has."""
+        """How many tokens were generated: the answer's, and those of its thoughts."""
         return len(self.tokens)
 
 

@@ -12,6 +12,7 @@ LARGEST = 2**31 - 1
 
 BOUNDS: dict[str, tuple[float, float]] = {
     "max_tokens": (1, LARGEST),
+    "max_thinking_tokens": (0, LARGEST),
     "temperature": (0.0, 100.0),
     "top_p": (0.0, 1.0),
     "top_k": (0, LARGEST),
@@ -88,6 +89,13 @@ class GenerationOptions:
     """What the answer has to be: a `Schema`, a JSON schema as an object, or a list of choices. An
     answer that `max_tokens` or a stop string ends is only the start of one. It becomes a
     `Schema`."""
+    thinking: bool | None = None
+    """Whether the model thinks before it answers, where its chat template leaves that open; None:
+    as the template has it. A model that cannot think takes False."""
+    max_thinking_tokens: int | None = None
+    """A thought is ended when it has so many tokens: 0 to 2**31 - 1; None: when the model ends it.
+    `max_tokens` counts them too. Of no effect on a model that does not think, and on prompts that
+    no chat template wrote."""
     logprobs: bool = False
     """Tell each token's log-probability (before temperature and filters, after penalties): always
     a finite number."""
@@ -136,6 +144,8 @@ class GenerationOptions:
             raise OptionError(f"kv_group_size must be 32, 64 or 128, not {self.kv_group_size}")
         if not isinstance(self.logprobs, bool):
             raise OptionError(f"logprobs must be True or False, not {_shown(self.logprobs)}")
+        if not isinstance(self.thinking, bool | None):
+            raise OptionError(f"thinking must be True, False or None, not {_shown(self.thinking)}")
 
     @property
     def kv_variant(self) -> tuple[int, int, int] | None:

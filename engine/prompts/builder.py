@@ -20,14 +20,18 @@ from engine.prompts.text_encoder import (
     check_text,
     unless_cancelled,
 )
+from engine.prompts.thought import Switch, Thought
 from vision_add_ons.errors import ImageError, OptionError, PromptError
 from vision_add_ons.token_ids import TokenIds
 
 if TYPE_CHECKING:
-    from engine.decoding.channels import Marks
     from engine.tools.telling import Telling
     from engine.tools.tool import Tool
     from model_kit.kit import ModelKit
+
+
+MOST_WRITTEN = 32
+"""Tokens that a template writes behind the mark of a thought that it begins, at most."""
 
 
 class PromptBuilder:
@@ -40,9 +44,8 @@ class PromptBuilder:
         self._vocab_size = kit.vocab_size
         self._sees = kit.config.add_on is not None
         self._encoder = TextEncoder(kit.tokenizer)
-        self._template = template = ChatTemplate(
-            kit.tokenizer, kit.add_on, self._sees, kit.config.chat_template
-        )
+        template = ChatTemplate(kit.tokenizer, kit.add_on, self._sees, kit.config.chat_template)
+        self._template = template
         thinks = kit.tokenizer.has_thinking
         self._messages = MessageEncoder(
             template,
@@ -62,16 +65,17 @@ class PromptBuilder:
         max_image_size: int | None = None,
         cancel: threading.Event | None = None,
         variables: Mapping[str, Any] | None = None,
+        thinking: bool | None = None,
         tools: "Sequence[Tool]" = (),
     ) -> Prompt:
         """A prompt of a text as it stands, of token ids, or of messages by the chat template.
 
         `variables` are what the template is told beside messages, as `read_variables` gives them;
-        `tools` are told in the way that the model knows.
-        Pictures whose longer side exceeds `max_image_size` pixels are shrunk to it. The text, that
-        of all messages together, may have `MOST_TEXT` characters. Raises `PromptError`,
-        `ContextExceeded`, `ImageError` or `ImageCountError`, and for a long text `Cancelled` soon
-        after `cancel` was set.
+        `thinking` is `GenerationOptions.thinking`; `tools` are told in the way that the model
+        knows. Pictures whose longer side exceeds `max_image_size` pixels are shrunk to it. The
+        text, that of all messages together, may have `MOST_TEXT` characters. Raises `PromptError`,
+        `ContextExceeded`, `ImageError`, `ImageCountError` or `OptionError`, and for a long text
+        `Cancelled` soon after `cancel` was set.
         """
         length = 0
         as_messages = False
@@ -93,7 +97,7 @@ class PromptBuilder:
             length = sum(m.length for m in messages)
             if variables:
                 length += len(json.dumps(variables, ensure_ascii=False))
-            make = partial(self._from_messages, messages, max_image_size, variables)
+            make = partial(self._from_messages, messages, max_image_size, variables, thinking)
         if tools and not as_messages:
             raise OptionError("tools must come with messages, which a chat template writes them to")
         check_length(length)
@@ -103,7 +107,24 @@ class PromptBuilder:
             built = make()
         if not built.tokens:
             raise PromptError("the prompt is empty; give it some text")
+        if built.thought is None and variables:
+            raise PromptError("template goes with messages; this prompt is written without one")
+        if built.thought is None and thinking:
+            raise OptionError("thinking goes with messages; this prompt is written without one")
         return built
+
+    @property
+    def variables(self) -> frozenset[str]:
+        """The names of what the chat template may be told beside messages; none without one."""
+        return self._template.variables if self._tokenizer.has_chat_template else frozenset()
+
+    @cached_property
+    def _switch(self) -> Switch:
+        made = self._tokenizer
+        reasons = any(
+            at == "reasoning" for edges in made.response_transitions.values() for _, at in edges
+        )
+        return Switch(self.variables, made.has_thinking or reasons)
 
     @cached_property
     def telling(self) -> "Telling":
@@ -111,13 +132,6 @@ class PromptBuilder:
         from engine.tools.telling import Telling
 
         return Telling(self._tokenizer, self._template)
-
-    @cached_property
-    def marks(self) -> "Marks":
-        """What the model writes around thoughts."""
-        from engine.decoding.channels import Marks
-
-        return Marks(self._tokenizer)
 
     def token_of(self, text: str) -> int | None:
         """The token that is a text, if there is one."""
@@ -175,6 +189,7 @@ class PromptBuilder:
         messages: Sequence[Message],
         max_image_size: int | None,
         variables: Mapping[str, Any] | None,
+        thinking: bool | None,
     ) -> Prompt:
         if not self._tokenizer.has_chat_template:
             raise PromptError(
@@ -182,9 +197,13 @@ class PromptBuilder:
             )
         pictures = [p.within(max_image_size) for m in messages for p in m.images]
         self._check_sight(pictures)
-        encoded = self._messages.encode(messages, variables)
+        told = variables if thinking is None else self._switch.told(thinking, variables)
+        encoded = self._messages.encode(messages, told)
+        if thinking is not None:
+            self._switch.check(thinking, encoded.thought)
         if self._add_on is None:
-            return Prompt(encoded.tokens, thought=encoded.thought)
+            border = self._border(encoded.tokens, encoded.thought)
+            return Prompt(encoded.tokens, thought=encoded.thought, border=border)
         tokens: Sequence[int] = encoded.tokens
         positions = encoded.positions
         if not pictures:
@@ -192,9 +211,18 @@ class PromptBuilder:
         elif encoded.typed and positions is None:
             tokens, positions = self._without_marks(tokens, encoded.typed)
         expanded = self._add_on.expand_prompt(tokens, pictures, positions)
+        border = self._border(expanded.tokens, encoded.thought)
         return Prompt(
-            expanded.tokens, expanded.spans, expanded.bidirectional, thought=encoded.thought
+            expanded.tokens, expanded.spans, expanded.bidirectional, encoded.thought, border
         )
+
+    def _border(self, tokens: Sequence[int], thought: Thought) -> int | None:
+        """Where the thought begins that the template wrote at the end of a prompt, if it did."""
+        if thought == "none":
+            return None
+        end = list(tokens[-MOST_WRITTEN:])
+        place: int = self._tokenizer.rfind_think_start(end)
+        return None if place < 0 else len(tokens) - len(end) + place
 
     def _without_marks(
         self, tokens: Sequence[int], typed: list[int]

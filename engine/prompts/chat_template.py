@@ -44,6 +44,11 @@ class ChatTemplate:
         self.stand_ins = {self._private(f"t{i}"): mark for i, mark in enumerate(self.marks)}
         """What stands in a prompt for image tokens that a message's text holds as text."""
 
+    @property
+    def variables(self) -> frozenset[str]:
+        """The names of what the template may be told beside messages."""
+        return self._apply.variables
+
     @cached_property
     def form(self) -> TemplateForm:
         """The form in which the template reads messages, found at its first use."""

@@ -16,6 +16,9 @@ class Prompt(ExpandedPrompt):
 
     thought: Thought | None = None
     """How what a chat template wrote for the answer ends; None if no template wrote the prompt."""
+    border: int | None = None
+    """How many tokens are before the thought that the template began, which it leaves out of the
+    prompts of later turns."""
 
     def fits(self, vocab_size: int) -> bool:
         """Whether all its ids are of a vocabulary."""

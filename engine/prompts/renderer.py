@@ -47,6 +47,24 @@ class Renderer:
         return str(rendered)
 
     @cached_property
+    def variables(self) -> frozenset[str]:
+        """The names that the template looks up, of what it may be told beside messages."""
+        inner = self._plain
+        if inner is None:
+            # One in Python: mlx-lm gives its own name to the switch that it takes.
+            thinks = getattr(self._tokenizer, "has_thinking", False)
+            return frozenset(["enable_thinking", "tools"] if thinks else ["tools"])
+        from jinja2 import TemplateError, meta
+        from transformers.utils.chat_template_utils import _compile_jinja_template
+
+        try:
+            source = inner.get_chat_template()
+            parsed = _compile_jinja_template(source).environment.parse(source)
+        except (TemplateError, ValueError):  # what is wrong with it, rendering says
+            return frozenset()
+        return frozenset(meta.find_undeclared_variables(parsed)) - {"messages"}
+
+    @cached_property
     def _plain(self) -> Any:
         """transformers' own tokenizer, where its method would apply a Jinja text; else None."""
         from mlx_lm.tokenizer_utils import TokenizerWrapper

@@ -119,8 +119,8 @@ class Service:
 
     def _ended(self, finished: Finished) -> None:
         self.metrics.ended(finished)
-        if finished.answer and finished.tokens:
-            self._answers[finished.answer] = finished.tokens
+        if finished.answer and finished.answer_tokens:
+            self._answers[finished.answer] = finished.answer_tokens
             self._answers.move_to_end(finished.answer)
             while len(self._answers) > REMEMBERED_ANSWERS:
                 self._answers.popitem(last=False)

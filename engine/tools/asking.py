@@ -7,9 +7,7 @@ from engine.tools.grammar import calls_grammar, no_calls_grammar
 from engine.tools.reader import CallReader
 
 if TYPE_CHECKING:
-    from engine.decoding.calling import Calling
     from engine.prompts.builder import PromptBuilder
-    from engine.prompts.prompt import Prompt
     from engine.request import Request
 
 
@@ -30,14 +28,8 @@ def schema_of(request: "Request", builder: "PromptBuilder") -> Schema | None:
     return calls_grammar(form, tools, request.parallel_tool_calls, answer, builder.token_of)
 
 
-def calling_of(request: "Request", builder: "PromptBuilder", prompt: "Prompt") -> "Calling | None":
+def reader_of(request: "Request", builder: "PromptBuilder") -> CallReader | None:
     """What reads the answer's calls; None where there must be none."""
-    from engine.decoding.calling import Calling
-
     if request.tool_choice.mode == "none":
         return None
-    form = builder.telling.form
-    channels = builder.marks.channels(prompt.thought, (form.start, form.end))
-    if channels is None:
-        return None
-    return Calling(channels, CallReader(form, request.tools, request.parallel_tool_calls))
+    return CallReader(builder.telling.form, request.tools, request.parallel_tool_calls)

@@ -43,7 +43,9 @@ class CallReader:
 
     def __init__(self, form: CallForm, tools: Sequence[Tool], parallel: bool) -> None:
         """`parallel` is whether there may be several calls."""
-        self._form, self._tools, self._parallel = form, tools, parallel
+        self.form = form
+        """How its calls are written."""
+        self._tools, self._parallel = tools, parallel
         head = HEADS.get(form.name)
         self._head = None if head is None else re.compile(head)
         self._names = {tool.name for tool in tools}
@@ -120,14 +122,14 @@ class CallReader:
         if self._block is None:
             left, self._blanks = self._blanks, ""
             return [left] if left and not self.calls else []
-        if by_itself or not self._form.end:
+        if by_itself or not self.form.end:
             return self._read("")
         return self._give_back("")
 
     def _read(self, end: str) -> list[Told]:
         body = "".join(self._block or ())
         try:
-            calls, whole = self._form.parser.read(body, self._tools)
+            calls, whole = self.form.parser.read(body, self._tools)
             self._check(calls)
         except BrokenCall:
             return self._give_back(end)

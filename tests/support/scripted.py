@@ -1,136 +1,90 @@
-"""Tiny models that were taught what to say: a script for each length of the conversation.
+"""Tiny models that say what they were told to: each token has its successor.
 
-All that such a model does is look at its last token, and each token of a script is one of its own:
-real weights, by which every text follows from the one before. What it is asked it does not heed;
-only how many messages there are, which its chat template writes where an answer begins.
+Real checkpoints, whose layers add nothing, so that the last token decides; their KV caches are
+filled as any others.
 """
 
-import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
-from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
+from tokenizers import AddedToken
+from transformers import PreTrainedTokenizerFast
 
-from support.tiny import LETTERS
+from support import hybrids, tiny
+from support.prompting import byte_level
 
-HIDDEN = 256
-PLAIN = (
-    "{% set told = 1 if messages[0].role == 'system' else 0 %}"
-    "{% for m in messages %}{{ m.role }}: {{ loop.index0 - told if m.role == 'assistant' }}"
-    "{{ m.content }}\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant: {{ messages | length - told }}{% endif %}"
-)
-"""A template that knows no tools."""
+QWEN = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "\n", "\n\n")
+THOUGHT = ("<think>", "</think>")
+END = "<|im_end|>"
 
-HERMES = """\
-{%- if tools %}{{ 'system: ' }}
-{%- if messages[0].role == 'system' %}{{ messages[0].content + '\\n' }}{%- endif %}
-{%- for tool in tools %}{{ tool | tojson }}{{ '\\n' }}{%- endfor %}
-{%- elif messages[0].role == 'system' %}{{ 'system: ' + messages[0].content + '\\n' }}{%- endif %}
-{%- for m in messages %}
-{%- if m.role == 'user' %}{{ 'user: ' + m.content + '\\n' }}
-{%- elif m.role == 'assistant' %}{{ 'assistant: ' ~ loop.index0 ~ (m.content or '') }}
-{%- for call in m.tool_calls %}{% set tool_call = call.function %}
-{%- if m.content or not loop.first %}{{ '\\n' }}{% endif %}
-{{- '<tool_call>\\n{"name": "' + tool_call.name + '", "arguments": ' }}
-{{- tool_call.arguments | tojson }}{{ '}\\n</tool_call>' }}
-{%- endfor %}{{ '\\n' }}
-{%- elif m.role == 'tool' %}{{ 'tool: ' + m.content + '\\n' }}{%- endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}{{ 'assistant: ' ~ messages | length }}{% endif %}"""
-"""One in the form of Hermes and Qwen."""
+THINKS = {
+    "<think>": "\n",
+    "\n": "Hm",
+    "Hm": " so",
+    " so": "</think>",
+    "</think>": "\n\n",
+    "\n\n": "Yes",
+    "Yes": " sir",
+    " sir": END,
+}
+"""A thought of two words, which begins on a line of its own, and an answer of two."""
 
-
-def cut(text: str, seed: int, most: int = 9) -> list[str]:
-    """A text in tokens of a few characters; marks of forms lie across their borders."""
-    draw = random.Random(seed)
-    pieces, at = [], 0
-    while at < len(text):
-        size = draw.randint(1, most)
-        pieces.append(text[at : at + size])
-        at += size
-    return pieces
+LAYERS = ("o_proj.weight", "out_proj.weight", "down_proj.weight", "w2.weight")
+"""What the layers of the families end with."""
 
 
 def save(
     folder: Path,
-    scripts: Mapping[int, str | Sequence[str]],
-    template: str = HERMES,
-    parser: str | None = None,
-    seed: int = 7,
-    added: Sequence[str] = (),
+    template: str,
+    script: Mapping[str, str] | None,
+    *,
+    added: tuple[str, ...] = (*QWEN, *THOUGHT),
+    family: str = "llama",
+    end: str = END,
+    **changes: Any,
 ) -> Path:
-    """A checkpoint that says `scripts[n]` where the conversation has `n` messages, and ends.
+    """A checkpoint whose answers go on as `script` has it, and end where it says nothing.
 
-    A script may come in tokens of its own. `parser` is mlx-lm's name for the form of its calls;
-    without one mlx-lm finds it. `added` are texts that are tokens by themselves.
+    Its tokens are bytes, what is `added`, and the words of the script. Without one, its weights are
+    random.
     """
-    words = {letter: i for i, letter in enumerate(LETTERS)}
-    for text in added:
-        words[text] = len(words)
-    follows: dict[int, int] = {}
-    for count, script in scripts.items():
-        last = words[str(count)]
-        for i, piece in enumerate(cut(script, seed) if isinstance(script, str) else script):
-            token = words.setdefault(f"\ue100{count}.{i}\ue101{piece}", len(words))
-            follows[last], last = token, token
-        follows[last] = words["</s>"]
-    _save_model(folder, len(words), follows, seed)
-    _save_tokenizer(folder, words, template, parser, added)
+    made = byte_level()
+    told = script or {}
+    words = [*added, *told, *told.values(), end]
+    known = made.get_vocab()
+    made.add_tokens(
+        [AddedToken(w, normalized=False) for w in dict.fromkeys(words) if w not in known]
+    )
+    size = made.get_vocab_size()
+    width = -(-size // 32) * 32
+    sizes = {"vocab_size": size, "hidden_size": width, "max_position_embeddings": 2048, **changes}
+    if family == "llama":
+        sizes |= {"num_hidden_layers": 1, "tie_word_embeddings": False}
+        model: Any = tiny.text_model(3, "llama", **sizes)
+    else:
+        model = hybrids.HYBRIDS[family](3, **sizes)
+    ids = {w: made.token_to_id(w) for w in {*words, *known}}
+    if script is not None:
+        _teach(model, {token: ids[script.get(word, end)] for word, token in ids.items()})
+    folder.mkdir(parents=True, exist_ok=True)
+    model.config.eos_token_id = ids[end]
+    model.generation_config.eos_token_id = ids[end]
+    model.save_pretrained(folder)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, eos_token=end, pad_token=added[0])
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
     return folder
 
 
-def _save_model(folder: Path, size: int, follows: Mapping[int, int], seed: int) -> None:
-    config = MistralConfig(
-        vocab_size=size,
-        hidden_size=HIDDEN,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        max_position_embeddings=8192,
-        sliding_window=None,
-        tie_word_embeddings=False,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
-    model = MistralForCausalLM(config)
-    generator = torch.Generator().manual_seed(seed)
-    looks = torch.randn((size, HIDDEN), generator=generator)
-    looks /= looks.norm(dim=1, keepdim=True)
-    head = torch.zeros((size, HIDDEN))
-    for token, following in follows.items():
-        head[following] += 4 * looks[token]
+def _teach(model: Any, successors: Mapping[int, int]) -> None:
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if name.endswith(("o_proj.weight", "down_proj.weight")):
-                weight.zero_()  # what goes through a layer is what came
-        model.model.embed_tokens.weight.copy_(looks)
-        model.lm_head.weight.copy_(head)
-    model.save_pretrained(folder)
-
-
-def _save_tokenizer(
-    folder: Path,
-    words: Mapping[str, int],
-    template: str,
-    parser: str | None,
-    added: Sequence[str],
-) -> None:
-    letters = Tokenizer(models.WordLevel(dict(words), unk_token="<unk>"))
-    letters.normalizer = normalizers.Replace(Regex("[\ue100\ue101]"), "")
-    letters.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    # A script's tokens differ by a number that is not part of their texts.
-    letters.decoder = decoders.Sequence(
-        [decoders.Replace(Regex("\ue100[0-9.]+\ue101"), ""), decoders.Fuse()]
-    )
-    letters.add_tokens(list(added))
-    names = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    more = {} if parser is None else {"tool_parser_type": parser}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=letters, **names, **more)
-    tokenizer.chat_template = template
-    tokenizer.save_pretrained(folder)
+            if name.endswith(LAYERS):
+                weight.zero_()
+        embeddings, head = model.model.embed_tokens.weight, model.lm_head.weight
+        embeddings.copy_(torch.eye(*embeddings.shape))
+        head.zero_()
+        for token, successor in successors.items():
+            head[successor, token] = 1.0
