@@ -86,7 +86,7 @@ def chat_router(service: Service) -> APIRouter:
     async def chat_completions(asked: ChatRequest, http: Request) -> Response:
         """Answer a conversation."""
         service.check_model(asked.model)
-        options = chat_options(asked, service.settings.options)
+        options = chat_options(asked, service.options)
 
         async def submit() -> Generation:
             messages = await service.read_messages(asked.messages)

@@ -110,7 +110,7 @@ def completion_router(service: Service) -> APIRouter:
     async def completions(asked: CompletionRequest, http: Request) -> Response:
         """Go on with a text as it stands, without a chat template."""
         service.check_model(asked.model)
-        options = completion_options(asked, service.settings.options)
+        options = completion_options(asked, service.options)
         prompt: Any = asked.prompt
         if isinstance(prompt, list) and isinstance(prompt[0], str):
             prompt = prompt[0]

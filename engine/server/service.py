@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 from weakref import WeakSet
 
@@ -28,6 +29,9 @@ from vision_add_ons.errors import PromptError
 REMEMBERED_ANSWERS = 256
 """Recent answers whose token ids are known when a client sends their text back."""
 
+PREFILL_STEP = 512
+"""Small steps: progress is told, and cancelling answered, after each of them."""
+
 READERS = 2
 """Threads that decode pictures and build prompts; each may hold one decoded picture."""
 
@@ -40,6 +44,10 @@ class Service:
         self.settings = settings
         self.metrics = Metrics(engine)
         self.tokens = TokenTexts(engine)
+        self.options = settings.options or replace(
+            engine.default_options, max_tokens=None, prefill_step_size=PREFILL_STEP
+        )
+        """What holds where a request says nothing."""
         self.started = int(time.time())
         self._pictures = PictureReader(settings, fetcher)
         self._readers = ThreadPoolExecutor(READERS, "sightline-request")

@@ -13,11 +13,6 @@ _PORTS = {"http": 80, "https": 443}
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
-def _default_options() -> GenerationOptions:
-    # Small steps of prefill: progress is told, and cancelling answered, after each of them.
-    return GenerationOptions(max_tokens=4096, prefill_step_size=512)
-
-
 @dataclass(frozen=True)
 class Settings:
     """Times are in seconds, sizes in bytes. What contradicts itself raises `OptionError`."""
@@ -63,8 +58,9 @@ class Settings:
     """A stream with nothing to tell sends a comment this often."""
     shutdown_seconds: float = 10.0
     """How long answers may go on when the server is told to stop."""
-    options: GenerationOptions = field(default_factory=_default_options)
-    """What holds where a request says nothing."""
+    options: GenerationOptions | None = None
+    """What holds where a request says nothing; None: what the model's checkpoint asks for, and
+    answers as long as its context allows."""
 
     def __post_init__(self) -> None:
         if self.api_key is not None and not re.fullmatch(r"[!-~]{8,512}", self.api_key):
