@@ -58,8 +58,8 @@ class GenerationOptions:
     """
 
     max_tokens: int | None = 512
-    """At most so many tokens are generated: 1 to 2**31 - 1. None: as many as the context holds; where
-    there is no memory for that beside others, its share of it, or 4,096 if they are more."""
+    """At most so many tokens are generated: 1 to 2**31 - 1. None: as many as the context holds; if
+    memory is short of that, its share beside as many others as may be at work, or 4,096."""
     temperature: float = 0.0
     """0 takes the likeliest token; else tokens are drawn from softmax(logits / temperature). 0 to
     100; below 1e-6 is as 0."""

@@ -13,9 +13,7 @@ from engine import Engine, GenerationOptions, load
 from engine.cli import main
 
 ASKS = {"do_sample": True, "temperature": 1.3, "top_k": 7, "top_p": 0.9, "min_p": 0.01}
-ASKED = GenerationOptions(
-    temperature=1.3, top_k=7, top_p=0.9, min_p=0.01, repetition_penalty=1.2
-)
+ASKED = GenerationOptions(temperature=1.3, top_k=7, top_p=0.9, min_p=0.01, repetition_penalty=1.2)
 MESSAGES = [{"role": "user", "content": "hello"}]
 
 

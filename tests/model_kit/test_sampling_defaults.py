@@ -96,9 +96,10 @@ def test_odd_values_are_told_and_change_nothing(wrong: dict[str, Any]) -> None:
     others = {"do_sample": True, "temperature": 0.5, "top_k": 3, "top_p": 0.5, "min_p": 0.1}
     if name != "do_sample":
         others.pop(name, None)
-        assert sampling_defaults({**others, **wrong}).values.items() >= {
-            k: v for k, v in others.items() if k != "do_sample"
-        }.items()
+        assert (
+            sampling_defaults({**others, **wrong}).values.items()
+            >= {k: v for k, v in others.items() if k != "do_sample"}.items()
+        )
 
 
 def test_other_words_for_all_tokens() -> None:
@@ -127,9 +128,9 @@ def test_what_is_heeded_is_what_the_engine_takes() -> None:
 def test_inspect_tells_them(few_words_folder: Path, tmp_path: Path) -> None:
     for file in few_words_folder.iterdir():
         (tmp_path / file.name).symlink_to(file)
-    assert "sampling:      temperature 0 (the likeliest token)" in inspect_checkpoint(
-        tmp_path
-    ).lines()
+    assert (
+        "sampling:      temperature 0 (the likeliest token)" in inspect_checkpoint(tmp_path).lines()
+    )
     file = tmp_path / "generation_config.json"
     file.unlink(missing_ok=True)
     file.write_text(json.dumps({"do_sample": True, "temperature": 0.7, "top_p": 7}))
