@@ -1,4 +1,4 @@
-"""What a checkpoint's generation_config.json asks for, as transformers and our own options read it."""
+"""What a checkpoint's generation_config.json asks for, as transformers reads it."""
 
 import json
 import math
