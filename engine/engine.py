@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from engine.chat import Chat
 from engine.checks import (
@@ -81,6 +81,9 @@ class Engine:
         """How many answers are made at once."""
         self.report: LoadReport = kit.report
         """What was loaded, and what had to be assumed."""
+        self.default_options = GenerationOptions(**cast(Any, kit.report.sampling))
+        """How the checkpoint's generation_config.json wants answers made, for an app that asks its
+        users for nothing. `GenerationOptions()` takes the likeliest token whatever the model."""
         self._finalizer = weakref.finalize(self, worker.close)
 
     def chat(

@@ -58,8 +58,9 @@ class GenerationOptions:
     from the cache. Options can be compared, copied and pickled.
     """
 
-    max_tokens: int = 512
-    """At most so many tokens are generated: 1 to 2**31 - 1."""
+    max_tokens: int | None = 512
+    """At most so many tokens are generated: 1 to 2**31 - 1. None: as many as the context holds; if
+    memory is short of that, its share beside as many others as may be at work, or 4,096."""
     temperature: float = 0.0
     """0 takes the likeliest token; else tokens are drawn from softmax(logits / temperature). 0 to
     100; below 1e-6 is as 0."""
@@ -136,7 +137,7 @@ class GenerationOptions:
                 for token, bias in value.items():
                     _check("a token id in logit_bias", token, (0, LARGEST))
                     _check("a bias in logit_bias", bias, bounds)
-            elif value is not None or getattr(GenerationOptions, name) is not None:  # the default
+            elif value is not None or name not in _MAY_BE_NONE:
                 _check(name, value, bounds)
         if self.kv_bits not in (None, 2, 4, 8):
             raise OptionError(f"kv_bits must be 2, 4, 8 or None, not {self.kv_bits}")
@@ -158,6 +159,9 @@ class GenerationOptions:
         """The smaller of `max_context` and the model's own limit; None if neither is set."""
         limits = [limit for limit in (self.max_context, of_model) if limit is not None]
         return min(limits) if limits else None
+
+
+_MAY_BE_NONE = ("max_tokens", "seed", "max_context", "kv_bits", "max_image_size")
 
 
 def _check(name: str, value: Any, bounds: tuple[float, float]) -> None:

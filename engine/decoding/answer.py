@@ -18,6 +18,7 @@ from engine.memory.kv_state import finite, frozen, kv_length, rotates, snapshot
 from engine.memory.memory import Memory
 from engine.memory.prefix_tree import common_prefix, joined
 from engine.memory.prompt_cache import Start
+from engine.options import LARGEST
 from vision_add_ons.base import ImageSpan, Picture
 from vision_add_ons.cache_views import plain_caches
 from vision_add_ons.safetensors_files import forget_failures
@@ -150,7 +151,8 @@ class Answer:
     def max_tokens(self) -> int:
         """How many tokens the answer may have."""
         context = self.options.context_limit(self.kit.max_context)
-        limits = [self.options.max_tokens] if self.limit is None else [self.limit]
+        asked = self.options.max_tokens if self.limit is None else self.limit
+        limits = [LARGEST if asked is None else asked]
         if context is not None:
             limits.append(context - len(self.prompt.tokens))
         return min(limits)

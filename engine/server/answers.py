@@ -95,11 +95,34 @@ class Completion(BaseModel):
     usage: Usage
 
 
+class Architecture(BaseModel):
+    input_modalities: list[Literal["text", "image"]] = Field(description="With image, it sees.")
+    output_modalities: list[Literal["text"]]
+
+
+class DefaultParameters(BaseModel):
+    """What holds where a request says nothing."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    repetition_penalty: float
+
+
 class Model(BaseModel):
+    """OpenAI's fields, vLLM's `max_model_len`, and OpenRouter's."""
+
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
+    context_length: int | None = Field(
+        description="The most tokens of prompt and answer together; null for no known limit."
+    )
+    max_model_len: int | None = Field(description="The same.")
+    architecture: Architecture
+    default_parameters: DefaultParameters
 
 
 class ModelList(BaseModel):

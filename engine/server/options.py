@@ -1,5 +1,6 @@
 """A request's parameters as the engine's options."""
 
+import secrets
 from dataclasses import replace
 from typing import Any
 
@@ -33,9 +34,7 @@ _SAME = (
 
 def chat_options(asked: ChatRequest, defaults: GenerationOptions) -> GenerationOptions:
     """Raises `OptionError`."""
-    given = _given(asked)
-    if asked.max_completion_tokens is not None:
-        given["max_tokens"] = asked.max_completion_tokens
+    given = _given(asked, defaults)
     if asked.logprobs:
         given |= {"logprobs": True, "top_logprobs": asked.top_logprobs or 0}
     match asked.response_format:
@@ -48,16 +47,31 @@ def chat_options(asked: ChatRequest, defaults: GenerationOptions) -> GenerationO
 
 def completion_options(asked: CompletionRequest, defaults: GenerationOptions) -> GenerationOptions:
     """Raises `OptionError`."""
-    given = {"max_tokens": COMPLETION_TOKENS} | _given(asked)
+    given = {"max_tokens": COMPLETION_TOKENS} | _given(asked, defaults)
     if asked.logprobs is not None:
         given |= {"logprobs": True, "top_logprobs": asked.logprobs}
     return replace(defaults, **given)
 
 
-def _given(asked: Sampling) -> dict[str, Any]:
-    given = {name: getattr(asked, name) for name in _SAME if getattr(asked, name) is not None}
-    if asked.seed is not None:
-        given["seed"] = asked.seed % 2**64  # OpenAI's seeds have a sign
+def several(options: GenerationOptions, count: int) -> list[GenerationOptions]:
+    """The options of so many answers: with seeds that follow from the first one's."""
+    if count == 1:
+        return [options]
+    first = secrets.randbits(53) if options.seed is None else options.seed
+    return [replace(options, seed=(first + i) % 2**64) for i in range(count)]
+
+
+def _given(asked: Sampling, defaults: GenerationOptions) -> dict[str, Any]:
+    named = {name: asked.asked(name) for name in (*_SAME, "seed", "max_context")}
+    given = {name: value for name, value in named.items() if value is not None}
+    if given.get("max_tokens") == -1:
+        given["max_tokens"] = None
+    if given.get("top_k") == -1:
+        given["top_k"] = 0
+    if "seed" in given:
+        given["seed"] %= 2**64  # OpenAI's seeds have a sign
+    if "max_context" in given and defaults.max_context is not None:
+        given["max_context"] = min(given["max_context"], defaults.max_context)
     if asked.logit_bias:
         given["logit_bias"] = {int(token): bias for token, bias in asked.logit_bias.items()}
     return given

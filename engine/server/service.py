@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 from weakref import WeakSet
 
@@ -28,6 +29,9 @@ from vision_add_ons.errors import PromptError
 REMEMBERED_ANSWERS = 256
 """Recent answers whose token ids are known when a client sends their text back."""
 
+PREFILL_STEP = 512
+"""Small steps: progress is told, and cancelling answered, after each of them."""
+
 READERS = 2
 """Threads that decode pictures and build prompts; each may hold one decoded picture."""
 
@@ -40,6 +44,10 @@ class Service:
         self.settings = settings
         self.metrics = Metrics(engine)
         self.tokens = TokenTexts(engine)
+        self.options = settings.options or replace(
+            engine.default_options, max_tokens=None, prefill_step_size=PREFILL_STEP
+        )
+        """What holds where a request says nothing."""
         self.started = int(time.time())
         self._pictures = PictureReader(settings, fetcher)
         self._readers = ThreadPoolExecutor(READERS, "sightline-request")
@@ -53,27 +61,42 @@ class Service:
         """Whether all answers are being ended."""
         return self._stop.is_set()
 
-    def check_model(self, model: str) -> None:
+    def check_model(self, model: str | None) -> None:
+        """Raises the 404 for a model that is not served, if requests have to name the one that is;
+        they do not otherwise: many a client has a name of its own for whatever it finds."""
+        if not self.settings.strict_model:
+            return
+        if model is None:
+            raise ApiError(400, "'model' is missing", "missing_required_parameter", "model")
+        self.find_model(model)
+
+    def find_model(self, model: str) -> None:
         """Raises the 404 for a model that is not served."""
         if model != self.settings.model:
             message = f"the model {model[:200]!r} is not served here; see /v1/models"
             raise ApiError(404, message, "model_not_found", "model")
 
+    async def text_of(self, prompt: str | list[int]) -> str:
+        """A prompt that was taken, as a text."""
+        if isinstance(prompt, str):
+            return prompt
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._readers, self.engine.detokenize, prompt)
+
     async def read_messages(self, messages: Sequence[ChatMessage]) -> list[Message]:
         """The engine's messages, their pictures read. Raises `ApiError`."""
-        listed = [p for m in messages if not isinstance(m.content, str) for p in m.content]
-        wanted = [part.image_url for part in listed if isinstance(part, ImagePart)]
+        listed = [part for message in messages for part in message.parts]
+        wanted = [part.source for part in listed if isinstance(part, ImagePart)]
         pictures = iter(await self._pictures.read(wanted, self._readers))
         read = []
         for message in messages:
             role = "system" if message.role == "developer" else message.role
-            content = message.content
-            own = [TextPart(type="text", text=content)] if isinstance(content, str) else content
+            own = message.parts
             parts = [p.text if isinstance(p, TextPart) else next(pictures) for p in own]
             text = "".join(part for part in parts if isinstance(part, str))
             tokens = self._answers.get(text, ()) if role == "assistant" else ()
             try:
-                read.append(Message(role, parts, tokens))
+                read.append(Message(role, parts, tokens, name=message.name))
             except PromptError as error:
                 raise as_api_error(error) from error
         return read

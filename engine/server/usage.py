@@ -1,5 +1,6 @@
 """The figures that an answer ends with."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from engine.events import Finished
@@ -8,8 +9,26 @@ FINISH = {"stop": "stop", "stop_string": "stop", "length": "length"}
 """OpenAI's words for why an answer ended; the others are errors there."""
 
 
-def usage(finished: Finished) -> dict[str, Any]:
-    """See `engine.server.answers.Usage`."""
+def usage(ends: Sequence[Finished], prompts: int = 1) -> dict[str, Any]:
+    """See `engine.server.answers.Usage`. `ends` are those of all answers to each of the `prompts`,
+    one prompt's after the other's."""
+    told = _of_one(ends[0])
+    if len(ends) == 1:
+        return told
+    each = len(ends) // prompts
+    firsts = ends[::each]
+    told["prompt_tokens"] = sum(end.prompt_tokens for end in firsts)
+    told["completion_tokens"] = sum(end.completion_tokens for end in ends)
+    told["total_tokens"] = told["prompt_tokens"] + told["completion_tokens"]
+    cached = sum(end.cached_tokens for end in firsts)
+    told["prompt_tokens_details"]["cached_tokens"] = cached
+    own = told["sightline"]
+    for name in ("images_encoded", "images_reused", "disk_tokens"):
+        own[name] = sum(getattr(end, name) for end in ends)
+    return told
+
+
+def _of_one(finished: Finished) -> dict[str, Any]:
     return {
         "prompt_tokens": finished.prompt_tokens,
         "completion_tokens": finished.completion_tokens,

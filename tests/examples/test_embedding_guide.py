@@ -50,6 +50,11 @@ def conversations(names: dict[str, Any], printed: str) -> None:
     assert names["chat"].last.disk_tokens > 0
 
 
+def defaults(names: dict[str, Any], printed: str) -> None:
+    assert names["options"].temperature == 0
+    assert printed
+
+
 def forms(names: dict[str, Any], printed: str) -> None:
     age, older, year = printed.splitlines()
     assert int(age) == json.loads(names["end"].answer)["age"]
@@ -78,11 +83,12 @@ CHECKS: list[Callable[[dict[str, Any], str], None]] = [
     asyncio_bridge,
     memory,
     conversations,
+    defaults,
     forms,
     pictures,
     errors,
 ]
-ANY_MODEL = (asyncio_bridge, memory, conversations)
+ANY_MODEL = (asyncio_bridge, memory, conversations, defaults)
 """What these show does not depend on what the model says, so a small one says it."""
 SNIPPETS = blocks(GUIDE, "python")
 
