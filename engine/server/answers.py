@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-Finish = Literal["stop", "length"]
+Finish = Literal["stop", "length", "tool_calls"]
 
 
 class PromptTokensDetails(BaseModel):
@@ -25,6 +25,9 @@ class SightlineUsage(BaseModel):
     tokens_per_second: float = Field(description="Of decoding, after the first token.")
     seed: int = Field(description="What to ask for to get the same answer again.")
     stop_string: str | None = Field(description="The stop text that ended the answer.")
+    broken_calls: int = Field(
+        description="What began as calls of tools and is none: it stands in the content, as it is."
+    )
 
 
 class Usage(BaseModel):
@@ -50,9 +53,21 @@ class ChatLogprobs(BaseModel):
     refusal: None
 
 
+class CalledFunction(BaseModel):
+    name: str
+    arguments: str = Field(description="A JSON object, written out.")
+
+
+class AnswerCall(BaseModel):
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
 class AnswerMessage(BaseModel):
     role: Literal["assistant"]
-    content: str
+    content: str | None = Field(description="Null where there are calls alone.")
+    tool_calls: list[AnswerCall] = Field([], description="Not there without any.")
     refusal: None
 
 

@@ -6,15 +6,16 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from engine.events import Finished, TextDelta
+from engine.events import Finished, TextDelta, ToolCallDelta
 from engine.generation import Generation
+from engine.server import tools
 from engine.server.answers import ChatCompletion
 from engine.server.documents import answered
 from engine.server.limits import client_of
 from engine.server.options import chat_options, several
 from engine.server.schemas import ChatRequest
 from engine.server.service import Service
-from engine.server.streaming import EventStream, Json, WholeAnswer, head
+from engine.server.streaming import EventStream, Json, Piece, WholeAnswer, head
 from engine.server.tokens import TokenTexts
 from engine.server.usage import FINISH
 
@@ -24,13 +25,19 @@ class ChatForm:
 
     def __init__(self, asked: ChatRequest, tokens: TokenTexts, base: Json, index: int = 0) -> None:
         self._tokens, self._base, self._index = tokens, base, index
+        self._called: set[int] = set()
+        """The indices of calls of which the stream has told."""
         self._logprobs = bool(asked.logprobs)
         self._usage = bool(asked.stream_options and asked.stream_options.include_usage)
 
     def first(self) -> Iterable[Json]:
         return [self._chunk({"role": "assistant", "content": ""})]
 
-    def piece(self, delta: TextDelta) -> Json | None:
+    def piece(self, delta: Piece) -> Json | None:
+        if isinstance(delta, ToolCallDelta):
+            first = delta.index not in self._called
+            self._called.add(delta.index)
+            return self._chunk({"tool_calls": [tools.delta(delta, first)]})
         if not delta.text and not self._logprobs:
             return None
         return self._chunk({"content": delta.text}, self._logprobs_of([delta]))
@@ -42,9 +49,13 @@ class ChatForm:
         return [{**self._base, "choices": [], "usage": usage}] if self._usage else ()
 
     def whole(self, finished: Finished, deltas: list[TextDelta]) -> Json:
+        calls = [tools.whole(call) for call in finished.tool_calls]
+        message: Json = {"role": "assistant", "content": finished.answer, "refusal": None}
+        if calls:
+            message |= {"content": finished.answer or None, "tool_calls": calls}
         choice = {
             "index": self._index,
-            "message": {"role": "assistant", "content": finished.answer, "refusal": None},
+            "message": message,
             "logprobs": self._logprobs_of(deltas),
             "finish_reason": FINISH[finished.finish_reason],
         }
@@ -87,7 +98,7 @@ def chat_router(service: Service) -> APIRouter:
         async def submit() -> AsyncIterator[Generation]:
             messages = await service.read_messages(asked.messages)
             for own in several(options, count):
-                yield await service.submit(messages, own, client)
+                yield await service.submit(messages, own, client, **asked.asking)
 
         base = head("chat.completion.chunk", service.settings.model, "chatcmpl")
         forms = [ChatForm(asked, service.tokens, base, index) for index in range(count)]

@@ -15,7 +15,7 @@ from engine.server.limits import client_of
 from engine.server.options import completion_options, several
 from engine.server.schemas import CompletionRequest
 from engine.server.service import Service
-from engine.server.streaming import EventStream, Json, WholeAnswer, head
+from engine.server.streaming import EventStream, Json, Piece, WholeAnswer, head
 from engine.server.tokens import TokenTexts
 from engine.server.usage import FINISH
 
@@ -38,7 +38,9 @@ class CompletionForm:
     def first(self) -> Iterable[Json]:
         return [self._chunk(self.prompt)] if self.prompt else ()
 
-    def piece(self, delta: TextDelta) -> Json | None:
+    def piece(self, delta: Piece) -> Json | None:
+        if not isinstance(delta, TextDelta):
+            return None
         delta = self._with_space(delta)
         if not delta.text and not self._logprobs:
             return None

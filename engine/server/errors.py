@@ -196,7 +196,7 @@ def _path(loc: Sequence[Any]) -> str:
         branch = step in (PART_TYPES if isinstance(before, int) else FORMATS.get(before, ()))
         if isinstance(step, int):
             path += f"[{step}]" if path else ""
-        elif not branch and step not in _BRANCHES and not step.startswith("list["):
+        elif not branch and step not in _BRANCHES and not step.startswith(("list[", "literal[")):
             path += f".{step:.100}" if path else f"{step:.100}"
         before = step
     return path

@@ -20,6 +20,7 @@ from pydantic import (
 
 from engine.options import LARGEST
 from engine.server.fields import OTHER_NAMES, changes_nothing, describe_fields
+from engine.server.tools import Called, Choice, Tools
 from engine.server.values import (
     MOST_ANSWERS,
     MOST_BIASES,
@@ -90,11 +91,14 @@ Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 
 
 class ChatMessage(Strict):
-    role: Literal["system", "developer", "user", "assistant"] = Field(
+    role: Literal["system", "developer", "user", "assistant", "tool"] = Field(
         description='"developer" is another word for "system".'
     )
     content: str | Annotated[list[Part], Field(fail_fast=True)] | None = Field(
-        description="A text or parts; null or none in what may have said nothing: an answer."
+        None,
+        validate_default=True,
+        description="A text or parts; null or none in what may have said nothing: an answer, or "
+        "what a tool returned.",
     )
     name: str | None = Field(
         None, max_length=256, description="Who speaks, for chat templates that tell."
@@ -106,7 +110,12 @@ class ChatMessage(Strict):
     annotations: Empty = None
     audio: Unsupported = None
     function_call: Unsupported = None
-    tool_calls: Empty = None
+    tool_calls: Annotated[list[Called], Field(fail_fast=True)] | None = Field(
+        None, description="What an answer called."
+    )
+    tool_call_id: str | None = Field(
+        None, max_length=128, description="Which call a tool's message answers."
+    )
 
     @field_validator("content")
     @classmethod
@@ -123,7 +132,7 @@ class ChatMessage(Strict):
         return self.content or []
 
 
-MAY_SAY_NOTHING = ("assistant",)
+MAY_SAY_NOTHING = ("assistant", "tool")
 """The roles of messages whose content may be null, or no part."""
 
 
@@ -255,12 +264,31 @@ class ChatRequest(Sampling):
     top_logprobs: Alternatives | None = None
     response_format: ResponseFormat | None = None
     modalities: list[Literal["text"]] | None = Field(None, max_length=8)
-    parallel_tool_calls: bool | None = Field(None, description="Of no effect: there are no tools.")
-    tool_choice: Literal["none", "auto"] | None = None
-    tools: Empty = None
+    tools: Tools | None = Field(None, description="What the answer may call.")
+    tool_choice: Choice | None = Field(
+        None,
+        description='"auto" by default. Enforced where the form of calls is known.',
+    )
+    parallel_tool_calls: bool | None = Field(
+        None, description="False: an answer ends behind its first call."
+    )
     functions: Empty = None
     function_call: Literal["none", "auto"] | None = None
     reasoning_effort: Unsupported = None
+
+    @property
+    def asking(self) -> dict[str, Any]:
+        """What there is to say of tools, by the names of `engine.Request`."""
+        if not self.tools and self.tool_choice in (None, "auto", "none"):
+            return {}
+        choice = self.tool_choice
+        if choice is not None and not isinstance(choice, str):
+            choice = choice.model_dump()  # type: ignore[assignment]
+        return {
+            "tools": [tool.function.model_dump() for tool in self.tools or ()],
+            "tool_choice": choice,
+            "parallel_tool_calls": self.parallel_tool_calls is not False,
+        }
 
     @model_validator(mode="after")
     def _check_chat(self) -> "ChatRequest":

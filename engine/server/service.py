@@ -1,10 +1,11 @@
 """Requests on their way into the engine, and what is known of those under way."""
 
 import asyncio
+import json
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -24,7 +25,7 @@ from engine.server.pictures import PictureReader
 from engine.server.schemas import ChatMessage, ImagePart, TextPart
 from engine.server.settings import Settings
 from engine.server.tokens import TokenTexts
-from vision_add_ons.errors import PromptError
+from vision_add_ons.errors import PromptError, RequestError
 
 REMEMBERED_ANSWERS = 256
 """Recent answers whose token ids are known when a client sends their text back."""
@@ -94,19 +95,38 @@ class Service:
             own = message.parts
             parts = [p.text if isinstance(p, TextPart) else next(pictures) for p in own]
             text = "".join(part for part in parts if isinstance(part, str))
-            tokens = self._answers.get(text, ()) if role == "assistant" else ()
             try:
-                read.append(Message(role, parts, tokens, name=message.name))
+                made = Message(
+                    role,
+                    parts if text or not message.tool_calls else [p for p in parts if p != ""],
+                    tool_calls=[call.model_dump() for call in message.tool_calls or ()],  # type: ignore[arg-type]
+                    tool_call_id=message.tool_call_id,
+                    name=message.name,
+                )
+                if role == "assistant":
+                    known = self._answers.get(_known_by(text, made.tool_calls), ())
+                    made = replace(made, tokens=known) if known else made
+                read.append(made)
             except PromptError as error:
                 raise as_api_error(error) from error
         return read
 
     async def submit(
-        self, prompt: str | Sequence[Any], options: GenerationOptions, client: Hashable
+        self,
+        prompt: str | Sequence[Any],
+        options: GenerationOptions,
+        client: Hashable,
+        **tools: Any,
     ) -> Generation:
-        """Queue a request. Raises `ApiError` if it is wrong in itself."""
+        """Queue a request. Raises `ApiError` if it is wrong in itself.
+
+        `tools` are what `Request` is told of them.
+        """
         loop = asyncio.get_running_loop()
-        request = Request(prompt, options=options, client=client)
+        try:
+            request = Request(prompt, options=options, client=client, **tools)
+        except RequestError as error:
+            raise as_api_error(error) from error
 
         def on_finish(finished: Finished) -> None:
             # While the engine closes, the loop may be gone; then nobody asks any more.
@@ -142,9 +162,11 @@ class Service:
 
     def _ended(self, finished: Finished) -> None:
         self.metrics.ended(finished)
-        if finished.answer and finished.answer_tokens:
-            self._answers[finished.answer] = finished.answer_tokens
-            self._answers.move_to_end(finished.answer)
+        calls = [call.as_dictionary for call in finished.tool_calls]
+        if (finished.answer or calls) and finished.answer_tokens:
+            known = _known_by(finished.answer, calls)
+            self._answers[known] = finished.answer_tokens
+            self._answers.move_to_end(known)
             while len(self._answers) > REMEMBERED_ANSWERS:
                 self._answers.popitem(last=False)
 
@@ -152,3 +174,11 @@ class Service:
 def _cancel(submitted: Future[Generation]) -> None:
     if not submitted.cancelled() and submitted.exception() is None:
         submitted.result().cancel()
+
+
+def _known_by(text: str, calls: Sequence[Mapping[str, Any]]) -> str:
+    """What an answer is found by when a client sends it back."""
+    if not calls:
+        return text
+    functions = [call["function"] for call in calls]
+    return f"{text}\0{json.dumps(functions, sort_keys=True)}"

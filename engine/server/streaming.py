@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from engine.events import Finished, Progress, TextDelta
+from engine.events import Finished, Progress, TextDelta, ToolCall, ToolCallDelta
 from engine.generation import Generation
 from engine.server.errors import ApiError, as_api_error, json_response
 from engine.server.presence import COMMENT
@@ -30,14 +30,17 @@ def head(kind: str, model: str, prefix: str) -> Json:
     return {"id": identity, "object": kind, "created": int(time.time()), "model": model}
 
 
+Piece = TextDelta | ToolCallDelta
+
+
 class Form(Protocol):
     """How one kind of request wants an answer written; each of several has its own."""
 
     def first(self) -> Iterable[Json]:
         """What goes before the first text of a stream."""
 
-    def piece(self, delta: TextDelta) -> Json | None:
-        """A token of a stream; None if there is nothing to tell of it."""
+    def piece(self, delta: Piece) -> Json | None:
+        """A token of a stream, or a piece of a call; None if there is nothing to tell of it."""
 
     def last(self, finished: Finished) -> Iterable[Json]:
         """What goes behind its last text."""
@@ -149,13 +152,15 @@ class EventStream(_AnswerResponse):
         """How it ended, and what is still to be written."""
         told = False
         async for event in answer:
-            if isinstance(event, TextDelta):
+            if isinstance(event, Piece):
                 piece = form.piece(event)
                 if piece is None:
                     continue
                 start = [] if told else form.first()
                 told = True
                 await self._write(send, "".join(map(_data, (*start, piece))))
+            elif isinstance(event, ToolCall):
+                continue  # its pieces are told
             elif isinstance(event, Progress):
                 await self._write(send, f": prefill {event.processed}/{event.total}\n\n")
             else:

@@ -5,7 +5,7 @@ from typing import Any
 
 from engine.events import Finished
 
-FINISH = {"stop": "stop", "stop_string": "stop", "length": "length"}
+FINISH = {"stop": "stop", "stop_string": "stop", "length": "length", "tool_calls": "tool_calls"}
 """OpenAI's words for why an answer ended; the others are errors there."""
 
 
@@ -25,6 +25,7 @@ def usage(ends: Sequence[Finished], prompts: int = 1) -> dict[str, Any]:
     own = told["sightline"]
     for name in ("images_encoded", "images_reused", "disk_tokens"):
         own[name] = sum(getattr(end, name) for end in ends)
+    own["broken_calls"] = sum(len(end.broken_calls) for end in ends)
     return told
 
 
@@ -44,5 +45,6 @@ def _of_one(finished: Finished) -> dict[str, Any]:
             "tokens_per_second": finished.tokens_per_second,
             "seed": finished.seed,
             "stop_string": finished.stop_string,
+            "broken_calls": len(finished.broken_calls),
         },
     }

@@ -82,7 +82,7 @@ class Telling:
                 return messages, {}
             return plain.in_words(messages, tools, self._has_system), {}
         told = {"tools": [tool.written for tool in tools]} if tools else {}
-        return self._with_pictures(messages), told
+        return self._with_pictures(_named(messages)), told
 
     def _with_pictures(self, messages: Sequence[Message]) -> Sequence[Message]:
         """Where a template has places for pictures, but none in results: a question behind the
@@ -127,3 +127,17 @@ class Telling:
             return self._template.render(messages, variables=told)
         except PromptError:
             return ""
+
+
+def _named(messages: Sequence[Message]) -> Sequence[Message]:
+    """Results with the names of their tools, which some templates write, by the calls before."""
+    names: dict[str, str] = {}
+    made = []
+    for message in messages:
+        for call in message.tool_calls:
+            names[str(call.get("id"))] = call["function"]["name"]
+        if message.role == "tool" and message.name is None:
+            name = names.get(message.tool_call_id or "")
+            message = message if name is None else replace(message, name=name)
+        made.append(message)
+    return made
