@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from engine.checks import check_cancel, check_flag, check_options
+from engine.checks import check_cancel, check_flag, check_options, reading
 from engine.events import Finished
 from engine.generation import Generation
 from engine.options import GenerationOptions
 from engine.request import Request
-from engine.tools.tool import read_tools
+from engine.tools.tool import AUTO, read_tools
 from vision_add_ons.errors import ChatBusy, PromptError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Chat:
         check_options(options)
         self._engine = engine
         self._options = options or GenerationOptions()
-        self._tools = read_tools(tools) if tools else ()
+        self._tools = read_tools(tools)
         self._owner = _Owner()
         self._messages: list[Message] = []
         self._busy = False
@@ -66,7 +66,7 @@ class Chat:
         options: GenerationOptions | None = None,
         cancel: threading.Event | None = None,
         tools: Sequence[Any] | None = None,
-        tool_choice: Any = "auto",
+        tool_choice: Any = AUTO,
         parallel_tool_calls: bool = True,
         results: Mapping[str, Any] | Sequence[Any] | None = None,
     ) -> Generation:
@@ -92,8 +92,10 @@ class Chat:
         new = []
         if results is None:
             new = read_messages([{"role": "user", "content": content}], images)
-        elif content is not None or images:
-            raise PromptError("results are sent by themselves; ask when they are answered")
+        else:
+            with reading("the pictures", PromptError):
+                if content is not None or images:
+                    raise PromptError("results go by themselves; ask when they are answered")
         called: Sequence[Any] = self._tools if tools is None else tools
         with self._lock:
             if self._busy:

@@ -6,7 +6,7 @@ from typing import Any
 
 from engine.checks import check_client, check_flag, check_kind
 from engine.options import GenerationOptions
-from engine.tools.tool import read_choice, read_tools
+from engine.tools.tool import AUTO, read_choice, read_tools
 from vision_add_ons.errors import PromptError
 
 
@@ -34,7 +34,7 @@ class Request:
     tools: Sequence[Any] = ()
     """What the answer may call: `Tool`s, or dictionaries in OpenAI's form. Kept as a tuple of
     `Tool`s. They need messages: a prompt that is a text or token ids tells of tools by itself."""
-    tool_choice: Any = "auto"
+    tool_choice: Any = AUTO
     """Whether it may ("auto"), must not ("none") or has to ("required") call some; or a tool's
     name, which it then has to call. Kept as a `ToolChoice`."""
     parallel_tool_calls: bool = True
@@ -49,7 +49,8 @@ class Request:
             raise PromptError("a prompt is a text, a list of token ids or a list of messages")
         check_kind("options", self.options, GenerationOptions, "GenerationOptions")
         check_client(self.client)
-        if self.tools or self.tool_choice != "auto" or self.parallel_tool_calls is not True:
+        told = type(self.tools) is not tuple or self.tools or self.tool_choice is not AUTO
+        if told or self.parallel_tool_calls is not True:
             check_flag("parallel_tool_calls", self.parallel_tool_calls)
             object.__setattr__(self, "tools", read_tools(self.tools))
             object.__setattr__(self, "tool_choice", read_choice(self.tool_choice, self.tools))

@@ -43,7 +43,10 @@ from engine.server.values import (
 )
 
 PART_TYPES = ("text", "input_text", "output_text", "image_url", "input_image")
-FORMATS = {"response_format": ("text", "json_object", "json_schema")}
+FORMATS = {
+    "response_format": ("text", "json_object", "json_schema"),
+    "tool_choice": ("NamedTool",),
+}
 """Fields that are one of several objects, and the types that these name."""
 
 

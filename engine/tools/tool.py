@@ -34,10 +34,14 @@ class Tool:
     every part, instead of holding to the rest."""
 
     def __post_init__(self) -> None:
+        with reading("a tool", OptionError):
+            self._check()
+
+    def _check(self) -> None:
         if not isinstance(self.name, str) or NAME.fullmatch(self.name) is None:
             raise OptionError(
                 f"tools must have names of letters, digits and _ - . : /, at most 128, not "
-                f"{self.name!r:.150}"
+                f"{_shown(self.name)}"
             )
         about = f"tools must be called with what they say: {self.name}'s"
         if self.description is not None and not isinstance(self.description, str):
@@ -45,8 +49,7 @@ class Tool:
             raise OptionError(f"{about} description is a text, not {kind}")
         object.__setattr__(self, "description", self.description or "")
         check_flag(f"strict of the tool {self.name}", self.strict)
-        with reading(f"{about} parameters", OptionError):
-            object.__setattr__(self, "parameters", self._checked(self.parameters))
+        object.__setattr__(self, "parameters", self._checked(self.parameters))
         _check_words(f"{about} description", self.description)
 
     def _checked(self, given: Any) -> dict[str, Any]:
@@ -91,13 +94,16 @@ class Tool:
     def of(cls, given: Any) -> "Tool":
         """A `Tool`, or a dictionary of `name`, `description` and `parameters`, which may lie
         under `function` as OpenAI has it. What else it carries is not looked at."""
-        if isinstance(given, cls):
-            return given
+        with reading("a tool", OptionError):
+            return given if isinstance(given, cls) else cls._of(given)
+
+    @classmethod
+    def _of(cls, given: Any) -> "Tool":
         if not isinstance(given, Mapping):
             raise OptionError(f"tools must be dictionaries, not {type(given).__name__}")
         kind = given.get("type", "function")
         if kind != "function":
-            raise OptionError(f"tools must be of the type 'function', not {kind!r:.60}")
+            raise OptionError(f"tools must be of the type 'function', not {_shown(kind)}")
         function = given.get("function", given)
         if not isinstance(function, Mapping) or "name" not in function:
             raise OptionError("tools must be dictionaries with a name; one has none")
@@ -112,14 +118,16 @@ class Tool:
 
 def read_tools(given: Any) -> tuple[Tool, ...]:
     """What `Request.tools` takes. Raises `OptionError`."""
-    if given is None:
-        return ()
+    with reading("the tools", OptionError):
+        return () if given is None else _read(given)
+
+
+def _read(given: Any) -> tuple[Tool, ...]:
     if isinstance(given, str | bytes | Mapping) or not isinstance(given, Sequence):
         raise OptionError(f"tools must be a list, not {type(given).__name__}")
     if len(given) > MOST_TOOLS:
         raise OptionError(f"tools must be at most {MOST_TOOLS}; these are {len(given)}")
-    with reading("the tools", OptionError):
-        tools = tuple(map(Tool.of, given))
+    tools = tuple(map(Tool.of, given))
     seen: set[str] = set()
     for tool in tools:
         if tool.name in seen:
@@ -146,22 +154,30 @@ class ToolChoice:
     """The only tool that may be called, if it is one by name."""
 
 
+AUTO = ToolChoice("auto")
+
+
 def read_choice(given: Any, tools: Sequence[Tool]) -> ToolChoice:
     """What `Request.tool_choice` takes. Raises `OptionError`."""
+    with reading("tool_choice", OptionError):
+        return _choice(given, tools)
+
+
+def _choice(given: Any, tools: Sequence[Tool]) -> ToolChoice:
     name = given
     if isinstance(given, ToolChoice):
-        return given
+        name = given.name or given.mode
+        given = name
     if isinstance(given, Mapping):
-        with reading("tool_choice", OptionError):
-            function = given.get("function", given)
-            name = function.get("name") if isinstance(function, Mapping) else None
+        function = given.get("function", given)
+        name = function.get("name") if isinstance(function, Mapping) else None
         if given.get("type", "function") != "function" or not isinstance(name, str):
             raise OptionError(
                 "tool_choice must be auto, none, required, or a tool's name, which may be given "
                 'as {"type": "function", "function": {"name": ...}}'
             )
     elif given is None:
-        return ToolChoice("auto")
+        return AUTO
     elif not isinstance(given, str):
         raise OptionError(f"tool_choice must be a text, not {type(given).__name__}")
     elif given in ("auto", "none"):
@@ -173,6 +189,10 @@ def read_choice(given: Any, tools: Sequence[Tool]) -> ToolChoice:
     if name not in (tool.name for tool in tools):
         raise OptionError(f"tool_choice names no tool that there is: {name!r:.80}")
     return ToolChoice("required", name)
+
+
+def _shown(value: Any) -> str:
+    return f"{value!r:.150}" if isinstance(value, str) else type(value).__name__
 
 
 def _check_words(what: str, text: str) -> None:

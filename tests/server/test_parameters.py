@@ -9,7 +9,6 @@ HELLO = [{"role": "user", "content": "Hello"}]
 
 REFUSED: dict[str, Any] = {
     "n": 9,
-    "tools": [{"type": "function", "function": {"name": "f"}}],
     "tool_choice": "required",
     "functions": [{"name": "f"}],
     "function_call": {"name": "f"},
@@ -85,14 +84,14 @@ def test_what_is_not_supported_is_refused_by_name(tiny_server: Running, name: st
         ({"messages": "Hello"}, "messages"),
         ({"messages": [5]}, "messages[0]"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "bishop", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": []}]}, "messages[0].content"),
         ({"messages": [*HELLO, {"role": "user", "content": "x", "x": 1}]}, "messages[1].x"),
         ({"messages": [{"role": "user", "content": "x", "name": 5}]}, "messages[0].name"),
         (
             {"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]},
-            "messages[0].tool_calls",
+            "messages[0].tool_calls[0].function",
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]},
