@@ -161,7 +161,14 @@ class GenerationOptions:
         return min(limits) if limits else None
 
 
-_MAY_BE_NONE = ("max_tokens", "seed", "max_context", "kv_bits", "max_image_size")
+_MAY_BE_NONE = (
+    "max_tokens",
+    "max_thinking_tokens",
+    "seed",
+    "max_context",
+    "kv_bits",
+    "max_image_size",
+)
 
 
 def _check(name: str, value: Any, bounds: tuple[float, float]) -> None:

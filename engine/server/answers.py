@@ -11,6 +11,10 @@ class PromptTokensDetails(BaseModel):
     cached_tokens: int = Field(description="Those that needed no work, being in the prompt cache.")
 
 
+class CompletionTokensDetails(BaseModel):
+    reasoning_tokens: int = Field(description="Those of what the model thought.")
+
+
 class SightlineUsage(BaseModel):
     """This server's own figures, beside OpenAI's. Times are in seconds."""
 
@@ -32,6 +36,7 @@ class Usage(BaseModel):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
     sightline: SightlineUsage
 
 
@@ -54,6 +59,9 @@ class AnswerMessage(BaseModel):
     role: Literal["assistant"]
     content: str
     refusal: None
+    reasoning_content: str | None = Field(
+        None, description="What the model thought before it; not there if it did not."
+    )
 
 
 class ChatChoice(BaseModel):

@@ -11,12 +11,15 @@ from engine.generation import Generation
 from engine.server.answers import ChatCompletion
 from engine.server.documents import answered
 from engine.server.limits import client_of
-from engine.server.options import chat_options, several
+from engine.server.options import chat_options, several, template_variables
 from engine.server.schemas import ChatRequest
 from engine.server.service import Service
 from engine.server.streaming import EventStream, Json, WholeAnswer, head
 from engine.server.tokens import TokenTexts
 from engine.server.usage import FINISH
+
+THOUGHT = "reasoning_content"
+"""What a model thought before its answer; DeepSeek's name, which most servers and clients took."""
 
 
 class ChatForm:
@@ -31,6 +34,8 @@ class ChatForm:
         return [self._chunk({"role": "assistant", "content": ""})]
 
     def piece(self, delta: TextDelta) -> Json | None:
+        if delta.reasoning:
+            return self._chunk({THOUGHT: delta.reasoning}, self._logprobs_of([delta]))
         if not delta.text and not self._logprobs:
             return None
         return self._chunk({"content": delta.text}, self._logprobs_of([delta]))
@@ -42,9 +47,12 @@ class ChatForm:
         return [{**self._base, "choices": [], "usage": usage}] if self._usage else ()
 
     def whole(self, finished: Finished, deltas: list[TextDelta]) -> Json:
+        message: Json = {"role": "assistant", "content": finished.answer, "refusal": None}
+        if finished.reasoning:
+            message[THOUGHT] = finished.reasoning
         choice = {
             "index": self._index,
-            "message": {"role": "assistant", "content": finished.answer, "refusal": None},
+            "message": message,
             "logprobs": self._logprobs_of(deltas),
             "finish_reason": FINISH[finished.finish_reason],
         }
@@ -80,6 +88,7 @@ def chat_router(service: Service) -> APIRouter:
         """Answer a conversation."""
         service.check_model(asked.model)
         options = chat_options(asked, service.options)
+        told = template_variables(asked, service.template_variables)
 
         client = client_of(http.scope), asked.user
         count = asked.n or 1
@@ -87,7 +96,7 @@ def chat_router(service: Service) -> APIRouter:
         async def submit() -> AsyncIterator[Generation]:
             messages = await service.read_messages(asked.messages)
             for own in several(options, count):
-                yield await service.submit(messages, own, client)
+                yield await service.submit(messages, own, client, told)
 
         base = head("chat.completion.chunk", service.settings.model, "chatcmpl")
         forms = [ChatForm(asked, service.tokens, base, index) for index in range(count)]

@@ -4,7 +4,7 @@ import asyncio
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -24,7 +24,7 @@ from engine.server.pictures import PictureReader
 from engine.server.schemas import ChatMessage, ImagePart, TextPart
 from engine.server.settings import Settings
 from engine.server.tokens import TokenTexts
-from vision_add_ons.errors import PromptError
+from vision_add_ons.errors import EngineClosed, PromptError
 
 REMEMBERED_ANSWERS = 256
 """Recent answers whose token ids are known when a client sends their text back."""
@@ -96,17 +96,33 @@ class Service:
             text = "".join(part for part in parts if isinstance(part, str))
             tokens = self._answers.get(text, ()) if role == "assistant" else ()
             try:
-                read.append(Message(role, parts, tokens, name=message.name))
+                thought = message.reasoning_content or message.reasoning
+                read.append(Message(role, parts, tokens, thought, name=message.name))
             except PromptError as error:
                 raise as_api_error(error) from error
         return read
 
+    @property
+    def template_variables(self) -> frozenset[str]:
+        """The names of what the chat template may be told beside messages."""
+        try:
+            return self.engine.template_variables
+        except EngineClosed as error:
+            raise as_api_error(error) from error
+
     async def submit(
-        self, prompt: str | Sequence[Any], options: GenerationOptions, client: Hashable
+        self,
+        prompt: str | Sequence[Any],
+        options: GenerationOptions,
+        client: Hashable,
+        template: Mapping[str, Any] | None = None,
     ) -> Generation:
-        """Queue a request. Raises `ApiError` if it is wrong in itself."""
+        """Queue a request; `template` are variables for the chat template.
+
+        Raises `ApiError` if it is wrong in itself.
+        """
         loop = asyncio.get_running_loop()
-        request = Request(prompt, options=options, client=client)
+        request = Request(prompt, options=options, client=client, template=template or {})
 
         def on_finish(finished: Finished) -> None:
             # While the engine closes, the loop may be gone; then nobody asks any more.
