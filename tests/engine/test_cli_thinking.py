@@ -24,20 +24,15 @@ def thinker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         yield engine
 
 
-@pytest.fixture
-def err(
-    monkeypatch: pytest.MonkeyPatch, thinker: Engine, capsys: pytest.CaptureFixture[str]
-) -> io.StringIO:
-    """What a person's terminal shows beside the answer."""
+@pytest.fixture(autouse=True)
+def taken(monkeypatch: pytest.MonkeyPatch, thinker: Engine) -> None:
     take(monkeypatch, thinker)
-    terminal = Terminal()
-    monkeypatch.setattr("sys.stderr", terminal)
-    return terminal
 
 
 def test_a_thought_is_for_a_terminal_alone(
-    err: io.StringIO, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr("sys.stderr", err := Terminal())
     assert main(["generate", "--prompt", "Well?"]) == 0
     assert capsys.readouterr().out == "Yes sir"
     shown = err.getvalue()
@@ -45,17 +40,14 @@ def test_a_thought_is_for_a_terminal_alone(
     assert "6 tokens (2 of them thought)" in shown
 
 
-def test_it_is_left_out_elsewhere(
-    monkeypatch: pytest.MonkeyPatch, thinker: Engine, capsys: pytest.CaptureFixture[str]
-) -> None:
-    take(monkeypatch, thinker)
+def test_it_is_left_out_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", "--prompt", "Well?"]) == 0
     output = capsys.readouterr()
     assert output.out == "Yes sir"
     assert "Hm" not in output.err
 
 
-def test_flags(err: io.StringIO, capsys: pytest.CaptureFixture[str]) -> None:
+def test_flags(capsys: pytest.CaptureFixture[str]) -> None:
     for flags, thought in (
         (["--no-thinking"], ""),
         (["--thinking"], "Hm so"),
@@ -65,16 +57,16 @@ def test_flags(err: io.StringIO, capsys: pytest.CaptureFixture[str]) -> None:
         told = json.loads(capsys.readouterr().out)
         assert (told["reasoning"], told["answer"]) == (thought, "Yes sir")
     assert main(["generate", "--prompt", "Well?", "--raw", "--thinking"]) == 2
-    assert "thinking goes with messages" in err.getvalue()
+    assert "thinking goes with messages" in capsys.readouterr().err
 
 
 def test_a_chat_and_its_file(
-    err: io.StringIO,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     thinker: Engine,
     tmp_path: Path,
 ) -> None:
+    monkeypatch.setattr("sys.stderr", err := Terminal())
     monkeypatch.setattr("sys.stdin", io.StringIO("Well?\n"))
     assert main(["chat", "--resume", str(tmp_path / "kept")]) == 0
     assert capsys.readouterr().out == "Yes sir\n"
