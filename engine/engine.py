@@ -279,6 +279,12 @@ class Engine:
         """
         return self._builder().token_bytes(token_id(token, self._vocab_size))
 
+    @property
+    def template_variables(self) -> frozenset[str]:
+        """The names of what the chat template may be told by `Request.template`, as far as they
+        can be seen in it; none of a model without one."""
+        return self._builder().variables
+
     def cache_stats(self) -> dict[str, int]:
         """What is kept for later requests: conversations, images, bytes of each, the budget."""
         from engine.memory.memory import stats

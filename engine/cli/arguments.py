@@ -22,6 +22,7 @@ _GENERATION: dict[str, tuple[type, str]] = {
     "min_p": (float, "draw from tokens at least this likely, relative to the likeliest"),
     "seed": (int, "draw the same again; a fresh one if not given"),
     "repetition_penalty": (float, "above 1, recent tokens become less likely"),
+    "max_thinking_tokens": (int, "end a thought when it has so many tokens"),
     "max_image_size": (int, "shrink pictures whose longer side has more pixels than this"),
     "max_context": (int, "a cap on prompt and answer together, in tokens"),
     "kv_bits": (int, "quantize long KV caches to 2, 4 or 8 bits"),
@@ -62,6 +63,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
             about += f" (default {defaults[name]})"
         flag = f"--{name.replace('_', '-')}"
         add(flag, type=kind, metavar="N" if kind is int else "X", help=about)
+    thinking = "have the model think before it answers, or not; else as its chat template has it"
+    add("--thinking", action=argparse.BooleanOptionalAction, help=thinking)
     stop = "end the answer before this text" + several
     add("--stop", type=text, action="append", metavar="TEXT", help=stop)
 
@@ -79,7 +82,7 @@ def add_loading(parser: argparse.ArgumentParser) -> None:
 
 def given_options(args: argparse.Namespace) -> dict[str, Any]:
     """Those of `GenerationOptions` that the user gave. Raises `OptionError`."""
-    values = {name: getattr(args, name) for name in (*_GENERATION, "stop")}
+    values = {name: getattr(args, name) for name in (*_GENERATION, "thinking", "stop")}
     given = {name: value for name, value in values.items() if value is not None}
     GenerationOptions(**given)  # before a model is loaded for them
     return given

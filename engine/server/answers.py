@@ -11,6 +11,10 @@ class PromptTokensDetails(BaseModel):
     cached_tokens: int = Field(description="Those that needed no work, being in the prompt cache.")
 
 
+class CompletionTokensDetails(BaseModel):
+    reasoning_tokens: int = Field(description="Those of what the model thought.")
+
+
 class SightlineUsage(BaseModel):
     """This server's own figures, beside OpenAI's. Times are in seconds."""
 
@@ -35,6 +39,7 @@ class Usage(BaseModel):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
     sightline: SightlineUsage
 
 
@@ -69,6 +74,9 @@ class AnswerMessage(BaseModel):
     content: str | None = Field(description="Null where there are calls alone.")
     tool_calls: list[AnswerCall] = Field([], description="Not there without any.")
     refusal: None
+    reasoning_content: str | None = Field(
+        None, description="What the model thought before it; not there if it did not."
+    )
 
 
 class ChatChoice(BaseModel):

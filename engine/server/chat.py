@@ -12,12 +12,15 @@ from engine.server import tools
 from engine.server.answers import ChatCompletion
 from engine.server.documents import answered
 from engine.server.limits import client_of
-from engine.server.options import chat_options, several
+from engine.server.options import chat_options, several, template_variables
 from engine.server.schemas import ChatRequest
 from engine.server.service import Service
 from engine.server.streaming import EventStream, Json, Piece, WholeAnswer, head
 from engine.server.tokens import TokenTexts
 from engine.server.usage import FINISH
+
+THOUGHT = "reasoning_content"
+"""What a model thought before its answer; DeepSeek's name, which most servers and clients took."""
 
 
 class ChatForm:
@@ -38,6 +41,8 @@ class ChatForm:
             first = delta.index not in self._called
             self._called.add(delta.index)
             return self._chunk({"tool_calls": [tools.delta(delta, first)]})
+        if delta.reasoning:
+            return self._chunk({THOUGHT: delta.reasoning}, self._logprobs_of([delta]))
         if not delta.text and not self._logprobs:
             return None
         return self._chunk({"content": delta.text}, self._logprobs_of([delta]))
@@ -53,6 +58,8 @@ class ChatForm:
         message: Json = {"role": "assistant", "content": finished.answer, "refusal": None}
         if calls:
             message |= {"content": finished.answer or None, "tool_calls": calls}
+        if finished.reasoning:
+            message[THOUGHT] = finished.reasoning
         choice = {
             "index": self._index,
             "message": message,
@@ -91,6 +98,7 @@ def chat_router(service: Service) -> APIRouter:
         """Answer a conversation."""
         service.check_model(asked.model)
         options = chat_options(asked, service.options)
+        told = template_variables(asked, service.template_variables)
 
         client = client_of(http.scope), asked.user
         count = asked.n or 1
@@ -98,7 +106,7 @@ def chat_router(service: Service) -> APIRouter:
         async def submit() -> AsyncIterator[Generation]:
             messages = await service.read_messages(asked.messages)
             for own in several(options, count):
-                yield await service.submit(messages, own, client, **asked.asking)
+                yield await service.submit(messages, own, client, told, **asked.asking)
 
         base = head("chat.completion.chunk", service.settings.model, "chatcmpl")
         forms = [ChatForm(asked, service.tokens, base, index) for index in range(count)]

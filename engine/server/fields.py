@@ -53,9 +53,10 @@ OTHER_NAMES = {
     "repeat_last_n": "penalty_context",
     "random_seed": "seed",
     "num_ctx": "max_context",
+    "thinking_budget": "max_thinking_tokens",
 }
-"""What other servers (OpenAI's newer API, Ollama, llama.cpp, mlx-lm, Mistral's) call what is here a
-parameter, or an option of the engine."""
+"""What other servers (OpenAI's newer API, Ollama, llama.cpp, mlx-lm, Mistral's, Qwen's) call what
+is here a parameter, or an option of the engine."""
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "audio": (),

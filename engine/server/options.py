@@ -1,10 +1,12 @@
 """A request's parameters as the engine's options."""
 
 import secrets
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
 from engine.options import GenerationOptions
+from engine.prompts.thought import SWITCHES
 from engine.schema import Schema
 from engine.server.schemas import (
     ChatRequest,
@@ -17,6 +19,9 @@ from engine.server.schemas import (
 
 COMPLETION_TOKENS = 16
 """OpenAI's default for the most tokens of a completion."""
+
+EFFORT = "reasoning_effort"
+"""A variable that some chat templates know."""
 
 _SAME = (
     "max_tokens",
@@ -35,6 +40,10 @@ _SAME = (
 def chat_options(asked: ChatRequest, defaults: GenerationOptions) -> GenerationOptions:
     """Raises `OptionError`."""
     given = _given(asked, defaults)
+    if asked.thinking is not None:
+        given["thinking"] = asked.thinking
+    if asked.asked("max_thinking_tokens") is not None:
+        given["max_thinking_tokens"] = asked.asked("max_thinking_tokens")
     if asked.logprobs:
         given |= {"logprobs": True, "top_logprobs": asked.top_logprobs or 0}
     match asked.response_format:
@@ -43,6 +52,20 @@ def chat_options(asked: ChatRequest, defaults: GenerationOptions) -> GenerationO
         case SchemaFormat(json_schema=JsonSchema(schema_=schema)):
             given["schema"] = Schema.json(schema or True)
     return replace(defaults, **given)
+
+
+def template_variables(asked: ChatRequest, known: Collection[str]) -> dict[str, Any]:
+    """What the chat template is told beside messages, of the names that it knows."""
+    told = dict(asked.chat_template_kwargs or {})
+    effort = asked.reasoning_effort
+    if effort is None or effort == "none":
+        return told
+    if EFFORT in known:
+        told.setdefault(EFFORT, effort)
+    for name in SWITCHES:
+        if name in known and asked.enable_thinking is None:
+            told.setdefault(name, True)
+    return told
 
 
 def completion_options(asked: CompletionRequest, defaults: GenerationOptions) -> GenerationOptions:

@@ -10,6 +10,7 @@ from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -19,6 +20,7 @@ from pydantic import (
 )
 
 from engine.options import LARGEST
+from engine.prompts.variables import read_variables
 from engine.server.fields import OTHER_NAMES, changes_nothing, describe_fields
 from engine.server.tools import Called, Choice, Tools
 from engine.server.values import (
@@ -41,6 +43,7 @@ from engine.server.values import (
     not_many,
     within,
 )
+from vision_add_ons.errors import PromptError
 
 PART_TYPES = ("text", "input_text", "output_text", "image_url", "input_image")
 FORMATS = {
@@ -108,6 +111,10 @@ class ChatMessage(Strict):
     )
     cache_control: Ignored = None
     provider_specific_fields: Ignored = None
+    reasoning_content: str | None = Field(
+        None, description="What an answer's model thought, for chat templates that go on from it."
+    )
+    reasoning: str | None = Field(None, description="Another name of reasoning_content.")
     # What a client sends back with an answer that it was given.
     refusal: Unsupported = None
     annotations: Empty = None
@@ -258,6 +265,16 @@ class Sampling(Strict):
         return self
 
 
+def _variables(given: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return read_variables(given)
+    except PromptError as error:
+        raise ValueError(str(error)) from error
+
+
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
 class ChatRequest(Sampling):
     messages: list[ChatMessage] = Field(min_length=1, fail_fast=True)
     max_completion_tokens: MaxTokens | None = Field(
@@ -277,7 +294,26 @@ class ChatRequest(Sampling):
     )
     functions: Empty = None
     function_call: Literal["none", "auto"] | None = None
-    reasoning_effort: Unsupported = None
+    reasoning_effort: Effort | None = Field(
+        None, description='"none": no thought. Any other: a thought, where the model has a switch.'
+    )
+    enable_thinking: bool | None = Field(
+        None, description="Beside OpenAI's: whether the model thinks first, where it can be told."
+    )
+    max_thinking_tokens: Annotated[int, Field(ge=0, le=LARGEST), Whole] | None = Field(
+        None, description="Beside OpenAI's: a thought is ended when it has so many tokens."
+    )
+    thinking_budget: Annotated[int, Field(ge=0, le=LARGEST), Whole] | None = _other(
+        "thinking_budget"
+    )
+    chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(_variables)] | None = Field(
+        None, description="Beside OpenAI's: variables for the chat template, of plain data."
+    )
+
+    @property
+    def thinking(self) -> bool | None:
+        """Whether it is to think, of what is not asked for by its effort."""
+        return False if self.reasoning_effort == "none" else self.enable_thinking
 
     @property
     def asking(self) -> dict[str, Any]:
@@ -295,6 +331,8 @@ class ChatRequest(Sampling):
 
     @model_validator(mode="after")
     def _check_chat(self) -> "ChatRequest":
+        if self.enable_thinking and self.reasoning_effort == "none":
+            raise ValueError("enable_thinking says the opposite of reasoning_effort")
         if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs to be true")
         return self

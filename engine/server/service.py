@@ -25,7 +25,7 @@ from engine.server.pictures import PictureReader
 from engine.server.schemas import ChatMessage, ImagePart, TextPart
 from engine.server.settings import Settings
 from engine.server.tokens import TokenTexts
-from vision_add_ons.errors import PromptError, RequestError
+from vision_add_ons.errors import EngineClosed, PromptError, RequestError
 
 REMEMBERED_ANSWERS = 256
 """Recent answers whose token ids are known when a client sends their text back."""
@@ -99,6 +99,7 @@ class Service:
                 made = Message(
                     role,
                     parts if text or not message.tool_calls else [p for p in parts if p != ""],
+                    reasoning=message.reasoning_content or message.reasoning,
                     tool_calls=[call.model_dump() for call in message.tool_calls or ()],  # type: ignore[arg-type]
                     tool_call_id=message.tool_call_id,
                     name=message.name,
@@ -111,20 +112,32 @@ class Service:
                 raise as_api_error(error) from error
         return read
 
+    @property
+    def template_variables(self) -> frozenset[str]:
+        """The names of what the chat template may be told beside messages."""
+        try:
+            return self.engine.template_variables
+        except EngineClosed as error:
+            raise as_api_error(error) from error
+
     async def submit(
         self,
         prompt: str | Sequence[Any],
         options: GenerationOptions,
         client: Hashable,
+        template: Mapping[str, Any] | None = None,
         **tools: Any,
     ) -> Generation:
-        """Queue a request. Raises `ApiError` if it is wrong in itself.
+        """Queue a request; `template` are variables for the chat template, and `tools` are what
+        `Request` is told of tools.
 
-        `tools` are what `Request` is told of them.
+        Raises `ApiError` if it is wrong in itself.
         """
         loop = asyncio.get_running_loop()
         try:
-            request = Request(prompt, options=options, client=client, **tools)
+            request = Request(
+                prompt, options=options, client=client, template=template or {}, **tools
+            )
         except RequestError as error:
             raise as_api_error(error) from error
 

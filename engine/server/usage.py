@@ -22,6 +22,8 @@ def usage(ends: Sequence[Finished], prompts: int = 1) -> dict[str, Any]:
     told["total_tokens"] = told["prompt_tokens"] + told["completion_tokens"]
     cached = sum(end.cached_tokens for end in firsts)
     told["prompt_tokens_details"]["cached_tokens"] = cached
+    thought = sum(end.reasoning_tokens for end in ends)
+    told["completion_tokens_details"]["reasoning_tokens"] = thought
     own = told["sightline"]
     for name in ("images_encoded", "images_reused", "disk_tokens"):
         own[name] = sum(getattr(end, name) for end in ends)
@@ -35,6 +37,7 @@ def _of_one(finished: Finished) -> dict[str, Any]:
         "completion_tokens": finished.completion_tokens,
         "total_tokens": finished.prompt_tokens + finished.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": finished.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": finished.reasoning_tokens},
         "sightline": {
             "images_encoded": finished.images_encoded,
             "images_reused": finished.images_reused,

@@ -62,6 +62,11 @@ def forms(names: dict[str, Any], printed: str) -> None:
     assert re.fullmatch("(19|20)[0-9]{2}", year)
 
 
+def thoughts(names: dict[str, Any], printed: str) -> None:
+    assert "0 of" in printed.splitlines()[-1]
+    assert names["chat"].messages[1].reasoning is None
+
+
 def pictures(names: dict[str, Any], printed: str) -> None:
     assert printed == "badger and owl\n"
     messages = names["chat"].messages
@@ -85,6 +90,7 @@ CHECKS: list[Callable[[dict[str, Any], str], None]] = [
     conversations,
     defaults,
     forms,
+    thoughts,
     pictures,
     errors,
 ]
