@@ -86,6 +86,15 @@ class Engine:
         users for nothing. `GenerationOptions()` takes the likeliest token whatever the model."""
         self._finalizer = weakref.finalize(self, worker.close)
 
+    @property
+    def tool_form(self) -> str:
+        """How the model is told of tools, and in which form it calls them, in one line.
+
+        A chat template that knows none, or whose calls nothing reads, is helped by plain texts.
+        Raises `EngineClosed`.
+        """
+        return self._builder().telling.about
+
     def chat(
         self,
         system: str | None = None,

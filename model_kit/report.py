@@ -56,6 +56,8 @@ class LoadReport:
     """Which answers can be made at the same time, and which by themselves alone."""
     pictures: list[str] = field(default_factory=list)
     """What pictures become and where their limits are."""
+    tools: str | None = None
+    """How tools are told to the model and calls are read, where that was looked at."""
     assumed: list[str] = field(default_factory=list)
     """Values that the checkpoint leaves out, and what was taken for them."""
     notes: list[str] = field(default_factory=list)
@@ -93,6 +95,7 @@ class LoadReport:
         }
         lines = [f"{name + ':':15}{value}" for name, value in facts.items()]
         lines += [f"{'pictures:':15}{line}" for line in self.pictures]
+        lines += [f"{'tools:':15}{self.tools}"] if self.tools else []
         lines += [f"{'assumed:':15}{line}" for line in self.assumed]
         lines += [f"{'note:':15}{line}" for line in self.notes]
         return lines

@@ -30,7 +30,7 @@ def calls_grammar(
 
     Raises `OptionError` where this model's way to write calls is not known well enough.
     """
-    make = _FORMS.get(form.name if not form.headed else f"{form.name} headed")
+    make = _FORMS.get(_name(form))
     if make is None:
         raise OptionError(
             f"tool_choice must be auto or none with this model: answers cannot be held to calls in "
@@ -44,6 +44,15 @@ def calls_grammar(
         start = "answer | calls"
         rules.append(f"answer: %json {_json(json.loads(answer.source), _SPACED)}")
     return Schema.grammar("\n".join([f"start: {start}", *rules]))
+
+
+def can_enforce(form: CallForm) -> bool:
+    """Whether answers can be held to calls in this form."""
+    return _name(form) in _FORMS
+
+
+def _name(form: CallForm) -> str:
+    return f"{form.name} headed" if form.headed else form.name
 
 
 def no_calls_grammar(form: CallForm) -> Schema:

@@ -13,6 +13,7 @@ from typing import Any
 from engine.prompts.chat_template import ChatTemplate
 from engine.prompts.messages import Message, Part
 from engine.tools import plain
+from engine.tools.grammar import can_enforce
 from engine.tools.parsing import Parser
 from engine.tools.reader import CallForm
 from engine.tools.tool import Tool
@@ -65,8 +66,11 @@ class Telling:
     @property
     def about(self) -> str:
         """In one line, for a report."""
+        if not self._tokenizer.has_chat_template:
+            return "none: there is no chat template"
         if self.own:
-            return f"told by the chat template, calls in the form {self.form.name}"
+            enforced = "" if can_enforce(self.form) else ", which cannot be enforced"
+            return f"told by the chat template, calls as {self.form.name}{enforced}"
         if self._template_knows:
             why = "no parser is known for the calls that the chat template asks for"
         else:
