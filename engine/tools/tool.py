@@ -62,6 +62,8 @@ class Tool:
             written = json.dumps(given, ensure_ascii=False, allow_nan=False, default=_plain)
         except RecursionError as error:
             raise OptionError(f"{about} is not: it is nested too deep") from error
+        except (TypeError, ValueError) as error:
+            raise OptionError(f"{about} is not: {error!s:.150}") from error
         _check_words(f"{about} is not: a text in it", written)
         made: dict[str, Any] = json.loads(written)
         if made.setdefault("type", "object") != "object":
