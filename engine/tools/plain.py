@@ -4,8 +4,9 @@ The form is the one that most models have seen: Hermes', which Qwen's templates 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from engine.prompts.messages import Message, Part
 from engine.tools.tool import Tool
@@ -41,19 +42,20 @@ def in_words(messages: Sequence[Message], tools: Sequence[Tool], system: bool) -
     what there is to tell of tools. Pictures of results stay in their places among the texts.
     """
     made: list[Message] = []
+    told_result = False
     for message in messages:
         if message.role == "tool":
-            result = (f"{RESULT_START}\n", *message.parts, f"\n{RESULT_END}")
-            _say(made, "user", result)
+            _say(made, told_result, (f"{RESULT_START}\n", *message.parts, f"\n{RESULT_END}"))
         elif message.tool_calls:
             calls = "\n".join(map(_call, message.tool_calls))
             text = message.text
             parts = (f"{text}\n{calls}" if text else calls,)
             made.append(replace(message, parts=(*message.images, *parts), tool_calls=()))
-        elif message.role == "user" and made and made[-1].role == "user":
-            _say(made, "user", message.parts)
+        elif message.role == "user" and told_result:
+            _say(made, told_result, message.parts)
         else:
             made.append(message)
+        told_result = message.role == "tool"
     return _begun(made, told(tools), system) if tools else made
 
 
@@ -66,13 +68,13 @@ def _begun(messages: list[Message], text: str, system: bool) -> list[Message]:
     return [Message("system", text), *messages]
 
 
-def _say(messages: list[Message], role: str, parts: Sequence[Part]) -> None:
-    """One message more, or more of the last one: many templates want the roles to take turns."""
-    if messages and messages[-1].role == role:
+def _say(messages: list[Message], more: bool, parts: Sequence[Part]) -> None:
+    """One question more, or more of the last one: many templates want the roles to take turns."""
+    if more:
         last = messages[-1]
         messages[-1] = replace(last, parts=_joined((*last.parts, "\n", *parts)))
     else:
-        messages.append(Message(role, _joined(parts)))
+        messages.append(Message("user", _joined(parts)))
 
 
 def _joined(parts: Sequence[Part]) -> list[Part]:
@@ -86,8 +88,8 @@ def _joined(parts: Sequence[Part]) -> list[Part]:
     return made
 
 
-def _call(call: "object") -> str:
-    function = call["function"]  # type: ignore[index]
+def _call(call: Mapping[str, Any]) -> str:
+    function = call["function"]
     written = json.dumps(
         {"name": function["name"], "arguments": function["arguments"]}, ensure_ascii=False
     )

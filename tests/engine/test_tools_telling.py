@@ -127,7 +127,8 @@ NO_SYSTEM = recited.PLAIN.replace(
         (
             recited.HERMES.replace("tool_call", "tool"),
             None,
-            "told in plain texts (no parser is known for the calls that the chat template asks for)",
+            "told in plain texts (no parser is known for the calls that the chat template asks "
+            "for)",
         ),
     ],
 )

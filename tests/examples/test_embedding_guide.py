@@ -62,6 +62,16 @@ def forms(names: dict[str, Any], printed: str) -> None:
     assert re.fullmatch("(19|20)[0-9]{2}", year)
 
 
+def tools(names: dict[str, Any], printed: str) -> None:
+    form, call, *rest = printed.splitlines()
+    assert form.startswith("told in plain texts")
+    (made,) = [m for m in names["chat"].messages if m.tool_calls][:1]
+    assert call.startswith("weather {'city': ")
+    assert made.tool_calls[0]["id"] == call.split()[-1]
+    assert names["chat"].last.cached_tokens > 0
+    assert [m.role for m in names["chat"].messages].count("tool") == len(made.tool_calls)
+
+
 def thoughts(names: dict[str, Any], printed: str) -> None:
     assert "0 of" in printed.splitlines()[-1]
     assert names["chat"].messages[1].reasoning is None
@@ -90,6 +100,7 @@ CHECKS: list[Callable[[dict[str, Any], str], None]] = [
     conversations,
     defaults,
     forms,
+    tools,
     thoughts,
     pictures,
     errors,
