@@ -15,12 +15,21 @@ from typing import TYPE_CHECKING, Any
 
 from engine.chat import Chat
 from engine.engine import Engine
-from engine.events import Event, Finished, FinishReason, Progress, TextDelta
+from engine.events import (
+    Event,
+    Finished,
+    FinishReason,
+    Progress,
+    TextDelta,
+    ToolCall,
+    ToolCallDelta,
+)
 from engine.generation import Generation
 from engine.loading import load
 from engine.options import GenerationOptions
 from engine.request import Request
 from engine.schema import Schema
+from engine.tools.tool import Tool
 from vision_add_ons.errors import (
     AdapterError,
     AddOnError,
@@ -98,6 +107,9 @@ __all__ = [
     "Schema",
     "SightlineError",
     "TextDelta",
+    "Tool",
+    "ToolCall",
+    "ToolCallDelta",
     "UnexpectedDtype",
     "UnexpectedShape",
     "UnexpectedWeight",

@@ -2,16 +2,17 @@
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from engine.checks import check_cancel, check_flag, check_options
+from engine.checks import check_cancel, check_flag, check_options, reading
 from engine.events import Finished
 from engine.generation import Generation
 from engine.options import GenerationOptions
 from engine.request import Request
-from vision_add_ons.errors import ChatBusy
+from engine.tools.tool import AUTO, read_tools
+from vision_add_ons.errors import ChatBusy, PromptError
 
 if TYPE_CHECKING:
     from engine.engine import Engine
@@ -36,11 +37,13 @@ class Chat:
         system: str | None = None,
         options: GenerationOptions | None = None,
         messages: "Sequence[Message]" = (),
+        tools: Sequence[Any] = (),
     ) -> None:
         """`messages` are a history to go on with; it has its own system message."""
         check_options(options)
         self._engine = engine
         self._options = options or GenerationOptions()
+        self._tools = read_tools(tools)
         self._owner = _Owner()
         self._messages: list[Message] = []
         self._busy = False
@@ -58,10 +61,14 @@ class Chat:
 
     def send(
         self,
-        content: str | Sequence[Any],
+        content: str | Sequence[Any] | None = None,
         images: Sequence[Any] = (),
         options: GenerationOptions | None = None,
         cancel: threading.Event | None = None,
+        tools: Sequence[Any] | None = None,
+        tool_choice: Any = AUTO,
+        parallel_tool_calls: bool = True,
+        results: Mapping[str, Any] | Sequence[Any] | None = None,
     ) -> Generation:
         """Ask, and return the answer under way: iterate it, or take its `result()`.
 
@@ -71,14 +78,25 @@ class Chat:
         Whoever sets `cancel` ends the answer as its own `cancel()` does, also while the pictures
         are still being read, or a long text split into tokens. All texts of a conversation
         together may have `engine.prompts.text_encoder.MOST_TEXT` characters, which is 4,194,304.
-        Raises `ChatBusy` while the previous answer is under way, or another `RequestError`.
+        `tools` are what this and the following answers may call, in place of those before; see
+        `Request` for them, `tool_choice` and `parallel_tool_calls`. `results`, in place of a
+        `content`, are what came of the calls of the last answer, each as a `content`: in the order
+        of the calls, or by their ids (`ToolCall.id`). Raises `ChatBusy` while the
+        previous answer is under way, or another `RequestError`.
         """
         from engine.prompts.messages import read_messages
 
         self._engine.check_process()
         check_options(options)
         check_cancel(cancel)
-        (question,) = read_messages([{"role": "user", "content": content}], images)
+        new = []
+        if results is None:
+            new = read_messages([{"role": "user", "content": content}], images)
+        else:
+            with reading("the pictures", PromptError):
+                if content is not None or images:
+                    raise PromptError("results go by themselves; ask when they are answered")
+        called: Sequence[Any] = self._tools if tools is None else tools
         with self._lock:
             if self._busy:
                 raise ChatBusy("wait for the previous answer, or cancel it first")
@@ -86,11 +104,23 @@ class Chat:
             history = self._messages
 
         def answered(finished: Finished) -> None:
-            self._answered(history, question, finished)
+            self._answered(history, new, finished)
 
         # Not under the lock: building a long prompt takes its time.
-        request = Request([*history, question], (), options or self._options, owner=self._owner)
         try:
+            if results is not None:
+                from engine.tools.results import read_results
+
+                new = read_results(history, results)
+            request = Request(
+                [*history, *new],
+                (),
+                options or self._options,
+                owner=self._owner,
+                tools=called,
+                tool_choice=tool_choice,
+                parallel_tool_calls=parallel_tool_calls,
+            )
             generation = self._engine.submit(request, on_finish=answered, cancel=cancel)
         except BaseException:
             with self._lock:
@@ -99,6 +129,8 @@ class Chat:
             raise
         with self._lock:
             reset = self._messages is not history
+            if not reset:
+                self._tools = tuple(request.tools)
             if not reset and self._busy:
                 self._current = generation
         if reset:
@@ -136,7 +168,7 @@ class Chat:
         if current is not None:
             current.cancel()
 
-    def _answered(self, history: "list[Message]", question: "Message", end: Finished) -> None:
+    def _answered(self, history: "list[Message]", new: "list[Message]", end: Finished) -> None:
         from engine.prompts.messages import Message
 
         with self._lock:
@@ -145,7 +177,11 @@ class Chat:
             self._current = None
             self._busy = False
             self.last = end
-            unanswered = end.finish_reason == "cancelled" and not end.answer
+            said = end.answer or end.tool_calls
+            unanswered = end.finish_reason == "cancelled" and not said
             if end.finish_reason != "error" and not unanswered:
-                tokens = () if end.finish_reason == "stop_string" else end.tokens
-                history += [question, Message("assistant", end.answer, tokens)]
+                tokens = () if end.finish_reason == "stop_string" else end.answer_tokens
+                calls = tuple(call.as_dictionary for call in end.tool_calls)
+                parts = (end.answer,) if end.answer or not calls else ()
+                thought = end.reasoning or None
+                history += [*new, Message("assistant", parts, tokens, thought, calls)]

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from engine.chat import Chat
 from engine.checks import (
@@ -62,14 +62,17 @@ class Engine:
     """What `options` are, for whoever is handed an engine and imports none."""
 
     def __init__(self, worker: Worker, kit: "ModelKit", parallel: int = 1) -> None:
+        from engine.decoding.channels import Marks
         from engine.decoding.guide import Guides
         from engine.prompts.builder import PromptBuilder
 
         self._worker = worker
+        self._marks = Marks(kit.tokenizer)
         self._prompts: PromptBuilder | None = PromptBuilder(kit)
         self._guides: Guides | None = Guides(
             kit.tokenizer, kit.vocab_size, self._prompts.token_bytes
         )
+        self._ends = self._guides.ends
         self._max_context = kit.max_context
         self._vocab_size = kit.vocab_size
         self._has_decoder = kit.text_model is not None
@@ -78,24 +81,38 @@ class Engine:
         """How many answers are made at once."""
         self.report: LoadReport = kit.report
         """What was loaded, and what had to be assumed."""
+        self.default_options = GenerationOptions(**cast(Any, kit.report.sampling))
+        """How the checkpoint's generation_config.json wants answers made, for an app that asks its
+        users for nothing. `GenerationOptions()` takes the likeliest token whatever the model."""
         self._finalizer = weakref.finalize(self, worker.close)
+
+    @property
+    def tool_form(self) -> str:
+        """How the model is told of tools, and in which form it calls them, in one line.
+
+        A chat template that knows none, or whose calls nothing reads, is helped by plain texts.
+        Raises `EngineClosed`.
+        """
+        return self._builder().telling.about
 
     def chat(
         self,
         system: str | None = None,
         options: GenerationOptions | None = None,
         restore: str | os.PathLike[str] | None = None,
+        tools: Sequence[Any] = (),
     ) -> Chat:
         """Start a conversation, or go on with the one that `Chat.save` wrote to `restore`.
 
-        `options` are the defaults of its answers. A restored conversation starts warm if its KV
+        `options` are the defaults of its answers, `tools` what they may call (see `Request`); a
+        file holds calls and results, and no tools. A restored conversation starts warm if its KV
         cache lies beside it and this model wrote it; else the cache's file is removed, with one
         warning. Raises `ConversationFileError`, `PromptError` for a `system` besides `restore` or
         with half a character, or `OptionError`.
         """
         self.check_process()
         if restore is None:
-            return Chat(self, system, options)
+            return Chat(self, system, options, tools=tools)
         if system is not None:
             raise PromptError("a restored conversation has its own system message; leave yours out")
         from engine import conversation_file
@@ -105,7 +122,7 @@ class Engine:
         messages = conversation_file.read(path)
         known = self._worker.call(lambda memory: memory.restore(path), exclusive=False)
         known.add_done_callback(_log_failure)
-        return Chat(self, options=options, messages=messages)
+        return Chat(self, options=options, messages=messages, tools=tools)
 
     def generate(
         self,
@@ -147,17 +164,31 @@ class Engine:
         started = time.perf_counter()
         options = request.options
         self._check(options)
-        guide = self._guide(options)
+        schema: Any = options.schema
+        if request.tools:
+            from engine.tools.asking import schema_of
+
+            schema = schema_of(request, builder)
+        guide = self._guide(schema)
         prompt, cancelled = builder.nothing, False
         try:
-            prompt = builder.build(request.prompt, request.images, options.max_image_size, cancel)
+            prompt = builder.build(
+                request.prompt,
+                request.images,
+                options.max_image_size,
+                cancel,
+                request.template,
+                options.thinking,
+                request.tools,
+            )
             self._check_prompt(prompt, options)
         except Cancelled:
             cancelled = True
         generation = Generation(
             prompt, options, request.owner, on_finish, started, on_event, cancel
         )
-        generation.client, generation.guide = request.client, guide
+        generation.client = request.client
+        self._think(generation, guide, request)
         generation.engine = self
         if cancelled:
             generation.cancel()
@@ -257,6 +288,12 @@ class Engine:
         """
         return self._builder().token_bytes(token_id(token, self._vocab_size))
 
+    @property
+    def template_variables(self) -> frozenset[str]:
+        """The names of what the chat template may be told by `Request.template`, as far as they
+        can be seen in it; none of a model without one."""
+        return self._builder().variables
+
     def cache_stats(self) -> dict[str, int]:
         """What is kept for later requests: conversations, images, bytes of each, the budget."""
         from engine.memory.memory import stats
@@ -299,14 +336,30 @@ class Engine:
         if not prompt.fits(self._vocab_size):
             raise no_token_id(self._vocab_size)
 
-    def _guide(self, options: GenerationOptions) -> "Guide | None":
+    def _think(self, generation: Generation, guide: "Guide | None", request: Request) -> None:
+        """Have an answer's thoughts, and calls, apart from what it says."""
+        from engine.decoding.parts import parts_of
+        from engine.decoding.thinking import thinking_guide
+
+        thought, options = generation.prompt.thought, generation.options
+        generation.guide = thinking_guide(
+            self._marks, self._vocab_size, thought, options, guide, self._ends
+        )
+        reader = None
+        if request.tools:
+            from engine.tools.asking import reader_of
+
+            reader = reader_of(request, self._builder())
+        generation.parts = parts_of(self._marks, thought, options, guide is not None, reader)
+
+    def _guide(self, schema: Any) -> "Guide | None":
         """What holds an answer to its schema, if it has one."""
-        if options.schema is None:
+        if schema is None:
             return None
         guides = self._guides
         if guides is None:
             raise EngineClosed("this engine is closed; load the model again")
-        return guides.guide(Schema.of(options.schema))
+        return guides.guide(Schema.of(schema))
 
     def _check(self, options: GenerationOptions) -> None:
         """What an option asks for that this model cannot do."""

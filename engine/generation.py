@@ -15,7 +15,8 @@ from engine.options import GenerationOptions
 from engine.processes import check_process
 
 if TYPE_CHECKING:
-    from engine.decoding.guide import Guide
+    from engine.decoding.guide import AnswerGuide
+    from engine.decoding.parts import Parts
     from engine.prompts.prompt import Prompt
 
 log = logging.getLogger("sightline")
@@ -55,8 +56,10 @@ class Generation:
         """Held so that an engine lives until its last answer is there."""
         self.client: Hashable = None
         """Who asked; see `Request.client`."""
-        self.guide: Guide | None = None
-        """What holds the answer to its schema."""
+        self.guide: AnswerGuide | None = None
+        """What holds the answer to its schema, and its thought to its length."""
+        self.parts: Parts | None = None
+        """What tells its thought from what it says; None for a plain answer."""
         self.submitted = time.perf_counter() if submitted is None else submitted
         """When it was asked, in seconds of `time.perf_counter`."""
         self._on_finish = on_finish

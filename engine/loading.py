@@ -135,7 +135,7 @@ def load(
         there = memory_there()
         share = int((there or 0) * CACHE_SHARE) if cache_bytes is None else cache_bytes
         most = there if memory_bytes is None else memory_bytes
-        return Memory(kit, share, kept_in, cache_dir_bytes, most)
+        return Memory(kit, share, kept_in, cache_dir_bytes, most, parallel)
 
     worker = Worker(load_kit, remember, parallel)
     try:

@@ -12,6 +12,7 @@ LARGEST = 2**31 - 1
 
 BOUNDS: dict[str, tuple[float, float]] = {
     "max_tokens": (1, LARGEST),
+    "max_thinking_tokens": (0, LARGEST),
     "temperature": (0.0, 100.0),
     "top_p": (0.0, 1.0),
     "top_k": (0, LARGEST),
@@ -57,8 +58,9 @@ class GenerationOptions:
     from the cache. Options can be compared, copied and pickled.
     """
 
-    max_tokens: int = 512
-    """At most so many tokens are generated: 1 to 2**31 - 1."""
+    max_tokens: int | None = 512
+    """At most so many tokens are generated: 1 to 2**31 - 1. None: as many as the context holds; if
+    memory is short of that, its share beside as many others as may be at work, or 4,096."""
     temperature: float = 0.0
     """0 takes the likeliest token; else tokens are drawn from softmax(logits / temperature). 0 to
     100; below 1e-6 is as 0."""
@@ -88,6 +90,13 @@ class GenerationOptions:
     """What the answer has to be: a `Schema`, a JSON schema as an object, or a list of choices. An
     answer that `max_tokens` or a stop string ends is only the start of one. It becomes a
     `Schema`."""
+    thinking: bool | None = None
+    """Whether the model thinks before it answers, where its chat template leaves that open; None:
+    as the template has it. A model that cannot think takes False."""
+    max_thinking_tokens: int | None = None
+    """A thought is ended when it has so many tokens: 0 to 2**31 - 1; None: when the model ends it.
+    `max_tokens` counts them too. Of no effect on a model that does not think, and on prompts that
+    no chat template wrote."""
     logprobs: bool = False
     """Tell each token's log-probability (before temperature and filters, after penalties): always
     a finite number."""
@@ -128,7 +137,7 @@ class GenerationOptions:
                 for token, bias in value.items():
                     _check("a token id in logit_bias", token, (0, LARGEST))
                     _check("a bias in logit_bias", bias, bounds)
-            elif value is not None or getattr(GenerationOptions, name) is not None:  # the default
+            elif value is not None or name not in _MAY_BE_NONE:
                 _check(name, value, bounds)
         if self.kv_bits not in (None, 2, 4, 8):
             raise OptionError(f"kv_bits must be 2, 4, 8 or None, not {self.kv_bits}")
@@ -136,6 +145,8 @@ class GenerationOptions:
             raise OptionError(f"kv_group_size must be 32, 64 or 128, not {self.kv_group_size}")
         if not isinstance(self.logprobs, bool):
             raise OptionError(f"logprobs must be True or False, not {_shown(self.logprobs)}")
+        if not isinstance(self.thinking, bool | None):
+            raise OptionError(f"thinking must be True, False or None, not {_shown(self.thinking)}")
 
     @property
     def kv_variant(self) -> tuple[int, int, int] | None:
@@ -148,6 +159,16 @@ class GenerationOptions:
         """The smaller of `max_context` and the model's own limit; None if neither is set."""
         limits = [limit for limit in (self.max_context, of_model) if limit is not None]
         return min(limits) if limits else None
+
+
+_MAY_BE_NONE = (
+    "max_tokens",
+    "max_thinking_tokens",
+    "seed",
+    "max_context",
+    "kv_bits",
+    "max_image_size",
+)
 
 
 def _check(name: str, value: Any, bounds: tuple[float, float]) -> None:

@@ -1,11 +1,12 @@
 """What is asked of an engine."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.checks import check_client, check_kind
+from engine.checks import check_client, check_flag, check_kind
 from engine.options import GenerationOptions
+from engine.tools.tool import AUTO, read_choice, read_tools
 from vision_add_ons.errors import PromptError
 
 
@@ -30,6 +31,17 @@ class Request:
     """
     client: Hashable = None
     """Who asks: those who wait take turns, however many requests each of them has waiting."""
+    tools: Sequence[Any] = ()
+    """What the answer may call: `Tool`s, or dictionaries in OpenAI's form. Kept as a tuple of
+    `Tool`s. They need messages: a prompt that is a text or token ids tells of tools by itself."""
+    tool_choice: Any = AUTO
+    """Whether it may ("auto"), must not ("none") or has to ("required") call some; or a tool's
+    name, which it then has to call. Kept as a `ToolChoice`."""
+    parallel_tool_calls: bool = True
+    """Whether one answer may hold several calls; else it ends behind its first."""
+    template: Mapping[str, Any] = field(default_factory=dict)
+    """What the chat template is told beside messages: variables of its own by their names, plain
+    data as JSON has it. It is kept as a copy; see `engine.prompts.variables`."""
 
     def __post_init__(self) -> None:
         whole = isinstance(self.prompt, bytes | bytearray | memoryview)
@@ -37,3 +49,12 @@ class Request:
             raise PromptError("a prompt is a text, a list of token ids or a list of messages")
         check_kind("options", self.options, GenerationOptions, "GenerationOptions")
         check_client(self.client)
+        told = type(self.tools) is not tuple or self.tools or self.tool_choice is not AUTO
+        if told or self.parallel_tool_calls is not True:
+            check_flag("parallel_tool_calls", self.parallel_tool_calls)
+            object.__setattr__(self, "tools", read_tools(self.tools))
+            object.__setattr__(self, "tool_choice", read_choice(self.tool_choice, self.tools))
+        if type(self.template) is not dict or self.template:
+            from engine.prompts.variables import read_variables
+
+            object.__setattr__(self, "template", read_variables(self.template))

@@ -21,6 +21,7 @@ from model_kit.decoder_modules import (
     model_fields,
     scales_rope,
 )
+from model_kit.sampling_defaults import SamplingDefaults, sampling_defaults
 from model_kit.schemes import check_scheme, mlx_entry
 from vision_add_ons.base import VisionAddOn
 from vision_add_ons.errors import (
@@ -79,6 +80,8 @@ class CheckpointConfig:
     """Positions the model was made for; None if the config does not say."""
     assumed: list[str] = field(default_factory=list)
     """One line for each value the config left out and a default was taken for."""
+    sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
+    """How generation_config.json wants answers drawn."""
     chat_template: str = ""
     """Where the chat template stands; known once the tokenizer is loaded."""
 
@@ -135,6 +138,8 @@ def read_config(
     check_scheme(folder, decoder_module_name(decoder_type), raw, text)
     resolved = _resolve(decoder_type, text, assumed)
     decoder = _for_mlx_lm(decoder_type, resolved)
+    generation = read_json_if_there(folder / "generation_config.json")
+    sampling = sampling_defaults(generation)
     return CheckpointConfig(
         raw=raw,
         model_type=model_type,
@@ -143,9 +148,10 @@ def read_config(
         decoder=decoder,
         decoder_prefixes=prefixes,
         quantization=mlx_entry(raw, text, prefixes),
-        eos_token_ids=_eos_token_ids(folder, raw, text),
+        eos_token_ids=_eos_token_ids(raw, text, generation),
         max_context=_max_context(resolved),
-        assumed=assumed,
+        assumed=[*assumed, *sampling.assumed],
+        sampling=sampling,
     )
 
 
@@ -334,10 +340,9 @@ def _check_rope(rope: dict[str, Any], known: tuple[str, ...]) -> None:
                 raise UnsupportedCheckpoint(f"rope_parameters' {name} is not supported for yarn")
 
 
-def _eos_token_ids(folder: Path, *configs: dict[str, Any]) -> set[int]:
-    sources = [*configs, read_json_if_there(folder / "generation_config.json")]
+def _eos_token_ids(*configs: dict[str, Any]) -> set[int]:
     ids: set[int] = set()
-    for source in sources:
+    for source in configs:
         value = source.get("eos_token_id")
         for token in value if isinstance(value, list) else [value]:
             if token is None:

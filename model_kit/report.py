@@ -48,10 +48,16 @@ class LoadReport:
     """With room for a conversation of 4,096 tokens."""
     memory_there: int | None
     """What the device recommends to use, else what the machine has."""
+    sampling: dict[str, float] = field(default_factory=dict)
+    """What generation_config.json asks for where nobody asks for anything: `temperature`, `top_p`,
+    `top_k`, `min_p`, `repetition_penalty`, as far as it does; without a temperature, the likeliest
+    token."""
     at_once: str = "none"
     """Which answers can be made at the same time, and which by themselves alone."""
     pictures: list[str] = field(default_factory=list)
     """What pictures become and where their limits are."""
+    tools: str | None = None
+    """How tools are told to the model and calls are read, where that was looked at."""
     assumed: list[str] = field(default_factory=list)
     """Values that the checkpoint leaves out, and what was taken for them."""
     notes: list[str] = field(default_factory=list)
@@ -66,6 +72,10 @@ class LoadReport:
         elif self.other_quantization:
             quantized = f"by {self.other_quantization}, read by mlx-lm"
         kv = self.kv_bytes_per_token
+        named: dict[str, float] = {"temperature": 0} | self.sampling
+        sampling = ", ".join(f"{name} {value}" for name, value in named.items())
+        if not named["temperature"]:
+            sampling += " (the likeliest token)"
         facts = {
             "folder": self.folder,
             "model type": self.model_type,
@@ -75,6 +85,7 @@ class LoadReport:
             "dtype": ", ".join(f"{part} {dtype}" for part, dtype in self.dtypes.items()),
             "quantized": quantized,
             "context": f"{self.max_context} tokens" if self.max_context else "no limit stated",
+            "sampling": sampling,
             "size": f"decoder {gigabytes(self.decoder_bytes)}, vision "
             f"{gigabytes(self.vision_bytes)}",
             "KV cache": f"{kv / 1024:.1f} KiB per token" if kv else "size unknown",
@@ -84,6 +95,7 @@ class LoadReport:
         }
         lines = [f"{name + ':':15}{value}" for name, value in facts.items()]
         lines += [f"{'pictures:':15}{line}" for line in self.pictures]
+        lines += [f"{'tools:':15}{self.tools}"] if self.tools else []
         lines += [f"{'assumed:':15}{line}" for line in self.assumed]
         lines += [f"{'note:':15}{line}" for line in self.notes]
         return lines
@@ -139,7 +151,9 @@ def make_report(
         # Room for a conversation of 4,096 tokens beside the weights.
         memory_needed=decoder_bytes + vision_bytes + 4096 * (kv_bytes or 0),
         memory_there=memory_there(),
+        sampling=config.sampling.values,
         assumed=config.assumed,
+        notes=list(config.sampling.ignored),
     )
     if report.memory_there and report.memory_needed > report.memory_there:
         report.notes.append("needs more memory than there is: expect it to be slow, or to fail")

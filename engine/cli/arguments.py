@@ -1,4 +1,4 @@
-"""The options that `chat` and `generate` share. Defaults stand in `GenerationOptions`."""
+"""The options that `chat` and `generate` share. Defaults stand in `Engine.default_options`."""
 
 import argparse
 import os
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine.options import GenerationOptions
 
@@ -22,12 +22,16 @@ _GENERATION: dict[str, tuple[type, str]] = {
     "min_p": (float, "draw from tokens at least this likely, relative to the likeliest"),
     "seed": (int, "draw the same again; a fresh one if not given"),
     "repetition_penalty": (float, "above 1, recent tokens become less likely"),
+    "max_thinking_tokens": (int, "end a thought when it has so many tokens"),
     "max_image_size": (int, "shrink pictures whose longer side has more pixels than this"),
     "max_context": (int, "a cap on prompt and answer together, in tokens"),
     "kv_bits": (int, "quantize long KV caches to 2, 4 or 8 bits"),
     "kv_group_size": (int, "values that share a scale in a quantized KV cache"),
     "prefill_step_size": (int, "prompt tokens run at once"),
 }
+
+SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+"""What a checkpoint may have its own defaults of, see `Engine.default_options`."""
 
 MODEL = (
     "a short name (see `sightline models`), an id of the Hugging Face hub (org/name, or "
@@ -53,10 +57,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("generation").add_argument
     defaults = {field.name: field.default for field in fields(GenerationOptions)}
     for name, (kind, about) in _GENERATION.items():
-        if defaults[name] is not None:
+        if name in SAMPLING:
+            about += f" (default the model's, else {defaults[name]})"
+        elif defaults[name] is not None:
             about += f" (default {defaults[name]})"
         flag = f"--{name.replace('_', '-')}"
         add(flag, type=kind, metavar="N" if kind is int else "X", help=about)
+    thinking = "have the model think before it answers, or not; else as its chat template has it"
+    add("--thinking", action=argparse.BooleanOptionalAction, help=thinking)
     stop = "end the answer before this text" + several
     add("--stop", type=text, action="append", metavar="TEXT", help=stop)
 
@@ -72,10 +80,12 @@ def add_loading(parser: argparse.ArgumentParser) -> None:
     add("--cache-dir", metavar="DIR", help="keep conversations' KV caches in this folder")
 
 
-def generation_options(args: argparse.Namespace) -> GenerationOptions:
-    """What the user gave, and nothing else. Raises `OptionError`."""
-    values = {name: getattr(args, name) for name in (*_GENERATION, "stop")}
-    return GenerationOptions(**{n: value for n, value in values.items() if value is not None})
+def given_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Those of `GenerationOptions` that the user gave. Raises `OptionError`."""
+    values = {name: getattr(args, name) for name in (*_GENERATION, "thinking", "stop")}
+    given = {name: value for name, value in values.items() if value is not None}
+    GenerationOptions(**given)  # before a model is loaded for them
+    return given
 
 
 def read_path(typed: str) -> Path:

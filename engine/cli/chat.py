@@ -3,11 +3,12 @@
 import argparse
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.cli.answer import show_answer, summary
-from engine.cli.arguments import add_options, generation_options, read_path, read_pictures
+from engine.cli.arguments import add_options, given_options, read_path, read_pictures
 from engine.cli.loading import open_engine
 from engine.cli.terminal import complain, printable
 from engine.engine import Engine
@@ -42,10 +43,11 @@ def add_command(commands: "argparse._SubParsersAction[Any]") -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    options = generation_options(args)
+    given = given_options(args)
     pictures = read_pictures(args.image)
     with open_engine(args) as engine:
         resume = None if args.resume is None else Path(args.resume).expanduser()
+        options = replace(engine.default_options, **given)
         conversation = Conversation(engine, args.model, args.system, options, resume)
         conversation.attach(pictures)
         try:

@@ -3,10 +3,11 @@
 import argparse
 import json
 import sys
+from dataclasses import replace
 from typing import Any
 
 from engine.cli.answer import as_json, show_answer, summary
-from engine.cli.arguments import add_options, generation_options, read_pictures, text
+from engine.cli.arguments import add_options, given_options, read_pictures, text
 from engine.cli.loading import open_engine
 from engine.cli.terminal import complain
 from model_kit.models import known_model
@@ -29,7 +30,7 @@ def add_command(commands: "argparse._SubParsersAction[Any]") -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    options = generation_options(args)
+    given = given_options(args)
     if args.raw and args.system is not None:
         raise OptionError("a --raw prompt has no place for --system; write it into the prompt")
     images = [picture for _, picture in read_pictures(args.image)]
@@ -40,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
     prompt = question if args.raw else messages
     out = sys.stdout
     with open_engine(args) as engine:
+        options = replace(engine.default_options, **given)
         end = show_answer(
             lambda: engine.generate(prompt, images, options), None if args.json else out
         )

@@ -27,9 +27,12 @@ def inspect(args: argparse.Namespace) -> int:
 
         folder = resolve(args.model, bar)
         # Imports MLX, before which the demo loads OpenBLAS.
-        from model_kit import inspect_checkpoint
+        from engine.prompts.builder import PromptBuilder
+        from model_kit.kit import open_model_kit
 
-        lines = inspect_checkpoint(folder, decoder_only=args.decoder_only).lines()
+        kit = open_model_kit(folder, decoder_only=args.decoder_only)
+        kit.report.tools = PromptBuilder(kit).telling.about
+        lines = kit.report.lines()
     print(printable("\n".join(lines), out))
     return 0
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from engine.cli.arguments import add_loading
+from engine.cli.arguments import add_loading, text
 from engine.cli.loading import open_engine
 from vision_add_ons.errors import OptionError, SightlineError
 
@@ -22,6 +22,12 @@ def add_command(commands: "argparse._SubParsersAction[Any]") -> None:
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="where to listen (default 127.0.0.1)")
     add("--port", type=int, default=8000, help="0 takes a free one (default 8000)")
+    served = (
+        "the id that /v1/models tells (default: the model's short name, hub id or folder's name)"
+    )
+    add("--served-name", type=text, metavar="NAME", help=served)
+    strict = "refuse requests that name another model, or none"
+    add("--strict-model", action="store_true", help=strict)
     several = "; may be given several times"
 
     add = parser.add_argument_group("access").add_argument
@@ -29,7 +35,11 @@ def add_command(commands: "argparse._SubParsersAction[Any]") -> None:
     add("--api-key", metavar="KEY", help=key)
     names = "a name, beside the loopback's, by which the server may be asked" + several
     add("--allow-host", action="append", default=[], metavar="NAME", help=names)
-    origins = "a site whose pages may call the server, like https://app.example" + several
+    origins = (
+        "whose pages may call the server: a site, like https://app.example, an app or extension, "
+        "like app://name (also tauri, capacitor, vscode-webview, chrome-extension), or null, "
+        "which any site's pages can be" + several
+    )
     add("--cors-origin", action="append", default=[], metavar="ORIGIN", help=origins)
     urls = "fetch pictures from public http(s) addresses"
     add("--allow-image-urls", action="store_true", help=urls)
@@ -47,6 +57,15 @@ def add_command(commands: "argparse._SubParsersAction[Any]") -> None:
 
     add_loading(parser)
     parser.set_defaults(run=run)
+
+
+_NULL = "sightline: without an --api-key, --cors-origin null lets the pages of any site in"
+
+
+def _checked_name(name: str) -> str:
+    if not name.strip() or len(name) > 256 or not name.isprintable():
+        raise OptionError("--served-name must be a name of 1 to 256 characters in one line")
+    return name
 
 
 _LIMITS = ("max_queue", "max_body_bytes", "max_images", "max_pixels", "shutdown_seconds")
@@ -69,9 +88,12 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(args.model)
     # A folder is served by its name: where it lies is nobody's business.
     name = folder.resolve().name if folder.is_dir() else args.model
+    if args.served_name is not None:
+        name = _checked_name(args.served_name)
     key = args.api_key
     settings = Settings(
         model=name,
+        strict_model=args.strict_model,
         host=args.host,
         api_key=os.environ.get(KEY_VARIABLE) or None if key is None else key,
         allowed_hosts=tuple(args.allow_host),
@@ -86,6 +108,8 @@ def run(args: argparse.Namespace) -> int:
         shown = f"[{args.host}]" if ":" in args.host else args.host
 
         def started() -> None:
+            if "null" in settings.cors_origins and settings.api_key is None:
+                print(_NULL, file=sys.stderr)
             told = f"sightline: serving {name} at http://{shown}:{port}"
             print(told, file=sys.stderr, flush=True)
 

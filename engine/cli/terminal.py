@@ -53,6 +53,27 @@ def warnings_in_one_line() -> Iterator[None]:
         log.setLevel(level)
 
 
+class Thoughts:
+    """What a model thinks, dimmed on standard error if that is a terminal; else left out."""
+
+    def __init__(self) -> None:
+        self._shown = sys.stderr.isatty()
+        self._begun = False
+
+    def __call__(self, text: str) -> None:
+        if self._shown and text:
+            self._begun = True
+            sys.stderr.write(f"\x1b[2m{printable(text, sys.stderr)}\x1b[0m")
+            sys.stderr.flush()
+
+    def close(self) -> None:
+        """What follows begins on a line of its own."""
+        if self._begun:
+            self._begun = False
+            sys.stderr.write("\n")
+            sys.stderr.flush()
+
+
 class Bar:
     """The progress of one stage at a time, on standard error if that is a terminal."""
 

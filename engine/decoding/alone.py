@@ -98,7 +98,7 @@ def _run_ahead(
     embeddings = answer.embeddings(rest)
     answer.look()
     whole = any(end > 0 for _, end in answer.whole)
-    if len(rest) > 1 and (whole or step is not None):
+    if len(rest) > 1 and (whole or step is not None or answer.border is not None):
         assert answer.kv is not None
         assert answer.kit.text_model is not None
         model, total, most = answer.kit.text_model, len(rest), answer.step
@@ -110,6 +110,7 @@ def _run_ahead(
             answer.whole,
             answer.options,
             lambda: most if step is None else step(most),
+            answer.border,
         )
         for done in chunks:
             if done < total - 1:  # the loop tells the rest

@@ -12,12 +12,20 @@ import mlx.core as mx
 
 from engine.decoding.sampling import Alternatives
 from engine.decoding.stop_strings import StopStrings
-from engine.events import Finished, FinishReason, Progress, TextDelta
+from engine.events import (
+    Finished,
+    FinishReason,
+    Progress,
+    TextDelta,
+    ToolCall,
+    ToolCallDelta,
+)
 from engine.generation import Generation, never_started
 from engine.memory.kv_state import finite, frozen, kv_length, rotates, snapshot
 from engine.memory.memory import Memory
 from engine.memory.prefix_tree import common_prefix, joined
 from engine.memory.prompt_cache import Start
+from engine.options import LARGEST
 from vision_add_ons.base import ImageSpan, Picture
 from vision_add_ons.cache_views import plain_caches
 from vision_add_ons.safetensors_files import forget_failures
@@ -55,9 +63,10 @@ class Answer:
         self.options = generation.options
         self.prompt = generation.prompt
         self._cache, self._features, self._room = memory.prompts, memory.features, memory.room
-        self._stops = StopStrings(self.options.stop)
+        self._parts = generation.parts
+        self._stops = StopStrings(self.options.stop) if self._parts is None else self._parts.stops
         self.guide = generation.guide
-        """What holds it to its schema, if it has one."""
+        """What holds it to its schema, if it has one, and its thought to its length."""
         seed = self.options.seed
         # 53 bits survive JSON in every language, so that a told seed can be used again.
         self.seed = secrets.randbits(53) if seed is None else seed
@@ -65,6 +74,9 @@ class Answer:
         """What holds the prompt, and the answer so far."""
         self.start = Start(None, 0, generation.owner)
         """What of the prompt was in the cache."""
+        self.border: int | None = None
+        """How many of the tokens left to run are before the border of this turn, where it is known
+        that later turns go on from there, and caches cannot go back by themselves."""
         self.step = self.options.prefill_step_size
         """Of how many tokens the prompt is run at once, at most."""
         self.limit: int | None = None
@@ -89,6 +101,9 @@ class Answer:
         self.kv, self.start.kv = self.start.kv, None
         if self.kv is None:
             self.kv = self.kit.make_cache()
+        border = self.prompt.border
+        if border is not None and self.cached < border and rotates(self.kv):
+            self.border = border - self.cached
         return self.prompt.tokens[self.cached :]
 
     def fits(self) -> bool:
@@ -143,7 +158,8 @@ class Answer:
     def max_tokens(self) -> int:
         """How many tokens the answer may have."""
         context = self.options.context_limit(self.kit.max_context)
-        limits = [self.options.max_tokens] if self.limit is None else [self.limit]
+        asked = self.options.max_tokens if self.limit is None else self.limit
+        limits = [LARGEST if asked is None else asked]
         if context is not None:
             limits.append(context - len(self.prompt.tokens))
         return min(limits)
@@ -200,8 +216,9 @@ class Answer:
 
     def progress(self, processed: int, total: int) -> None:
         """Tell that so many of the tokens left to run were; raises `Cancelled`."""
-        if processed == total - 1 and self.kv and rotates(plain_caches(self.kv)):
-            # The border of a turn: from here another answer can be tried.
+        border = total - 1 if self.border is None else self.border
+        if processed == border and self.kv and rotates(plain_caches(self.kv)):
+            # The border of a turn: from here another answer can be tried, or the next turn goes on.
             self.start.snapshots[self.cached + processed] = snapshot(plain_caches(self.kv))
         self.generation.emit(Progress(processed, total, self.cached))
         if processed < total:
@@ -240,21 +257,29 @@ class Answer:
         if ended is not None:
             # An answer cut within a character ends before it.
             text = text.rstrip("\ufffd")
-        text = self._stops.feed(text)
-        if ended == "stop":
-            self._release(TextDelta(text))
-        else:
+        told = logprob if self.options.logprobs or self.options.top_logprobs else None
+        if ended != "stop":
             self._tokens.append(token)
-            told = logprob if self.options.logprobs or self.options.top_logprobs else None
-            self._release(TextDelta(text, token, told, alternatives))
+        if self._parts is not None:
+            of_token = {"token": token, "logprob": told, "top_logprobs": alternatives}
+            for event in self._parts.feed(token, text, {} if ended == "stop" else of_token):
+                self._release(event)
+        elif ended == "stop":
+            self._release(TextDelta(self._stops.feed(text)))
+        else:
+            self._release(TextDelta(self._stops.feed(text), token, told, alternatives))
         if self._stops.matched is not None:
             return "stop_string"
         if ended is not None:
             return ended
+        if self._parts is not None and self._parts.has_its_call:
+            return "tool_calls"
         return "cancelled" if self.generation.cancelled else None
 
-    def _release(self, delta: TextDelta) -> None:
-        if delta.text or delta.token is not None:
+    def _release(self, delta: TextDelta | ToolCallDelta | ToolCall) -> None:
+        if not isinstance(delta, TextDelta):
+            self.generation.emit(delta)
+        elif delta.text or delta.token is not None or delta.reasoning:
             self._released.append(delta.text)
             self.generation.emit(delta)
 
@@ -271,6 +296,8 @@ class Answer:
             error.__traceback__ = None
         try:
             self._release_rest(reason)
+            if reason == "stop" and self._parts is not None and self._parts.calls:
+                reason = "tool_calls"
             self._store(reason, failed=error is not None)
         except BaseException as e:
             error = error or e
@@ -290,8 +317,12 @@ class Answer:
                 detokenizer.add_token(token)
                 _ = detokenizer.last_segment  # as that loop does: reading it ends a segment
             detokenizer.finalize()
-            text = self._stops.feed(detokenizer.last_segment.rstrip("\ufffd"))
-        self._release(TextDelta(text + self._stops.flush()))
+            text = detokenizer.last_segment.rstrip("\ufffd")
+        if self._parts is None:
+            self._release(TextDelta(self._stops.feed(text) + self._stops.flush()))
+            return
+        for event in self._parts.rest(text, by_itself=reason == "stop"):
+            self._release(event)
 
     def _store(self, reason: FinishReason, failed: bool) -> None:
         """Keep what was computed, also of an answer that was cancelled, if it is numbers.
@@ -306,7 +337,7 @@ class Answer:
         if len(key) == length:  # else it holds a token that nobody was told
             kv = plain_caches(self.kv or [])
             # What was run and gave no token that was handed on, nobody has looked at.
-            if reason in ("cancelled", "stop_string") and not finite(kv):
+            if reason in ("cancelled", "stop_string", "tool_calls") and not finite(kv):
                 return
             self._cache.put(key, kv, self.options.kv_variant, self.start)
 
@@ -315,11 +346,12 @@ class Answer:
         speed = 0.0
         if first is not None and self._last_token is not None and self._last_token > first:
             speed = (len(self._fed) - 1) / (self._last_token - first)
+        parts, tokens = self._parts, tuple(self._tokens)
         return replace(
             never_started(self.generation, error),
             finish_reason=reason,
             answer="".join(self._released),
-            tokens=tuple(self._tokens),
+            tokens=tokens,
             cached_tokens=self.cached,
             disk_tokens=self.cached if self.start.from_disk else 0,
             images_encoded=self._images_encoded,
@@ -330,4 +362,11 @@ class Answer:
             tokens_per_second=speed,
             seed=self.seed,
             stop_string=self._stops.matched,
+            tool_calls=() if parts is None else parts.calls,
+            broken_calls=() if parts is None else parts.broken_calls,
+            reasoning="" if parts is None else parts.reasoning,
+            reasoning_tokens=0 if parts is None else parts.reasoning_tokens,
+            answer_tokens=(
+                tokens if parts is None else parts.said(tokens, self.kit.tokenizer.decode)
+            ),
         )

@@ -29,11 +29,13 @@ class Unread:
 
     @property
     def joins(self) -> bool:
-        """Whether it can be read with others: it is no picture's end, and needs no views."""
+        """Whether it can be read with others: it is no picture's end, needs no views, and is not
+        to be kept as it is somewhere before its end."""
         prompt, kv = self.answer.prompt, self.answer.kv or ()
         ends = max((span.end for span in prompt.spans), default=0)
         views = prompt.bidirectional or any(isinstance(cache, CacheView) for cache in kv)
-        return not views and len(self) > 1 and ends < len(prompt.tokens)
+        stops = views or self.answer.border is not None
+        return not stops and len(self) > 1 and ends < len(prompt.tokens)
 
 
 def alike(prompts: Sequence[Unread]) -> Iterator[list[Unread]]:

@@ -4,7 +4,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -22,6 +22,17 @@ KEPT = 64
 SPACE = r"[\x20\x0A\x0D\x09]{0,32}"
 """What may stand between the parts of JSON: so much that it is as a person writes it, and that a
 model which would write nothing else goes on."""
+
+
+class AnswerGuide(Protocol):
+    """Follows one answer, and tells which tokens may come next. For the engine's thread alone."""
+
+    @property
+    def error(self) -> OptionError | None:
+        """Why it cannot go on."""
+
+    def after(self, token: int | None) -> mx.array | None:
+        """Which tokens may follow, [vocab_size] of bool; see `Guide.after`."""
 
 
 class Guides:
@@ -48,14 +59,15 @@ class Guides:
                 while len(self._compiled) > KEPT:
                     self._compiled.popitem(last=False)
             self._compiled.move_to_end(schema)
-            return Guide(matcher.deep_copy(), self._vocab_size, self._ends)
+            return Guide(matcher.deep_copy(), self._vocab_size, self.ends)
 
     @property
-    def _ends(self) -> frozenset[int]:
+    def ends(self) -> frozenset[int]:
+        """The tokens that end an answer."""
         return frozenset(self._tokenizer.eos_token_ids)
 
     def _compile(self, schema: Schema) -> Any:
-        if not self._ends:
+        if not self.ends:
             raise OptionError("schema: this model has no token that ends an answer")
         llguidance = import_library("llguidance")
         if self._vocabulary is None:
@@ -74,14 +86,14 @@ class Guides:
         matcher = make(self._vocabulary, grammar, log_level=0)
         if matcher.is_error():
             raise _refusal(matcher)
-        begun = Guide(matcher.deep_copy(), self._vocab_size, self._ends)
+        begun = Guide(matcher.deep_copy(), self._vocab_size, self.ends)
         begun.after(None)
         if begun.error is not None:
             raise begun.error
         return matcher
 
     def _read_vocabulary(self) -> Any:
-        given = {"n_vocab": self._vocab_size, "eos_token": sorted(self._ends)}
+        given = {"n_vocab": self._vocab_size, "eos_token": sorted(self.ends)}
         try:
             llguidance_hf = import_library("llguidance.hf")
             return llguidance_hf.from_tokenizer(self._tokenizer._tokenizer, **given)
@@ -148,7 +160,7 @@ class Guide:
         return mx.array(allowed[: self._vocab_size].astype(bool))
 
 
-def guided(guide: Guide, drawn: Callable[[], mx.array | None]) -> LogitsProcessor:
+def guided(guide: AnswerGuide, drawn: Callable[[], mx.array | None]) -> LogitsProcessor:
     """For mlx-lm's loop; `drawn` gives the token, [1], that was drawn last."""
 
     def process(_: mx.array, logits: mx.array) -> mx.array:

@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 from mlx_lm.generate import generation_stream
 
-from engine.decoding.guide import Guide
+from engine.decoding.guide import AnswerGuide
 from engine.decoding.prefill import prefill_together
 from engine.decoding.row_sampler import RowSampler
 from engine.decoding.sampling import LogitsProcessor
@@ -110,7 +110,7 @@ class LaneRow:
         name: int,
         length: int,
         processors: Sequence[LogitsProcessor],
-        guide: Guide | None = None,
+        guide: AnswerGuide | None = None,
     ) -> None:
         """`length` is how many tokens the row's caches hold."""
         self.name = name

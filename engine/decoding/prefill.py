@@ -48,14 +48,15 @@ def prefill(
     whole: Sequence[Range],
     options: GenerationOptions,
     step: Callable[[], int] | None = None,
+    border: int | None = None,
 ) -> Iterator[int]:
     """Run all of `tokens` but the last through the decoder, as mlx-lm's `generate_step` would.
 
     Yields how many were run: 0, and after each chunk. `step` says of how many tokens the next chunk
-    is, at most, instead of `prefill_step_size`. `embeddings` has shape
-    [len(tokens), hidden_size]; `whole` counts from the first of `tokens`. Changes `caches` in
-    place. Raises `PromptError` if the last token would have to be taken back from caches that
-    cannot.
+    is, at most, instead of `prefill_step_size`; one ends where `border` tokens were run.
+    `embeddings` has shape [len(tokens), hidden_size]; `whole` counts from the first of `tokens`.
+    Changes `caches` in place. Raises `PromptError` if the last token would have to be taken back
+    from caches that cannot.
     """
     total = len(tokens)
     prompt = mx.array(list(tokens))
@@ -63,6 +64,8 @@ def prefill(
     done = 0
     while True:
         size = options.prefill_step_size if step is None else step()
+        if border is not None and done < border:
+            size = min(size, border - done)
         ahead = chunk_ends(total - done, size, [(a - done, b - done) for a, b in whole])
         if done == total or not ahead:
             return

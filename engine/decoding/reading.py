@@ -191,6 +191,7 @@ class Reading:
                 answer.whole,
                 answer.options,
                 lambda: self.step(answer.step),
+                answer.border,
             )
             for done in reading:
                 answer.progress(done, len(one))

@@ -31,11 +31,15 @@ class Memory:
         cache_dir: Path | None,
         max_disk_bytes: int,
         memory_bytes: int | None = None,
+        parallel: int = 1,
     ) -> None:
-        """`max_bytes` bounds what is kept in memory, `memory_bytes` all that there may be."""
+        """`max_bytes` bounds what is kept in memory, `memory_bytes` all that there may be.
+
+        `parallel` answers may be under way at once.
+        """
         self.budget = Budget(max_bytes)
         self.features = FeatureCache(kit.add_on, self.budget)
-        self.room = Room(kit, self.budget, self.features, memory_bytes)
+        self.room = Room(kit, self.budget, self.features, memory_bytes, parallel)
         self._layers = 0 if kit.text_model is None else len(kit.make_cache())
         self._cache_dir, self._max_disk_bytes = cache_dir, max_disk_bytes
         # One for all models: what is saved twice to one place must be written in that order.

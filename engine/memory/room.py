@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 LEAST_STEP = 64
 """Tokens of the smallest chunks in which a prompt is read where memory is short."""
 
+LEAST_SHARE = 4096
+"""Tokens that an answer without a `max_tokens` may have, where fewer would be its share."""
+
 SIDES = (2048, 1536, 1024, 768, 512, 384, 256, 128)
 """Longest sides, in pixels, of which the largest that would fit is recommended."""
 
@@ -36,12 +39,21 @@ class Room:
     """
 
     def __init__(
-        self, kit: "ModelKit", budget: Budget, features: FeatureCache, max_bytes: int | None
+        self,
+        kit: "ModelKit",
+        budget: Budget,
+        features: FeatureCache,
+        max_bytes: int | None,
+        parallel: int = 1,
     ) -> None:
-        """`max_bytes` is the most that MLX may hold in all; None for no bound."""
+        """`max_bytes` is the most that MLX may hold in all; None for no bound.
+
+        `parallel` answers may be under way at once.
+        """
         self._kit = kit
         self._budget = budget
         self._features = features
+        self._parallel = parallel
         self.max_bytes = max_bytes
         self.needs = Needs(kit)
         self._weights = kit.report.decoder_bytes + kit.report.vision_bytes
@@ -61,8 +73,11 @@ class Room:
             return True
         total, options, needs = len(answer.prompt.tokens), answer.options, self.needs
         shape = Shape.of(answer.prompt, self._features.knows, answer.cached)
-        kv = needs.kv(total + answer.max_tokens, options)
         reading = needs.reading(shape, answer.step)
+        if options.max_tokens is None:
+            answer.limit = None
+            answer.limit = self._share(answer, reading)
+        kv = needs.kv(total + answer.max_tokens, options)
         free = self._beside() - kv
         if free < reading + self._budget.nbytes and answer.kv is not None:
             free = self._beside(nbytes(answer.kv, {})) - kv
@@ -94,6 +109,17 @@ class Room:
         """Count no more what the reading of a prompt takes."""
         if answer in self._held:
             self._held[answer] = self._held[answer][0], 0
+
+    def _share(self, answer: "Answer", reading: int) -> int:
+        """How many tokens an answer gets that is to have as many as there can be.
+
+        All that its context holds would keep others waiting for memory that it may never use.
+        """
+        places = max(1, self._parallel - len(self._held))
+        total = len(answer.prompt.tokens)
+        share = max(0, self._beside() - reading) // places
+        fits = self.needs.tokens(share, answer.options) - total
+        return min(answer.max_tokens, max(LEAST_SHARE, fits))
 
     @property
     def spare(self) -> float:

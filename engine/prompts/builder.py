@@ -1,8 +1,9 @@
 """Messages and pictures become a `Prompt`: token ids with placeholders, spans, cache key."""
 
+import json
 import threading
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from engine.checks import no_token_id, reading
@@ -19,11 +20,18 @@ from engine.prompts.text_encoder import (
     check_text,
     unless_cancelled,
 )
-from vision_add_ons.errors import ImageError, PromptError
+from engine.prompts.thought import Switch, Thought
+from vision_add_ons.errors import ImageError, OptionError, PromptError
 from vision_add_ons.token_ids import TokenIds
 
 if TYPE_CHECKING:
+    from engine.tools.telling import Telling
+    from engine.tools.tool import Tool
     from model_kit.kit import ModelKit
+
+
+MOST_WRITTEN = 32
+"""Tokens that a template writes behind the mark of a thought that it begins, at most."""
 
 
 class PromptBuilder:
@@ -37,8 +45,15 @@ class PromptBuilder:
         self._sees = kit.config.add_on is not None
         self._encoder = TextEncoder(kit.tokenizer)
         template = ChatTemplate(kit.tokenizer, kit.add_on, self._sees, kit.config.chat_template)
+        self._template = template
+        thinks = kit.tokenizer.has_thinking
         self._messages = MessageEncoder(
-            template, self._encoder, self.decode, kit.vocab_size, special=self._sees
+            template,
+            self._encoder,
+            self.decode,
+            kit.vocab_size,
+            special=self._sees,
+            thought=(kit.tokenizer.think_start, kit.tokenizer.think_end) if thinks else None,
         )
         self.nothing = Prompt([])
         """What a request has that was cancelled before its prompt was there."""
@@ -49,15 +64,21 @@ class PromptBuilder:
         images: Sequence[Any] = (),
         max_image_size: int | None = None,
         cancel: threading.Event | None = None,
+        variables: Mapping[str, Any] | None = None,
+        thinking: bool | None = None,
+        tools: "Sequence[Tool]" = (),
     ) -> Prompt:
         """A prompt of a text as it stands, of token ids, or of messages by the chat template.
 
-        Pictures whose longer side exceeds `max_image_size` pixels are shrunk to it. The text, that
-        of all messages together, may have `MOST_TEXT` characters. Raises `PromptError`,
-        `ContextExceeded`, `ImageError` or `ImageCountError`, and for a long text `Cancelled` soon
-        after `cancel` was set.
+        `variables` are what the template is told beside messages, as `read_variables` gives them;
+        `thinking` is `GenerationOptions.thinking`; `tools` are told in the way that the model
+        knows. Pictures whose longer side exceeds `max_image_size` pixels are shrunk to it. The
+        text, that of all messages together, may have `MOST_TEXT` characters. Raises `PromptError`,
+        `ContextExceeded`, `ImageError`, `ImageCountError` or `OptionError`, and for a long text
+        `Cancelled` soon after `cancel` was set.
         """
         length = 0
+        as_messages = False
         if isinstance(prompt, str):
             check_text(prompt)
             length = len(prompt)
@@ -68,8 +89,17 @@ class PromptBuilder:
             make = partial(self._from_tokens, tokens, images, max_image_size)
         else:
             messages = read_messages(prompt, images)
+            as_messages = True
+            if tools or any(message.is_of_tools for message in messages):
+                told_of, told = self.telling.messages(messages, tools)
+                messages = list(told_of)
+                variables = {**(variables or {}), **told}
             length = sum(m.length for m in messages)
-            make = partial(self._from_messages, messages, max_image_size)
+            if variables:
+                length += len(json.dumps(variables, ensure_ascii=False))
+            make = partial(self._from_messages, messages, max_image_size, variables, thinking)
+        if tools and not as_messages:
+            raise OptionError("tools must come with messages, which a chat template writes them to")
         check_length(length)
         if cancel is not None and length > LONG_TEXT:
             built = unless_cancelled(make, cancel)
@@ -77,7 +107,37 @@ class PromptBuilder:
             built = make()
         if not built.tokens:
             raise PromptError("the prompt is empty; give it some text")
+        if built.thought is None and variables:
+            raise PromptError("template goes with messages; this prompt is written without one")
+        if built.thought is None and thinking:
+            raise OptionError("thinking goes with messages; this prompt is written without one")
         return built
+
+    @property
+    def variables(self) -> frozenset[str]:
+        """The names of what the chat template may be told beside messages; none without one."""
+        return self._template.variables if self._tokenizer.has_chat_template else frozenset()
+
+    @cached_property
+    def _switch(self) -> Switch:
+        made = self._tokenizer
+        reasons = any(
+            at == "reasoning" for edges in made.response_transitions.values() for _, at in edges
+        )
+        return Switch(self.variables, made.has_thinking or reasons)
+
+    @cached_property
+    def telling(self) -> "Telling":
+        """How the model is told of tools, and writes calls."""
+        from engine.tools.telling import Telling
+
+        return Telling(self._tokenizer, self._template)
+
+    def token_of(self, text: str) -> int | None:
+        """The token that is a text, if there is one."""
+        token = self._tokenizer.convert_tokens_to_ids(text)
+        known = isinstance(token, int) and token != self._tokenizer.unk_token_id
+        return token if known else None
 
     def encode(self, text: str) -> list[int]:
         """The token ids of a text, with no special tokens added.
@@ -124,16 +184,26 @@ class PromptBuilder:
         expanded = self._add_on.expand_prompt(tokens, pictures, positions)
         return Prompt(expanded.tokens, expanded.spans, expanded.bidirectional)
 
-    def _from_messages(self, messages: list[Message], max_image_size: int | None) -> Prompt:
+    def _from_messages(
+        self,
+        messages: Sequence[Message],
+        max_image_size: int | None,
+        variables: Mapping[str, Any] | None,
+        thinking: bool | None,
+    ) -> Prompt:
         if not self._tokenizer.has_chat_template:
             raise PromptError(
                 "this model has no chat template; give the whole prompt as one text instead"
             )
         pictures = [p.within(max_image_size) for m in messages for p in m.images]
         self._check_sight(pictures)
-        encoded = self._messages.encode(messages)
+        told = variables if thinking is None else self._switch.told(thinking, variables)
+        encoded = self._messages.encode(messages, told)
+        if thinking is not None:
+            self._switch.check(thinking, encoded.thought)
         if self._add_on is None:
-            return Prompt(encoded.tokens)
+            border = self._border(encoded.tokens, encoded.thought)
+            return Prompt(encoded.tokens, thought=encoded.thought, border=border)
         tokens: Sequence[int] = encoded.tokens
         positions = encoded.positions
         if not pictures:
@@ -141,7 +211,18 @@ class PromptBuilder:
         elif encoded.typed and positions is None:
             tokens, positions = self._without_marks(tokens, encoded.typed)
         expanded = self._add_on.expand_prompt(tokens, pictures, positions)
-        return Prompt(expanded.tokens, expanded.spans, expanded.bidirectional)
+        border = self._border(expanded.tokens, encoded.thought)
+        return Prompt(
+            expanded.tokens, expanded.spans, expanded.bidirectional, encoded.thought, border
+        )
+
+    def _border(self, tokens: Sequence[int], thought: Thought) -> int | None:
+        """Where the thought begins that the template wrote at the end of a prompt, if it did."""
+        if thought == "none":
+            return None
+        end = list(tokens[-MOST_WRITTEN:])
+        place: int = self._tokenizer.rfind_think_start(end)
+        return None if place < 0 else len(tokens) - len(end) + place
 
     def _without_marks(
         self, tokens: Sequence[int], typed: list[int]

@@ -2,7 +2,7 @@
 
 import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -44,6 +44,11 @@ class ChatTemplate:
         self.stand_ins = {self._private(f"t{i}"): mark for i, mark in enumerate(self.marks)}
         """What stands in a prompt for image tokens that a message's text holds as text."""
 
+    @property
+    def variables(self) -> frozenset[str]:
+        """The names of what the template may be told beside messages."""
+        return self._apply.variables
+
     @cached_property
     def form(self) -> TemplateForm:
         """The form in which the template reads messages, found at its first use."""
@@ -63,10 +68,16 @@ class ChatTemplate:
                 pieces.append(Piece(i, message.role, call["function"]["name"], False, called=True))
         return pieces
 
-    def render(self, messages: Sequence[Message], words: Sequence[str] | None = None) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        words: Sequence[str] | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
         """What the tokenizer is given, but for markers and stand-ins.
 
-        `words` stand in it in place of the messages' texts, and of the tools' names.
+        `words` stand in it in place of the messages' texts, and of the tools' names. `variables`
+        are what the template is told beside the messages; see `engine.prompts.variables`.
 
         Raises `PromptError` for messages that the template refuses, or images that it has no place
         for.
@@ -77,9 +88,11 @@ class ChatTemplate:
         rest = iter(markers)
         dictionaries = [self._dictionary(m, rest, texts) for m in messages]
         try:
-            text = self._apply(dictionaries)
+            text = self._apply(dictionaries, self._all_hidden(variables))
             if images:
                 self._check_images(text, markers)
+            if variables and "tools" in variables:
+                self._check_tools(text, variables["tools"])
             return text if self._add_on is None else self._add_on.prepare_text(text)
         except PromptError:
             raise
@@ -153,12 +166,27 @@ class ChatTemplate:
             "give them with user messages, or the whole prompt as one text"
         )
 
+    def _check_tools(self, text: str, tools: Any) -> None:
+        """Raises `PromptError` for a rendered text in which a tool is missing."""
+        for tool in tools if isinstance(tools, list) else ():
+            name = tool.get("function", {}).get("name") if isinstance(tool, Mapping) else None
+            if isinstance(name, str) and name not in text:
+                raise PromptError(f"{self.told} leaves out the tool {name:.128}")
+
     def _hidden(self, text: str) -> str:
         """A message's text with image tokens that stand in it as text hidden from the add-on."""
         for stand_in, mark in self.stand_ins.items():
             if mark in text:
                 text = text.replace(mark, stand_in)
         return text
+
+    def _all_hidden(self, value: Any) -> Any:
+        """The same for all texts of plain data."""
+        if isinstance(value, str):
+            return self._hidden(value)
+        if isinstance(value, Mapping):
+            return {key: self._all_hidden(own) for key, own in value.items()}
+        return [self._all_hidden(own) for own in value] if isinstance(value, list) else value
 
     def shown(self, text: str) -> str:
         """A text with image tokens in place of what stands for them."""

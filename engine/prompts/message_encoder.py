@@ -9,16 +9,18 @@ import threading
 from array import array
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from operator import itemgetter
+from typing import Any
 
 from engine.memory.prefix_tree import common_prefix
 from engine.prompts.chat_template import ChatTemplate
 from engine.prompts.messages import Message
 from engine.prompts.presence import Piece, Span, TextFinder
 from engine.prompts.text_encoder import MOST_TEXT, TextEncoder, check_text
+from engine.prompts.thought import Thought, thought_of
 from vision_add_ons.token_ids import TokenIds
 
 REMEMBERED = 8
@@ -37,6 +39,8 @@ class EncodedMessages:
     """The indices before which images go; None where the template wrote image tokens itself."""
     typed: list[int]
     """The indices of image tokens that a message holds as text."""
+    thought: Thought = "none"
+    """How what the template wrote behind the last message ends."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,8 @@ class MessageEncoder:
 
     `special` says whether the model's processor puts the tokenizer's special tokens around a
     prompt that does not bring its own BOS, as those of transformers do. `decode` makes texts of
-    ids, of which there are `vocab_size`.
+    ids, of which there are `vocab_size`. `thought` are the texts that begin and end a thought, if
+    the model knows any.
     """
 
     def __init__(
@@ -72,30 +77,34 @@ class MessageEncoder:
         decode: Callable[[Sequence[int]], str],
         vocab_size: int,
         special: bool,
+        thought: tuple[str, str] | None = None,
     ) -> None:
         self._template = template
         self._encoder = encoder
         self._decode = decode
         self._vocab_size = vocab_size
         self._special = special
+        self._thought = thought
         self._finder = TextFinder(template.told, template.shown)
         self._known: deque[_Known] = deque()
         self._lock = threading.Lock()
 
-    def encode(self, messages: Sequence[Message]) -> EncodedMessages:
-        """The ids of messages as the chat template writes them.
+    def encode(
+        self, messages: Sequence[Message], variables: Mapping[str, Any] | None = None
+    ) -> EncodedMessages:
+        """The ids of messages as the chat template writes them, which is told `variables` too.
 
         Answers keep the ids that they were generated as where the text is the same to the letter.
         Raises `PromptError`.
         """
-        rendered = self._template.render(messages)
+        rendered = self._template.render(messages, variables=variables)
         pieces = self._template.pieces(messages)
         known, shared = self._nearest(rendered)
         spans = self._finder.locate(
             rendered,
             pieces,
             _kept(known, pieces, shared) if known is not None else [],
-            lambda words: self._template.render(messages, words),
+            lambda words: self._template.render(messages, words, variables),
         )
         plain = _Plain(rendered, self._template)
         check_text(plain.text)
@@ -103,9 +112,12 @@ class MessageEncoder:
         answers = self._answers(messages, pieces, spans, plain, {id(ids) for _, _, ids in sure})
         if known is not None and not (plain.text is rendered and known.text is known.rendered):
             shared = _shared(known.text, plain.text)
+        if any(piece.called for piece in pieces):
+            answers = sorted([*answers, *self._calling(messages, pieces, spans, plain)])
         before, behind = self._around(plain.text)
+        thought = self._ends(rendered, pieces, spans)
         if self._encoder.cuts is None:
-            return self._by_parts(plain, before, behind)
+            return self._by_parts(plain, before, behind, thought)
         made = self._continue(known, shared, rendered, pieces, spans, plain.text, answers)
         self._remember(made, known)
         positions = [bisect_left(made.starts, place) for place in plain.places]
@@ -113,12 +125,20 @@ class MessageEncoder:
         borders = [*plain.places, *(place for place, _ in plain.typed)]
         for index, place in zip([*positions, *typed], borders, strict=True):
             if place != (made.starts[index] if index < len(made.starts) else len(made.text)):
-                return self._by_parts(plain, before, behind)
+                return self._by_parts(plain, before, behind, thought)
         return EncodedMessages(
             TokenIds.joined((before, made.tokens, behind)),
             [len(before) + i for i in positions] or None,
             [len(before) + i for i in typed],
+            thought,
         )
+
+    def _ends(self, rendered: str, pieces: Sequence[Piece], spans: Sequence[Span]) -> Thought:
+        """How a prompt ends: what a message says of thoughts is only said."""
+        if self._thought is None:
+            return "none"
+        told = (end for piece, (_, end) in zip(pieces, spans, strict=True) if not piece.called)
+        return thought_of(rendered[max(told, default=0) :], self._thought)
 
     def _around(self, text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         at = 0
@@ -170,6 +190,33 @@ class MessageEncoder:
             if id(tokens) in sure or max(tokens) < self._vocab_size:
                 answers.append((plain.moved(begin), plain.moved(end), tokens))
         return sorted(answers, key=itemgetter(0, 1))
+
+    def _calling(
+        self,
+        messages: Sequence[Message],
+        pieces: Sequence[Piece],
+        spans: Sequence[Span],
+        plain: "_Plain",
+    ) -> list[Answer]:
+        """Answers that call tools, where the template writes them to the letter as they were
+        generated, marks and all: they are looked for between the texts before and behind them."""
+        texts = [
+            (piece.message, plain.moved(begin), plain.moved(end))
+            for piece, (begin, end) in zip(pieces, spans, strict=True)
+            if not piece.called and piece.role != "system"
+        ]
+        answers = []
+        for i, message in enumerate(messages):
+            tokens = message.tokens
+            if not (tokens and message.tool_calls) or max(tokens) >= self._vocab_size:
+                continue
+            after = max((end for at, _, end in texts if at < i), default=0)
+            before = min((begin for at, begin, _ in texts if at > i), default=len(plain.text))
+            raw = self._decode(tokens)
+            place = plain.text.find(raw, after, before)
+            if raw and place >= 0:
+                answers.append((place, place + len(raw), tokens))
+        return answers
 
     def _continue(
         self,
@@ -241,7 +288,11 @@ class MessageEncoder:
         return replaced[::-1]
 
     def _by_parts(
-        self, plain: "_Plain", before: tuple[int, ...], behind: tuple[int, ...]
+        self,
+        plain: "_Plain",
+        before: tuple[int, ...],
+        behind: tuple[int, ...],
+        thought: Thought,
     ) -> EncodedMessages:
         """Encode the text between images and typed tokens piece by piece: no token spans one."""
         tokens = list(before)
@@ -255,7 +306,7 @@ class MessageEncoder:
             tokens += self._encoder.encode(mark) if mark else []
             done = place + len(mark)
         tokens += self._encoder.encode(plain.text[done:])
-        return EncodedMessages(TokenIds([*tokens, *behind]), positions or None, typed)
+        return EncodedMessages(TokenIds([*tokens, *behind]), positions or None, typed, thought)
 
 
 class _Plain:

@@ -5,6 +5,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from engine.prompts.thought import Thought
 from vision_add_ons.base import ExpandedPrompt
 from vision_add_ons.token_ids import TokenIds
 
@@ -12,6 +13,12 @@ from vision_add_ons.token_ids import TokenIds
 @dataclass(frozen=True)
 class Prompt(ExpandedPrompt):
     """An expanded prompt and what the prompt cache knows it by."""
+
+    thought: Thought | None = None
+    """How what a chat template wrote for the answer ends; None if no template wrote the prompt."""
+    border: int | None = None
+    """How many tokens are before the thought that the template began, which it leaves out of the
+    prompts of later turns."""
 
     def fits(self, vocab_size: int) -> bool:
         """Whether all its ids are of a vocabulary."""

@@ -1,6 +1,6 @@
 """A tokenizer's chat template, applied to messages."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -19,27 +19,50 @@ class Renderer:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
 
-    def __call__(self, messages: Sequence[dict[str, Any]]) -> str:
+    def __call__(
+        self, messages: Sequence[dict[str, Any]], variables: Mapping[str, Any] | None = None
+    ) -> str:
         """The prompt of messages, up to where the answer begins.
 
         `messages` are dictionaries of plain data; those with `tool_calls` may have a `content` of
-        None. Raises whatever the template trips over.
+        None. `variables` are what the template is told beside them, plain data too. Raises
+        whatever the template trips over.
         """
+        told = variables or {}
         inner = self._plain
         if inner is None or any("tool_calls" in message for message in messages):
             rendered: Any = (inner or self._tokenizer).apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True
+                messages, tokenize=False, add_generation_prompt=True, **told
             )
             return str(rendered)
         from transformers.utils.chat_template_utils import render_jinja_template
 
         (rendered,), _ = render_jinja_template(
             [messages],
-            chat_template=inner.get_chat_template(),
+            chat_template=inner.get_chat_template(tools=told.get("tools")),
             add_generation_prompt=True,
             **inner.special_tokens_map,
+            **told,
         )
         return str(rendered)
+
+    @cached_property
+    def variables(self) -> frozenset[str]:
+        """The names that the template looks up, of what it may be told beside messages."""
+        inner = self._plain
+        if inner is None:
+            # One in Python: mlx-lm gives its own name to the switch that it takes.
+            thinks = getattr(self._tokenizer, "has_thinking", False)
+            return frozenset(["enable_thinking", "tools"] if thinks else ["tools"])
+        from jinja2 import TemplateError, meta
+        from transformers.utils.chat_template_utils import _compile_jinja_template
+
+        try:
+            source = inner.get_chat_template()
+            parsed = _compile_jinja_template(source).environment.parse(source)
+        except (TemplateError, ValueError):  # what is wrong with it, rendering says
+            return frozenset()
+        return frozenset(meta.find_undeclared_variables(parsed)) - {"messages"}
 
     @cached_property
     def _plain(self) -> Any:

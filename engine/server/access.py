@@ -14,6 +14,15 @@ from engine.server.settings import LOOPBACK_NAMES, Settings
 _HOST = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[a-zA-Z0-9_.-]+)(:(?P<port>[0-9]{1,5}))?")
 
 
+_OTHER_HOST = (
+    "the Host header names another host; sightline serve --allow-host NAME has the server go by "
+    "that name, too"
+)
+_OTHER_ORIGIN = (
+    "pages of other sites may not call this; sightline serve --cors-origin ORIGIN lets one in"
+)
+
+
 class SameSite:
     """Refuses requests that a browser sends on behalf of another site's page.
 
@@ -36,9 +45,9 @@ class SameSite:
         hosts, origins = headers.getlist("host"), headers.getlist("origin")
         refusal = None
         if len(hosts) != 1 or not self._is_ours(hosts[0]):
-            refusal = ApiError(403, "the Host header names another host", "host_not_allowed")
+            refusal = ApiError(403, _OTHER_HOST, "host_not_allowed")
         elif len(origins) > 1 or (origins and not self._may_call(origins[0], hosts[0], scope)):
-            refusal = ApiError(403, "pages of other sites may not call this", "origin_not_allowed")
+            refusal = ApiError(403, _OTHER_ORIGIN, "origin_not_allowed")
         if refusal is not None:
             await refusal.response()(scope, receive, send)
             return

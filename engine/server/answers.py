@@ -4,11 +4,15 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-Finish = Literal["stop", "length"]
+Finish = Literal["stop", "length", "tool_calls"]
 
 
 class PromptTokensDetails(BaseModel):
     cached_tokens: int = Field(description="Those that needed no work, being in the prompt cache.")
+
+
+class CompletionTokensDetails(BaseModel):
+    reasoning_tokens: int = Field(description="Those of what the model thought.")
 
 
 class SightlineUsage(BaseModel):
@@ -25,6 +29,9 @@ class SightlineUsage(BaseModel):
     tokens_per_second: float = Field(description="Of decoding, after the first token.")
     seed: int = Field(description="What to ask for to get the same answer again.")
     stop_string: str | None = Field(description="The stop text that ended the answer.")
+    broken_calls: int = Field(
+        description="What began as calls of tools and is none: it stands in the content, as it is."
+    )
 
 
 class Usage(BaseModel):
@@ -32,6 +39,7 @@ class Usage(BaseModel):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
     sightline: SightlineUsage
 
 
@@ -50,10 +58,25 @@ class ChatLogprobs(BaseModel):
     refusal: None
 
 
+class CalledFunction(BaseModel):
+    name: str
+    arguments: str = Field(description="A JSON object, written out.")
+
+
+class AnswerCall(BaseModel):
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
 class AnswerMessage(BaseModel):
     role: Literal["assistant"]
-    content: str
+    content: str | None = Field(description="Null where there are calls alone.")
+    tool_calls: list[AnswerCall] = Field([], description="Not there without any.")
     refusal: None
+    reasoning_content: str | None = Field(
+        None, description="What the model thought before it; not there if it did not."
+    )
 
 
 class ChatChoice(BaseModel):
@@ -95,11 +118,34 @@ class Completion(BaseModel):
     usage: Usage
 
 
+class Architecture(BaseModel):
+    input_modalities: list[Literal["text", "image"]] = Field(description="With image, it sees.")
+    output_modalities: list[Literal["text"]]
+
+
+class DefaultParameters(BaseModel):
+    """What holds where a request says nothing."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    repetition_penalty: float
+
+
 class Model(BaseModel):
+    """OpenAI's fields, vLLM's `max_model_len`, and OpenRouter's."""
+
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
+    context_length: int | None = Field(
+        description="The most tokens of prompt and answer together; null for no known limit."
+    )
+    max_model_len: int | None = Field(description="The same.")
+    architecture: Architecture
+    default_parameters: DefaultParameters
 
 
 class ModelList(BaseModel):

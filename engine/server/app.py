@@ -1,5 +1,7 @@
 """The application: routes, and around them who may ask and how much."""
 
+from typing import Any
+
 from fastapi import APIRouter, FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
@@ -15,6 +17,7 @@ from engine.server.fetch import Fetcher
 from engine.server.limits import ANSWERING, Counted, Limits
 from engine.server.metrics import CONTENT_TYPE
 from engine.server.page import page_paths, page_router
+from engine.server.paths import Paths
 from engine.server.service import Service
 from engine.server.settings import Settings
 
@@ -42,7 +45,7 @@ def create_app(engine: Engine, settings: Settings, fetcher: Fetcher | None = Non
     app.include_router(_small_router(service))
     app.include_router(page_router(page))
     add_error_handlers(app)
-    describe(app, settings.model, settings.api_key is not None)
+    describe(app, settings)
     # The last one added is the first one asked.
     at_once = engine.parallel
     app.add_middleware(Limits, settings=settings, metrics=service.metrics, at_once=at_once)
@@ -59,17 +62,36 @@ def create_app(engine: Engine, settings: Settings, fetcher: Fetcher | None = Non
     app.add_middleware(SameSite, settings=settings)
     known = frozenset({*ANSWERING, *page, "/v1/models", "/health", "/metrics", "/openapi.json"})
     app.add_middleware(Counted, metrics=service.metrics, routes=known)
+    app.add_middleware(Paths)
     return app
 
 
-def _small_router(service: Service) -> APIRouter:
-    router = APIRouter()
-    model = {
+def about_model(service: Service) -> dict[str, Any]:
+    """See `engine.server.answers.Model`."""
+    report, options = service.engine.report, service.options
+    sees = report.add_on is not None
+    context = options.context_limit(report.max_context)
+    return {
         "id": service.settings.model,
         "object": "model",
         "created": service.started,
         "owned_by": "sightline",
+        "context_length": context,
+        "max_model_len": context,
+        "architecture": {
+            "input_modalities": ["text", "image"] if sees else ["text"],
+            "output_modalities": ["text"],
+        },
+        "default_parameters": {name: getattr(options, name) for name in _TOLD},
     }
+
+
+_TOLD = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+
+
+def _small_router(service: Service) -> APIRouter:
+    router = APIRouter()
+    model = about_model(service)
 
     @router.get("/v1/models", response_model=ModelList, responses=errors())
     async def models() -> Response:
@@ -79,7 +101,7 @@ def _small_router(service: Service) -> APIRouter:
     @router.get("/v1/models/{name:path}", response_model=Model, responses=errors(404))
     async def one_model(name: str) -> Response:
         """What /v1/models tells of it."""
-        service.check_model(name)
+        service.find_model(name)
         return json_response(model)
 
     @router.get("/health", response_model=Health, responses=errors(503))

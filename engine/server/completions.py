@@ -1,8 +1,6 @@
 """`POST /v1/completions`."""
 
-import secrets
-import time
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -10,37 +8,39 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from engine.events import Finished, TextDelta
+from engine.generation import Generation
 from engine.server.answers import Completion
 from engine.server.documents import answered
 from engine.server.limits import client_of
-from engine.server.options import completion_options
+from engine.server.options import completion_options, several
 from engine.server.schemas import CompletionRequest
 from engine.server.service import Service
-from engine.server.streaming import EventStream, Json, WholeAnswer
+from engine.server.streaming import EventStream, Json, Piece, WholeAnswer, head
 from engine.server.tokens import TokenTexts
-from engine.server.usage import FINISH, usage
+from engine.server.usage import FINISH
 
 
 class CompletionForm:
     """An answer as text completions tell it; see `streaming.Form`."""
 
-    def __init__(self, asked: CompletionRequest, tokens: TokenTexts) -> None:
-        self._tokens = tokens
+    prompt = ""
+    """What the text is to begin with."""
+
+    def __init__(
+        self, asked: CompletionRequest, tokens: TokenTexts, base: Json, index: int = 0
+    ) -> None:
+        self._tokens, self._base, self._index = tokens, base, index
         self._logprobs = asked.logprobs is not None
         self._usage = bool(asked.stream_options and asked.stream_options.include_usage)
         self._offset = 0
         self._begun, self._first = False, list[int]()
-        self._base: Json = {
-            "id": f"cmpl-{secrets.token_hex(12)}",
-            "object": "text_completion",
-            "created": int(time.time()),
-            "model": asked.model,
-        }
 
     def first(self) -> Iterable[Json]:
-        return ()
+        return [self._chunk(self.prompt)] if self.prompt else ()
 
-    def piece(self, delta: TextDelta) -> Json | None:
+    def piece(self, delta: Piece) -> Json | None:
+        if not isinstance(delta, TextDelta):
+            return None
         delta = self._with_space(delta)
         if not delta.text and not self._logprobs:
             return None
@@ -48,14 +48,15 @@ class CompletionForm:
 
     def last(self, finished: Finished) -> Iterable[Json]:
         yield self._chunk("", reason=FINISH[finished.finish_reason])
-        if self._usage:
-            yield {**self._base, "choices": [], "usage": usage(finished)}
+
+    def total(self, usage: Json) -> Iterable[Json]:
+        return [{**self._base, "choices": [], "usage": usage}] if self._usage else ()
 
     def whole(self, finished: Finished, deltas: list[TextDelta]) -> Json:
         deltas = [self._with_space(delta) for delta in deltas]
-        text = "".join(delta.text for delta in deltas)
+        text = self.prompt + "".join(delta.text for delta in deltas)
         choice = self._choice(text, self._logprobs_of(deltas), FINISH[finished.finish_reason])
-        return {**self._base, "choices": [choice], "usage": usage(finished)}
+        return {**self._base, "choices": [choice]}
 
     def _with_space(self, delta: TextDelta) -> TextDelta:
         """The text's first piece with the space that it begins with.
@@ -78,7 +79,7 @@ class CompletionForm:
         return {**chunk, "usage": None} if self._usage else chunk
 
     def _choice(self, text: str, logprobs: Any, reason: str | None) -> Json:
-        return {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": reason}
+        return {"index": self._index, "text": text, "logprobs": logprobs, "finish_reason": reason}
 
     def _logprobs_of(self, deltas: Iterable[TextDelta]) -> Json | None:
         if not self._logprobs:
@@ -110,13 +111,21 @@ def completion_router(service: Service) -> APIRouter:
     async def completions(asked: CompletionRequest, http: Request) -> Response:
         """Go on with a text as it stands, without a chat template."""
         service.check_model(asked.model)
-        options = completion_options(asked, service.settings.options)
-        prompt: Any = asked.prompt
-        if isinstance(prompt, list) and isinstance(prompt[0], str):
-            prompt = prompt[0]
+        options = completion_options(asked, service.options)
         client = client_of(http.scope), asked.user
+        prompts = [prompt for prompt in asked.prompts for _ in range(asked.n or 1)]
+
+        base = head("text_completion", service.settings.model, "cmpl")
+        forms = [CompletionForm(asked, service.tokens, base, i) for i in range(len(prompts))]
+
+        async def submit() -> AsyncIterator[Generation]:
+            each = several(options, len(prompts))
+            for prompt, own, form in zip(prompts, each, forms, strict=True):
+                yield await service.submit(prompt, own, client)
+                if asked.echo:
+                    form.prompt = await service.text_of(prompt)
+
         respond = EventStream if asked.stream else WholeAnswer
-        form = CompletionForm(asked, service.tokens)
-        return respond(lambda: service.submit(prompt, options, client), form, service.settings)
+        return respond(submit, forms, service.settings, len(asked.prompts))
 
     return router

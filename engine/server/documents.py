@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 from engine.server.answers import ErrorBody
+from engine.server.settings import Settings
 
 _EVERYWHERE = {
     401: "The API key is missing or wrong.",
@@ -35,7 +36,7 @@ def answered(whole: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     return {200: {"model": whole, "description": about, "content": stream}} | errors(*_OF_ANSWERS)
 
 
-def describe(app: FastAPI, model: str, with_key: bool) -> None:
+def describe(app: FastAPI, settings: Settings) -> None:
     """Make the document say what this very server takes."""
     generate = app.openapi
 
@@ -50,8 +51,12 @@ def describe(app: FastAPI, model: str, with_key: bool) -> None:
         for name in ("HTTPValidationError", "ValidationError"):
             schemas.pop(name, None)
         for name in ("ChatRequest", "CompletionRequest"):
-            schemas[name]["properties"]["model"]["enum"] = [model]
-        if with_key:
+            if settings.strict_model:
+                named = schemas[name]["properties"]["model"]
+                del named["anyOf"]
+                named |= {"type": "string", "enum": [settings.model]}
+                schemas[name].setdefault("required", []).append("model")
+        if settings.api_key is not None:
             document["components"]["securitySchemes"] = {
                 "key": {"type": "http", "scheme": "bearer"}
             }

@@ -134,8 +134,13 @@ def add_error_handlers(app: FastAPI) -> None:
             error = ApiError(error.status_code, message, code, headers=error.headers)
         return error.response()
 
-    async def invalid(_: Request, error: Exception) -> Response:
+    async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
+        kind = request.headers.get("content-type", "")
+        if isinstance(error.body, bytes) and error.body and not _is_json(kind):
+            told = f"it is {kind[:100]!r}" if kind else "there is none"
+            message = f"the Content-Type header must be application/json; {told}"
+            return ApiError(400, message, "invalid_content_type").response()
         return from_validation(error.errors()).response()
 
     async def failed(_: Request, error: Exception) -> Response:
@@ -146,6 +151,13 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, failed)
 
 
+def _is_json(content_type: str) -> bool:
+    """As FastAPI decides it: what is none, it hands on unread. A page of another site can send such
+    a request without asking."""
+    main, _, kind = content_type.partition(";")[0].strip().lower().partition("/")
+    return main == "application" and (kind == "json" or kind.endswith("+json"))
+
+
 def from_validation(errors: Sequence[Any]) -> ApiError:
     """The one complaint, of those that pydantic has, which says most."""
     unknown = [e for e in errors if e["type"] in ("unknown_field", "none_required")]
@@ -154,9 +166,10 @@ def from_validation(errors: Sequence[Any]) -> ApiError:
     within = (error["ctx"]["name"],) if error["type"] == "unknown_field" else ()
     param = _path((*error["loc"], *within)) or None
     if unknown:
-        return ApiError(
-            400, f"this server does not support {param!r}", "unsupported_parameter", param
-        )
+        neutral = error.get("ctx", {}).get("allowed")
+        but = f" other than {json.dumps(neutral[0])}, which changes nothing" if neutral else ""
+        message = f"this server does not support {param!r}{but}"
+        return ApiError(400, message, "unsupported_parameter", param)
     if error["type"] == "json_invalid":
         return ApiError(400, "the request's body is not valid JSON", "invalid_json")
     if error["type"] == "missing":
@@ -171,7 +184,7 @@ def from_validation(errors: Sequence[Any]) -> ApiError:
     return ApiError(400, f"{param!r:.200}: {reason:.400}", "invalid_value", param)
 
 
-_BRANCHES = ("body", "str", "constrained-str")
+_BRANCHES = ("body", "str", "constrained-str", "ImageURL")
 
 
 def _path(loc: Sequence[Any]) -> str:
@@ -183,7 +196,7 @@ def _path(loc: Sequence[Any]) -> str:
         branch = step in (PART_TYPES if isinstance(before, int) else FORMATS.get(before, ()))
         if isinstance(step, int):
             path += f"[{step}]" if path else ""
-        elif not branch and step not in _BRANCHES and not step.startswith("list["):
+        elif not branch and step not in _BRANCHES and not step.startswith(("list[", "literal[")):
             path += f".{step:.100}" if path else f"{step:.100}"
         before = step
     return path

@@ -1,12 +1,14 @@
 """Requests on their way into the engine, and what is known of those under way."""
 
 import asyncio
+import json
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 from weakref import WeakSet
 
@@ -23,10 +25,13 @@ from engine.server.pictures import PictureReader
 from engine.server.schemas import ChatMessage, ImagePart, TextPart
 from engine.server.settings import Settings
 from engine.server.tokens import TokenTexts
-from vision_add_ons.errors import PromptError
+from vision_add_ons.errors import EngineClosed, PromptError, RequestError
 
 REMEMBERED_ANSWERS = 256
 """Recent answers whose token ids are known when a client sends their text back."""
+
+PREFILL_STEP = 512
+"""Small steps: progress is told, and cancelling answered, after each of them."""
 
 READERS = 2
 """Threads that decode pictures and build prompts; each may hold one decoded picture."""
@@ -40,6 +45,10 @@ class Service:
         self.settings = settings
         self.metrics = Metrics(engine)
         self.tokens = TokenTexts(engine)
+        self.options = settings.options or replace(
+            engine.default_options, max_tokens=None, prefill_step_size=PREFILL_STEP
+        )
+        """What holds where a request says nothing."""
         self.started = int(time.time())
         self._pictures = PictureReader(settings, fetcher)
         self._readers = ThreadPoolExecutor(READERS, "sightline-request")
@@ -53,37 +62,84 @@ class Service:
         """Whether all answers are being ended."""
         return self._stop.is_set()
 
-    def check_model(self, model: str) -> None:
+    def check_model(self, model: str | None) -> None:
+        """Raises the 404 for a model that is not served, if requests have to name the one that is;
+        they do not otherwise: many a client has a name of its own for whatever it finds."""
+        if not self.settings.strict_model:
+            return
+        if model is None:
+            raise ApiError(400, "'model' is missing", "missing_required_parameter", "model")
+        self.find_model(model)
+
+    def find_model(self, model: str) -> None:
         """Raises the 404 for a model that is not served."""
         if model != self.settings.model:
             message = f"the model {model[:200]!r} is not served here; see /v1/models"
             raise ApiError(404, message, "model_not_found", "model")
 
+    async def text_of(self, prompt: str | list[int]) -> str:
+        """A prompt that was taken, as a text."""
+        if isinstance(prompt, str):
+            return prompt
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._readers, self.engine.detokenize, prompt)
+
     async def read_messages(self, messages: Sequence[ChatMessage]) -> list[Message]:
         """The engine's messages, their pictures read. Raises `ApiError`."""
-        listed = [p for m in messages if not isinstance(m.content, str) for p in m.content]
-        wanted = [part.image_url for part in listed if isinstance(part, ImagePart)]
+        listed = [part for message in messages for part in message.parts]
+        wanted = [part.source for part in listed if isinstance(part, ImagePart)]
         pictures = iter(await self._pictures.read(wanted, self._readers))
         read = []
         for message in messages:
             role = "system" if message.role == "developer" else message.role
-            content = message.content
-            own = [TextPart(type="text", text=content)] if isinstance(content, str) else content
+            own = message.parts
             parts = [p.text if isinstance(p, TextPart) else next(pictures) for p in own]
             text = "".join(part for part in parts if isinstance(part, str))
-            tokens = self._answers.get(text, ()) if role == "assistant" else ()
             try:
-                read.append(Message(role, parts, tokens))
+                made = Message(
+                    role,
+                    parts if text or not message.tool_calls else [p for p in parts if p != ""],
+                    reasoning=message.reasoning_content or message.reasoning,
+                    tool_calls=[call.model_dump() for call in message.tool_calls or ()],  # type: ignore[arg-type]
+                    tool_call_id=message.tool_call_id,
+                    name=message.name,
+                )
+                if role == "assistant":
+                    known = self._answers.get(_known_by(text, made.tool_calls), ())
+                    made = replace(made, tokens=known) if known else made
+                read.append(made)
             except PromptError as error:
                 raise as_api_error(error) from error
         return read
 
+    @property
+    def template_variables(self) -> frozenset[str]:
+        """The names of what the chat template may be told beside messages."""
+        try:
+            return self.engine.template_variables
+        except EngineClosed as error:
+            raise as_api_error(error) from error
+
     async def submit(
-        self, prompt: str | Sequence[Any], options: GenerationOptions, client: Hashable
+        self,
+        prompt: str | Sequence[Any],
+        options: GenerationOptions,
+        client: Hashable,
+        template: Mapping[str, Any] | None = None,
+        **tools: Any,
     ) -> Generation:
-        """Queue a request. Raises `ApiError` if it is wrong in itself."""
+        """Queue a request; `template` are variables for the chat template, and `tools` are what
+        `Request` is told of tools.
+
+        Raises `ApiError` if it is wrong in itself.
+        """
         loop = asyncio.get_running_loop()
-        request = Request(prompt, options=options, client=client)
+        try:
+            request = Request(
+                prompt, options=options, client=client, template=template or {}, **tools
+            )
+        except RequestError as error:
+            raise as_api_error(error) from error
 
         def on_finish(finished: Finished) -> None:
             # While the engine closes, the loop may be gone; then nobody asks any more.
@@ -119,9 +175,11 @@ class Service:
 
     def _ended(self, finished: Finished) -> None:
         self.metrics.ended(finished)
-        if finished.answer and finished.tokens:
-            self._answers[finished.answer] = finished.tokens
-            self._answers.move_to_end(finished.answer)
+        calls = [call.as_dictionary for call in finished.tool_calls]
+        if (finished.answer or calls) and finished.answer_tokens:
+            known = _known_by(finished.answer, calls)
+            self._answers[known] = finished.answer_tokens
+            self._answers.move_to_end(known)
             while len(self._answers) > REMEMBERED_ANSWERS:
                 self._answers.popitem(last=False)
 
@@ -129,3 +187,11 @@ class Service:
 def _cancel(submitted: Future[Generation]) -> None:
     if not submitted.cancelled() and submitted.exception() is None:
         submitted.result().cancel()
+
+
+def _known_by(text: str, calls: Sequence[Mapping[str, Any]]) -> str:
+    """What an answer is found by when a client sends it back."""
+    if not calls:
+        return text
+    functions = [call["function"] for call in calls]
+    return f"{text}\0{json.dumps(functions, sort_keys=True)}"

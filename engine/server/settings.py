@@ -10,12 +10,10 @@ from engine.options import GenerationOptions
 from vision_add_ons.errors import OptionError
 
 _PORTS = {"http": 80, "https": 443}
+_OF_APPS = re.compile(r"(app|tauri|capacitor|vscode-webview|chrome-extension)://[a-z0-9._-]{1,253}")
+"""The origins of pages that come with a program of this machine, or a browser's extension: no site
+can take them."""
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
-
-
-def _default_options() -> GenerationOptions:
-    # Small steps of prefill: progress is told, and cancelling answered, after each of them.
-    return GenerationOptions(max_tokens=4096, prefill_step_size=512)
 
 
 @dataclass(frozen=True)
@@ -24,6 +22,8 @@ class Settings:
 
     model: str = "demo"
     """The id under which the model is served."""
+    strict_model: bool = False
+    """Refuse requests that name another model, or none."""
     host: str = "127.0.0.1"
     """Where the server listens; anything but a loopback address needs an `api_key`."""
     api_key: str | None = field(default=None, repr=False)
@@ -31,7 +31,8 @@ class Settings:
     allowed_hosts: tuple[str, ...] = ()
     """Names, beside those of the loopback, that a request's Host header may carry."""
     cors_origins: tuple[str, ...] = ()
-    """Origins ("https://app.example") whose pages may call this server; none by default."""
+    """Origins ("https://app.example", "app://name", "null") whose pages may call this server; none
+    by default. "null" is what the pages of any site can make themselves."""
     allow_image_urls: bool = False
     """Fetch pictures from public http(s) addresses."""
     media_root: Path | None = None
@@ -63,8 +64,9 @@ class Settings:
     """A stream with nothing to tell sends a comment this often."""
     shutdown_seconds: float = 10.0
     """How long answers may go on when the server is told to stop."""
-    options: GenerationOptions = field(default_factory=_default_options)
-    """What holds where a request says nothing."""
+    options: GenerationOptions | None = None
+    """What holds where a request says nothing; None: what the model's checkpoint asks for, and
+    answers as long as its context allows."""
 
     def __post_init__(self) -> None:
         if self.api_key is not None and not re.fullmatch(r"[!-~]{8,512}", self.api_key):
@@ -112,6 +114,8 @@ def _check_name(name: str) -> None:
 
 
 def _check_origin(origin: str) -> None:
+    if origin == "null" or _OF_APPS.fullmatch(origin):
+        return
     try:
         parts = urlsplit(origin)
         whole = f"{parts.scheme}://{parts.netloc}"
@@ -122,5 +126,6 @@ def _check_origin(origin: str) -> None:
     # As browsers write it: in small letters, without the port that its scheme has anyway.
     if not valid or origin != whole or origin != origin.lower():
         raise OptionError(
-            f"{origin!r:.80} is no origin; one looks like https://app.example or http://localhost:3000"
+            f"{origin!r:.80} is no origin; one looks like https://app.example, "
+            "http://localhost:3000, or that of an app, app://name"
         )

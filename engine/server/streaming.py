@@ -1,54 +1,73 @@
-"""An answer on its way to the client, in pieces or whole; it ends when the client leaves."""
+"""Answers on their way to the client, in pieces or whole; they end when the client leaves."""
 
 import asyncio
 import json
+import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from engine.events import Finished, Progress, TextDelta
+from engine.events import Finished, Progress, TextDelta, ToolCall, ToolCallDelta
 from engine.generation import Generation
 from engine.server.errors import ApiError, as_api_error, json_response
 from engine.server.presence import COMMENT
 from engine.server.settings import Settings
+from engine.server.usage import usage
 from vision_add_ons.errors import EngineClosed
 
 Json = dict[str, Any]
 
+Result = TypeVar("Result")
+
+
+def head(kind: str, model: str, prefix: str) -> Json:
+    """What all chunks of one response begin with."""
+    identity = f"{prefix}-{secrets.token_hex(12)}"
+    return {"id": identity, "object": kind, "created": int(time.time()), "model": model}
+
+
+Piece = TextDelta | ToolCallDelta
+
 
 class Form(Protocol):
-    """How one kind of request wants its answer written."""
+    """How one kind of request wants an answer written; each of several has its own."""
 
     def first(self) -> Iterable[Json]:
         """What goes before the first text of a stream."""
 
-    def piece(self, delta: TextDelta) -> Json | None:
-        """A token of a stream; None if there is nothing to tell of it."""
+    def piece(self, delta: Piece) -> Json | None:
+        """A token of a stream, or a piece of a call; None if there is nothing to tell of it."""
 
     def last(self, finished: Finished) -> Iterable[Json]:
-        """What a stream ends with."""
+        """What goes behind its last text."""
+
+    def total(self, usage: Json) -> Iterable[Json]:
+        """What a stream ends with, whose answers took so much."""
 
     def whole(self, finished: Finished, deltas: list[TextDelta]) -> Json:
-        """The answer in one piece."""
+        """The answer in one piece: a response's `choices` and all that surrounds them."""
 
 
-Submit = Callable[[], Awaitable[Generation]]
-"""Reads what a request holds and queues it. Raises `ApiError`."""
+Submit = Callable[[], AsyncIterator[Generation]]
+"""Reads what a request holds and queues it, once for each answer. Raises `ApiError`."""
 
 
 class _AnswerResponse(Response):
     """What is done for a request ends as soon as its client is gone, or the server gives up."""
 
-    def __init__(self, submit: Submit, form: Form, settings: Settings) -> None:
+    def __init__(
+        self, submit: Submit, forms: Sequence[Form], settings: Settings, prompts: int = 1
+    ) -> None:
+        """`forms` has one for each answer, those to the first of the `prompts` first."""
         super().__init__()
-        self._submit, self.form = submit, form
+        self._submit, self.forms, self.prompts = submit, forms, prompts
         self.keep_alive_seconds = settings.keep_alive_seconds
-        self._answer: Generation | None = None
-        self.left = False
+        self._answers: list[Generation] = []
+        self._submitted = self.left = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         work = asyncio.ensure_future(self._work(scope, send))
@@ -68,22 +87,24 @@ class _AnswerResponse(Response):
             await asyncio.gather(work, leaving, return_exceptions=True)
 
     def _end(self, work: asyncio.Future[None]) -> None:
-        """Cancel the answer, whose final event ends the work; without one, the work itself."""
-        if self._answer is not None:
-            self._answer.cancel()
-        else:
+        """Cancel the answers, whose final events end the work; before all are there, the work."""
+        for answer in self._answers:
+            answer.cancel()
+        if not self._submitted:
             work.cancel()
 
     async def _work(self, scope: Scope, send: Send) -> None:
         try:
-            self._answer = await self._submit()
-            await self.deliver(self._answer, scope, send)
+            async for answer in self._submit():
+                self._answers.append(answer)
+            self._submitted = True
+            await self.deliver(self._answers, scope, send)
         except (ApiError, EngineClosed) as error:
             if not self.left:
                 await self.fail(as_api_error(error), scope, send)
 
-    async def deliver(self, answer: Generation, scope: Scope, send: Send) -> None:
-        """Raises `ApiError` if the answer failed, `EngineClosed` if it can no more be told."""
+    async def deliver(self, answers: Sequence[Generation], scope: Scope, send: Send) -> None:
+        """Raises `ApiError` if one of them failed, `EngineClosed` if it can no more be told."""
         raise NotImplementedError
 
     async def fail(self, error: ApiError, scope: Scope, send: Send) -> None:
@@ -91,15 +112,20 @@ class _AnswerResponse(Response):
 
 
 class WholeAnswer(_AnswerResponse):
-    async def deliver(self, answer: Generation, scope: Scope, send: Send) -> None:
-        deltas = []
-        async for event in answer:
-            if isinstance(event, TextDelta):
-                deltas.append(event)
-            elif isinstance(event, Finished):
-                _check(event)
-                response = json_response(self.form.whole(event, deltas))
-                await response(scope, _nothing, send)
+    async def deliver(self, answers: Sequence[Generation], scope: Scope, send: Send) -> None:
+        ends, wholes = [], []
+        for answer, form in zip(answers, self.forms, strict=True):
+            deltas = []
+            async for event in answer:
+                if isinstance(event, TextDelta):
+                    deltas.append(event)
+                elif isinstance(event, Finished):
+                    _check(event)
+                    ends.append(event)
+                    wholes.append(form.whole(event, deltas))
+        choices = [choice for whole in wholes for choice in whole["choices"]]
+        told = wholes[0] | {"choices": choices, "usage": usage(ends, self.prompts)}
+        await json_response(told)(scope, _nothing, send)
 
 
 class EventStream(_AnswerResponse):
@@ -107,35 +133,45 @@ class EventStream(_AnswerResponse):
 
     begun = False
 
-    async def deliver(self, answer: Generation, scope: Scope, send: Send) -> None:
+    async def deliver(self, answers: Sequence[Generation], scope: Scope, send: Send) -> None:
         scope.setdefault("extensions", {})[COMMENT] = _STILL_HERE.encode()
         await send(_START)
         self.begun = True
         await self._write(send, ": queued\n\n")
         keeping = asyncio.ensure_future(self._keep_alive(send))
         try:
-            await self._tell(answer, send)
+            each = [self._tell(a, f, send) for a, f in zip(answers, self.forms, strict=True)]
+            ends, rest = zip(*await _all(each), strict=True)
+            total = map(_data, self.forms[0].total(usage(ends, self.prompts)))
+            await self._write(send, "".join((*rest, *total)) + "data: [DONE]\n\n", False)
         finally:
             keeping.cancel()
             await asyncio.gather(keeping, return_exceptions=True)
 
-    async def _tell(self, answer: Generation, send: Send) -> None:
-        form, told = self.form, False
+    async def _tell(self, answer: Generation, form: Form, send: Send) -> tuple[Finished, str]:
+        """How it ended, and what is still to be written."""
+        told = False
         async for event in answer:
-            if isinstance(event, TextDelta):
+            if isinstance(event, Piece):
                 piece = form.piece(event)
                 if piece is None:
                     continue
                 start = [] if told else form.first()
                 told = True
                 await self._write(send, "".join(map(_data, (*start, piece))))
+            elif isinstance(event, ToolCall):
+                continue  # its pieces are told
             elif isinstance(event, Progress):
                 await self._write(send, f": prefill {event.processed}/{event.total}\n\n")
             else:
                 _check(event)
                 start = [] if told else form.first()
                 chunks = "".join(map(_data, (*start, *form.last(event))))
-                await self._write(send, chunks + "data: [DONE]\n\n", False)
+                if len(self.forms) == 1:
+                    return event, chunks
+                await self._write(send, chunks)
+                return event, ""
+        raise AssertionError("an answer has a final event")
 
     async def _keep_alive(self, send: Send) -> None:
         """Say so whenever nothing was written for a while; one timer, however many events."""
@@ -155,6 +191,19 @@ class EventStream(_AnswerResponse):
             await self._write(send, _data(error.body), False)
         else:
             await super().fail(error, scope, send)
+
+
+async def _all(work: Sequence[Coroutine[Any, Any, Result]]) -> list[Result]:
+    """What all of it returns; where one fails, the others end before that is told."""
+    if len(work) == 1:
+        return [await work[0]]
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 _STILL_HERE = ": still here\n\n"

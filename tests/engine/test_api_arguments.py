@@ -24,6 +24,7 @@ from engine import (
     Request,
     Schema,
     SightlineError,
+    Tool,
     load,
     load_picture,
 )
@@ -144,6 +145,8 @@ TARGETS: dict[str, Target] = {
     "load": lambda engine, folder: load,
     "load_picture": lambda engine, folder: load_picture,
     "Request": lambda engine, folder: Request,
+    "Tool": lambda engine, folder: Tool,
+    "Tool.of": lambda engine, folder: Tool.of,
     "Schema": lambda engine, folder: Schema,
     **{
         f"Schema.{name}": lambda engine, folder, name=name: getattr(Schema, name)
@@ -196,6 +199,7 @@ RIGHT: dict[str, Callable[[Path], Any]] = {
     "lark": lambda folder: 'start: "a"',
     "texts": lambda folder: ["a"],
     "given": lambda folder: ["a"],
+    "name": lambda folder: "f",
 }
 """What each parameter is given where another one is tried; the others have defaults."""
 
@@ -215,6 +219,7 @@ MADE_BY_OTHERS = {"Chat", "Engine", "Generation"}
 """Classes whose docstrings say who makes them."""
 FOR_THE_ENGINE = {"Generation.emit", "Generation.finish"}
 VALUES = {"Event", "FinishReason", "Finished", "GenerationOptions", "Progress", "TextDelta"}
+VALUES |= {"ToolCall", "ToolCallDelta"}
 """What the engine tells; and the options, whose tests go through every value."""
 
 

@@ -80,6 +80,8 @@ def test_only_given_options_are_passed(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
     class Listener:
+        default_options = GenerationOptions(temperature=0.7, top_k=20)
+
         def generate(self, prompt: object, images: object, options: object) -> Generation:
             seen.append(options)
             print("noise of a library")
@@ -91,8 +93,9 @@ def test_only_given_options_are_passed(monkeypatch: pytest.MonkeyPatch) -> None:
     more = "--kv-bits 8 --kv-group-size 32 --prefill-step-size 16 --stop a --stop b"
     assert main(["generate", "--prompt", "x"]) == 0
     assert main(["generate", "--prompt", "x", *given.split(), *more.split()]) == 0
-    assert seen[0] == GenerationOptions()
+    assert seen[0] == GenerationOptions(temperature=0.7, top_k=20)
     assert seen[1] == GenerationOptions(
+        temperature=0.7,
         top_p=0.9,
         top_k=5,
         min_p=0.1,
@@ -110,6 +113,8 @@ def test_an_answer_that_fails_has_exit_code_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Failing:
+        default_options = GenerationOptions()
+
         def generate(self, *_: object) -> Generation:
             return answer_of(TextDelta("half"), end=finished("error", "half", OSError("no\nluck")))
 

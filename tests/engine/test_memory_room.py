@@ -5,8 +5,10 @@ import json
 import math
 import random
 import re
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from engine import (
     load,
 )
 from engine.decoding import lanes, reading
+from engine.events import Event
 from engine.memory.needs import Shape
 from engine.memory.room import Room
 from vision_add_ons.testing import written
@@ -93,6 +96,36 @@ def test_sizes_around_the_limit(limited: Engine, seed: int) -> None:
     assert not room(limited)._held  # nor any answer that has ended
     assert min(outcomes.values()) > 1, outcomes
     assert limited.generate("Hello", options=SHORT).result().tokens
+
+
+@pytest.mark.parametrize("limited", [(30, 4)], indirect=True)
+def test_answers_without_an_end_share_what_there_is(
+    limited: Engine, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that may fill its context of a million tokens leaves room for others beside it."""
+    monkeypatch.setattr("engine.memory.room.LEAST_SHARE", 64)
+    chance = random.Random(seed)
+    options = GenerationOptions(max_tokens=None, logit_bias={2: -100.0})
+    enough, begun, limits = threading.Event(), set[int](), list[int]()
+
+    def note(number: int, event: Event) -> None:
+        if isinstance(event, TextDelta):
+            begun.add(number)
+        if len(begun) == 4 and not limits:
+            limits.extend(answer.limit for answer in room(limited)._held)
+            enough.set()
+
+    mx.reset_peak_memory()
+    prompts = [Request(text(chance, 100), options=options) for _ in range(4)]
+    asked = [
+        limited.submit(request, on_event=partial(note, number), cancel=enough)
+        for number, request in enumerate(prompts)
+    ]
+    # Each began before any had ended.
+    assert {generation.result().finish_reason for generation in asked} == {"cancelled"}
+    assert min(limits) > 64
+    assert room(limited).needs.kv(100 + max(limits), options) < 30 * MB / 2
+    assert mx.get_peak_memory() <= limit_of(limited)
 
 
 def test_what_is_padded_counts(folder: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:

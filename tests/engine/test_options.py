@@ -63,7 +63,12 @@ def test_biases_stay_what_they_were() -> None:
 
 def test_every_number_has_bounds() -> None:
     kinds = get_type_hints(GenerationOptions)
-    numbers = {f.name for f in fields(GenerationOptions)} - {"stop", "logprobs", "schema"}
+    numbers = {f.name for f in fields(GenerationOptions)} - {
+        "stop",
+        "logprobs",
+        "schema",
+        "thinking",
+    }
     assert numbers == set(BOUNDS), kinds
 
 

@@ -75,6 +75,28 @@ def test_both_ways_make_the_same(name: str, thinks: bool) -> None:
         assert json.dumps(talk) == before
 
 
+TOOL = {"type": "function", "function": {"name": "f", "description": "Fs.", "parameters": {}}}
+
+
+@pytest.mark.parametrize("name", ["switches", "GEMMA4_WITHOUT_THOUGHT", "QWEN3_THINKING"])
+def test_what_it_is_told_beside_the_messages(name: str) -> None:
+    inner = tokenizer("byte level", TEMPLATES[name])
+    ours = Renderer(TokenizerWrapper(inner))
+    told: list[dict[str, Any]] = [{"enable_thinking": on} for on in (True, False)]
+    for variables in (*told, {"tools": [TOOL]}, {"documents": [{"title": "a"}], "other": None}):
+        for talk in TALKS:
+
+            def theirs(m: Any, variables: dict[str, Any] = variables) -> Any:
+                return inner.apply_chat_template(
+                    m, tokenize=False, add_generation_prompt=True, **variables
+                )
+
+            def given(m: Any, variables: dict[str, Any] = variables) -> str:
+                return ours(m, variables)
+
+            assert _rendered(given, talk) == _rendered(theirs, talk), talk
+
+
 def test_a_renderer_of_its_own_is_asked() -> None:
     """mlx-lm has some in Python, and some tokenizers bring one."""
 

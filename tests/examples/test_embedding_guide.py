@@ -50,11 +50,31 @@ def conversations(names: dict[str, Any], printed: str) -> None:
     assert names["chat"].last.disk_tokens > 0
 
 
+def defaults(names: dict[str, Any], printed: str) -> None:
+    assert names["options"].temperature == 0
+    assert printed
+
+
 def forms(names: dict[str, Any], printed: str) -> None:
     age, older, year = printed.splitlines()
     assert int(age) == json.loads(names["end"].answer)["age"]
     assert older in ("yes", "no")
     assert re.fullmatch("(19|20)[0-9]{2}", year)
+
+
+def tools(names: dict[str, Any], printed: str) -> None:
+    form, call, *rest = printed.splitlines()
+    assert form.startswith("told in plain texts")
+    (made,) = [m for m in names["chat"].messages if m.tool_calls][:1]
+    assert call.startswith("weather {'city': ")
+    assert made.tool_calls[0]["id"] == call.split()[-1]
+    assert names["chat"].last.cached_tokens > 0
+    assert [m.role for m in names["chat"].messages].count("tool") == len(made.tool_calls)
+
+
+def thoughts(names: dict[str, Any], printed: str) -> None:
+    assert "0 of" in printed.splitlines()[-1]
+    assert names["chat"].messages[1].reasoning is None
 
 
 def pictures(names: dict[str, Any], printed: str) -> None:
@@ -78,11 +98,14 @@ CHECKS: list[Callable[[dict[str, Any], str], None]] = [
     asyncio_bridge,
     memory,
     conversations,
+    defaults,
     forms,
+    tools,
+    thoughts,
     pictures,
     errors,
 ]
-ANY_MODEL = (asyncio_bridge, memory, conversations)
+ANY_MODEL = (asyncio_bridge, memory, conversations, defaults)
 """What these show does not depend on what the model says, so a small one says it."""
 SNIPPETS = blocks(GUIDE, "python")
 

@@ -1,6 +1,7 @@
 """Who may talk to the server: Host, Origin, the key, and what a page of another site gets."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from support.serving import Running, running
@@ -213,12 +214,112 @@ def test_names_that_are_none_are_refused(name: str) -> None:
         "https://u@a.b",
         "https://App.example",
         "https://app.example:443",
-        "null",
+        "NULL",
+        "null ",
+        "null,https://app.example",
+        "app://",
+        "app://*",
+        "app://name/",
+        "app://Name",
+        "app://user@name",
+        "app://name:80",
+        "APP://name",
+        "app:name",
+        "app://name\n",
+        "tauri://a b",
+        "chrome-extension://ümlaut",
+        "file://",
+        "data://x",
+        "javascript://x",
+        "moz-extension://x",
+        "ws://app.example",
+        f"app://{'a' * 254}",
     ],
 )
 def test_origins_that_are_none_are_refused(origin: str) -> None:
     with pytest.raises(OptionError, match="no origin"):
         Settings(cors_origins=(origin,))
+
+
+APPS = (
+    "app://obsidian.md",
+    "app://-",
+    "tauri://localhost",
+    "capacitor://localhost",
+    "vscode-webview://0k3s1qv8q9",
+    "chrome-extension://abcdefghijklmnopabcdefghijklmnop",
+    "null",
+)
+
+
+@pytest.fixture(scope="module")
+def for_apps(letters_engine: Engine) -> Iterator[Running]:
+    with running(letters_engine, cors_origins=APPS) as server:
+        yield server
+
+
+@pytest.mark.parametrize("origin", APPS)
+def test_an_app_that_is_listed_may_call(for_apps: Running, origin: str) -> None:
+    asks = {"origin": origin, "access-control-request-method": "POST"}
+    for method, headers in (("GET", {"origin": origin}), ("OPTIONS", asks)):
+        reply = for_apps.ask(method, "/v1/models", headers=headers)
+        assert reply.status == 200
+        assert reply.headers["access-control-allow-origin"] == origin
+        assert "access-control-allow-credentials" not in reply.headers
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "app://obsidian.md.evil.example",
+        "app://obsidian",
+        "app://evil",
+        "APP://obsidian.md",
+        "Null",
+        "tauri://localhost:1",
+        "https://localhost",
+        "vscode-webview://other",
+        "app://",
+        "",
+    ],
+)
+def test_no_other_app_may(for_apps: Running, origin: str) -> None:
+    reply = for_apps.ask("GET", "/v1/models", headers={"origin": origin})
+    assert reply.status == 403
+    assert not any(name.startswith("access-control") for name in reply.headers)
+
+
+def test_a_refusal_names_what_lets_one_in(tiny_server: Running) -> None:
+    docker = tiny_server.ask("GET", "/health", headers={"host": "host.docker.internal:8000"})
+    assert "--allow-host" in docker.error["message"]
+    other = tiny_server.ask("GET", "/health", headers={"origin": "app://other"})
+    assert "--cors-origin" in other.error["message"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        (None, "there is none"),
+        ("text/plain", "it is 'text/plain'"),
+        ("application/x-www-form-urlencoded", "x-www-form-urlencoded"),
+        ("application/json5", "json5"),
+        ("x" * 5000, "xxx"),
+        ("\xfc/json", "it is"),
+        ("", "there is none"),
+    ],
+)
+def test_a_body_that_is_not_said_to_be_json(
+    tiny_server: Running, kind: str | None, told: str
+) -> None:
+    """A page of another site can send such a request without asking first."""
+    headers: dict[str, Any] = {"content-type": kind}
+    reply = tiny_server.chat("Hello", headers)
+    assert (reply.status, reply.error["code"]) == (400, "invalid_content_type")
+    assert "application/json" in reply.error["message"]
+    assert told in reply.error["message"]
+    assert len(reply.error["message"]) < 300
+    for json in ("application/json; charset=utf-8", "Application/JSON", "application/x+json"):
+        assert tiny_server.chat("Hello", {"content-type": json}).status == 200
 
 
 def test_every_address_of_a_machine_may_be_named_when_it_listens_for_others(

@@ -8,21 +8,15 @@ from support.serving import Running, data_uri, encoded, image_part
 HELLO = [{"role": "user", "content": "Hello"}]
 
 REFUSED: dict[str, Any] = {
-    "n": 2,
-    "tools": [{"type": "function", "function": {"name": "f"}}],
+    "n": 9,
     "tool_choice": "required",
     "functions": [{"name": "f"}],
     "function_call": {"name": "f"},
     "response_format": {"type": "grammar"},
     "modalities": ["text", "audio"],
     "audio": {"voice": "alloy", "format": "wav"},
-    "prediction": {"type": "content", "content": "x"},
     "reasoning_effort": "low",
-    "verbosity": "low",
     "web_search_options": {},
-    "service_tier": "priority",
-    "store": True,
-    "metadata": {"a": "b"},
     "best_of": 2,
     "echo": True,
     "grammar": "root ::= x",
@@ -30,10 +24,10 @@ REFUSED: dict[str, Any] = {
     "prompt": "Hello",
     "max_token": 5,
     "max_tokens": 0,
-    "max_completion_tokens": -1,
+    "max_completion_tokens": -2,
     "temperature": 2.1,
     "top_p": 1.01,
-    "top_k": -1,
+    "top_k": -2,
     "min_p": -0.5,
     "seed": 2**63,
     "stop": [""],
@@ -45,7 +39,6 @@ REFUSED: dict[str, Any] = {
     "logprobs": "yes",
     "top_logprobs": 21,
     "stream": "yes",
-    "stream_options": {"include_usage": True},
     "user": 5,
     "model": 5,
     "messages": [],
@@ -67,7 +60,6 @@ def test_what_is_not_supported_is_refused_by_name(tiny_server: Running, name: st
         ({"temperature": "1"}, "temperature"),
         ({"max_tokens": 5.5}, "max_tokens"),
         ({"max_tokens": True}, "max_tokens"),
-        ({"store": 0}, "store"),
         ({"n": True}, "n"),
         ({"stop": 5}, "stop"),
         ({"stop": ["a"] * 17}, "stop"),
@@ -92,14 +84,14 @@ def test_what_is_not_supported_is_refused_by_name(tiny_server: Running, name: st
         ({"messages": "Hello"}, "messages"),
         ({"messages": [5]}, "messages[0]"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "bishop", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": []}]}, "messages[0].content"),
         ({"messages": [*HELLO, {"role": "user", "content": "x", "x": 1}]}, "messages[1].x"),
-        ({"messages": [{"role": "user", "content": "x", "name": "Ann"}]}, "messages[0].name"),
+        ({"messages": [{"role": "user", "content": "x", "name": 5}]}, "messages[0].name"),
         (
             {"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]},
-            "messages[0].tool_calls",
+            "messages[0].tool_calls[0].function",
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]},
@@ -110,7 +102,7 @@ def test_what_is_not_supported_is_refused_by_name(tiny_server: Running, name: st
             "messages[0].content[0].text",
         ),
         (
-            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]},
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": 5}]}]},
             "messages[0].content[0].image_url",
         ),
         (
@@ -174,15 +166,22 @@ def test_what_is_supported_changes_the_answer(tiny_server: Running, changes: Any
 @pytest.mark.parametrize(
     ("wrong", "param"),
     [
-        ({"prompt": ["a", "b"]}, "prompt"),
+        ({"prompt": ["a", ""]}, "prompt"),
+        ({"prompt": ["a"] * 33}, "prompt"),
+        ({"prompt": ["a"] * 5, "n": 7}, "prompt"),
         ({"prompt": []}, "prompt"),
         ({"prompt": [-1]}, "prompt"),
-        ({"prompt": [[1, 2]]}, "prompt"),
+        ({"prompt": [[1, 2], []]}, "prompt"),
+        ({"prompt": [[1], "a"]}, "prompt"),
+        ({"prompt": [[[1]]]}, "prompt"),
+        ({"prompt": None}, "prompt"),
         ({"prompt": [1, "a"]}, "prompt"),
         ({"logprobs": True}, "logprobs"),
         ({"logprobs": 21}, "logprobs"),
         ({"best_of": 2}, "best_of"),
-        ({"echo": True}, "echo"),
+        ({"best_of": 1, "n": 2}, "best_of"),
+        ({"echo": True, "logprobs": 0}, "echo"),
+        ({"echo": 1}, "echo"),
         ({"suffix": "x"}, "suffix"),
         ({"messages": HELLO}, "messages"),
         ({"max_completion_tokens": 5}, "max_completion_tokens"),
@@ -239,7 +238,11 @@ def test_bodies_that_are_no_request(tiny_server: Running, body: bytes) -> None:
         ("GET", "/page/../errors.py", 404),
         ("GET", "/page/%2e%2e/errors.py", 404),
         ("GET", "/../../etc/passwd", 404),
-        ("GET", "/v1/models/", 404),
+        ("GET", "/v1/models/x/", 404),
+        ("GET", "/v1/models//", 404),
+        ("GET", "/v1/v1/models", 404),
+        ("GET", "/v1/chat/completions/x", 404),
+        ("HEAD", "/chat/completions", 405),
         ("GET", "/v1/chat/completions", 405),
         ("DELETE", "/v1/models", 405),
     ],
@@ -249,6 +252,9 @@ def test_addresses_with_nothing_there(
 ) -> None:
     reply = tiny_server.ask(method, path)
     assert reply.status == status
+    if method == "HEAD":
+        assert reply.body == b""
+        return
     assert reply.error["code"] in ("not_found", "method_not_allowed", "model_not_found")
 
 

@@ -87,6 +87,10 @@ def test_it_serves_until_it_is_told_to_stop(letters_folder: Path, tmp_path: Path
         (["--cors-origin", "*"], "no origin"),
         (["--allow-host", "box:8000"], "no host's name"),
         (["--api-key", ""], "API key"),
+        (["--cors-origin", "app://name/"], "no origin"),
+        (["--served-name", " "], "--served-name"),
+        (["--served-name", "a\nb"], "--served-name"),
+        (["--served-name", "x" * 257], "--served-name"),
         (["--host", "no.such.host.invalid", "--api-key", "long-enough"], "cannot listen"),
     ],
 )

@@ -193,10 +193,14 @@ QWEN35 = (
 {%- endfor %}
 {%- if add_generation_prompt %}
   {{- '<|im_start|>assistant\\n<think>\\n' }}
+  {%- if enable_thinking is defined and enable_thinking is false %}
+    {{- '\\n</think>\\n\\n' }}
+  {%- endif %}
 {%- endif %}
 """
 )
-"""Trimmed texts or parts; strict about system messages; each answer begins with its thoughts."""
+"""Trimmed texts or parts; strict about system messages; each answer begins with its thoughts,
+which are over at once if they are switched off."""
 
 MINICPMV = QWEN35.replace("<|vision_start|><|image_pad|><|vision_end|>", "<|image_pad|>\\n")
 """The same with an image on a line of its own."""

@@ -38,7 +38,7 @@ export async function listModels(key) {
 
 /**
  * Asks for an answer. Resolves once the server has accepted the request, to an iterator over
- * {status}, {text}, {finish} and {usage}; an answer that breaks off throws.
+ * {status}, {thought}, {text}, {finish} and {usage}; an answer that breaks off throws.
  */
 export async function requestAnswer(body, key, signal) {
   const stream = { ...body, stream: true, stream_options: { include_usage: true } };
@@ -61,6 +61,7 @@ async function* answerEvents(body) {
     const chunk = JSON.parse(data);
     if (chunk.error) throw new ServerError(message(chunk.error) ?? "The server could not finish this answer.");
     const choice = chunk.choices?.[0];
+    if (choice?.delta?.reasoning_content) yield { thought: choice.delta.reasoning_content };
     if (choice?.delta?.content) yield { text: choice.delta.content };
     if (choice?.finish_reason) yield { finish: choice.finish_reason };
     if (chunk.usage) yield { usage: chunk.usage };

@@ -26,25 +26,29 @@ const allPictures = () => turns.flatMap(picturesOf);
 
 function showTurn(turn) {
   const question = el("article", { class: "question" }, el("h2", { class: "hidden" }, "You"), ...showParts(turn.parts));
+  const thought = el("details", { class: "thought", hidden: true }, el("summary", {}, "Thought"), el("p", { class: "words", dir: "auto" }));
   const body = el("div", { class: "body", dir: "auto" });
   const foot = el("div", { class: "foot" });
   // The conversation is a live region; of an answer, only the whole is read out, by `announce`.
-  const answer = el("article", { class: "answer", "aria-live": "off", hidden: true }, el("h2", { class: "hidden" }, "Answer"), body, foot);
-  views.set(turn, { question, answer, body, foot });
+  const answer = el("article", { class: "answer", "aria-live": "off", hidden: true }, el("h2", { class: "hidden" }, "Answer"), thought, body, foot);
+  views.set(turn, { question, answer, thought, body, foot });
   ui.log.append(question, answer);
   showAnswer(turn);
 }
 
 function showAnswer(turn) {
   const { answer } = turn;
-  const { question, answer: node, body, foot } = views.get(turn);
+  const { question, answer: node, thought, body, foot } = views.get(turn);
   question.classList.toggle("left-out", isLeftOut(turn));
   node.hidden = !answer;
   if (!answer) return;
+  thought.hidden = !answer.thought;
+  if (answer.thought) thought.lastChild.textContent = answer.thought;
   renderMarkdown(body, answer.text);
   const isRunning = answer.state === "running";
   node.setAttribute("aria-busy", isRunning);
-  const note = isRunning ? (answer.text ? "" : answer.status) : answerNote(turn);
+  const status = answer.thought ? "Thinking" : answer.status;
+  const note = isRunning ? (answer.text ? "" : status) : answerNote(turn);
   foot.replaceChildren();
   if (note) foot.append(el("p", { class: isRunning ? "status" : "stats" }, note));
   if (answer.error) foot.append(el("p", { class: "error" }, answer.error));
@@ -148,6 +152,7 @@ async function ask(turn) {
     const events = await withKey((key) => requestAnswer(body, key, signal));
     for await (const event of events) {
       if (event.text) answer.text += event.text;
+      if (event.thought) answer.thought = (answer.thought ?? "") + event.thought;
       if (event.status) answer.status = event.status;
       if (event.usage) answer.stats = describe(event.usage);
       if (event.finish === "length") answer.note = "cut off at the token limit";
@@ -197,7 +202,8 @@ async function writeMessages(last) {
   for (const turn of turns) {
     if (turn !== last && !isPart(turn)) continue;
     messages.push({ role: "user", content: await contentOf(turn.parts) });
-    if (turn !== last) messages.push({ role: "assistant", content: turn.answer.text });
+    const { text, thought } = turn.answer ?? {};
+    if (turn !== last) messages.push({ role: "assistant", content: text, reasoning_content: thought });
   }
   return messages;
 }

@@ -1,0 +1,1 @@
+"""Tools: what a model may call, the calls in its answers, and what came of them."""
