@@ -171,7 +171,9 @@ class Engine:
             prompt, options, request.owner, on_finish, started, on_event, cancel
         )
         generation.client = request.client
-        self._think(generation, guide)
+        generation.guide = guide
+        if self._marks.there:
+            self._think(generation, guide)
         generation.engine = self
         if cancelled:
             generation.cancel()
