@@ -62,7 +62,9 @@ def ours(engine: Any, inputs: Arrays, ask: Callable[[], None]) -> Arrays:
     return [np.concatenate(layer.made, axis=-2) for layer in given]
 
 
-def theirs(model: Any, run: Callable[[], Any], inputs: Arrays | None = None) -> tuple[Arrays, Arrays]:
+def theirs(
+    model: Any, run: Callable[[], Any], inputs: Arrays | None = None
+) -> tuple[Arrays, Arrays]:
     """The inputs and outputs of transformers' layers, in the precision that its model has.
 
     `run` runs it once. With `inputs`, each layer is given its own of those.
