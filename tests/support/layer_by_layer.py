@@ -4,7 +4,7 @@ Where float32 does not suffice for a whole decoder, this tells rounding from ano
 layer makes of the same input is off by rounding alone, or by more.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
