@@ -63,7 +63,7 @@ def forms(names: dict[str, Any], printed: str) -> None:
 
 
 def tools(names: dict[str, Any], printed: str) -> None:
-    form, call, *rest = printed.splitlines()
+    form, call, *_ = printed.splitlines()
     assert form.startswith("told in plain texts")
     (made,) = [m for m in names["chat"].messages if m.tool_calls][:1]
     assert call.startswith("weather {'city': ")
