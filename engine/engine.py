@@ -188,7 +188,9 @@ class Engine:
             prompt, options, request.owner, on_finish, started, on_event, cancel
         )
         generation.client = request.client
-        self._think(generation, guide, request)
+        generation.guide = guide
+        if self._marks.there or request.tools:
+            self._think(generation, guide, request)
         generation.engine = self
         if cancelled:
             generation.cancel()

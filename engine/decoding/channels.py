@@ -155,6 +155,10 @@ class Marks:
     def __init__(self, tokenizer: Any) -> None:
         """`tokenizer` is mlx-lm's."""
         self._tokenizer = tokenizer
+        self.there = bool(
+            tokenizer.has_thinking or tokenizer.response_transitions or tokenizer.structural_markers
+        )
+        """Whether its answers may have parts; those of other models are plain."""
         self.thought: tuple[str, str] | None = None
         """What a thought begins and ends with; None for models that have no such marks."""
         self.ids: tuple[tuple[int, ...], tuple[int, ...]] | None = None

@@ -20,7 +20,7 @@ from engine.prompts.text_encoder import (
     check_text,
     unless_cancelled,
 )
-from engine.prompts.thought import Switch, Thought
+from engine.prompts.thought import Switch
 from vision_add_ons.errors import ImageError, OptionError, PromptError
 from vision_add_ons.token_ids import TokenIds
 
@@ -202,7 +202,7 @@ class PromptBuilder:
         if thinking is not None:
             self._switch.check(thinking, encoded.thought)
         if self._add_on is None:
-            border = self._border(encoded.tokens, encoded.thought)
+            border = None if encoded.thought == "none" else self._border(encoded.tokens)
             return Prompt(encoded.tokens, thought=encoded.thought, border=border)
         tokens: Sequence[int] = encoded.tokens
         positions = encoded.positions
@@ -211,15 +211,13 @@ class PromptBuilder:
         elif encoded.typed and positions is None:
             tokens, positions = self._without_marks(tokens, encoded.typed)
         expanded = self._add_on.expand_prompt(tokens, pictures, positions)
-        border = self._border(expanded.tokens, encoded.thought)
+        border = None if encoded.thought == "none" else self._border(expanded.tokens)
         return Prompt(
             expanded.tokens, expanded.spans, expanded.bidirectional, encoded.thought, border
         )
 
-    def _border(self, tokens: Sequence[int], thought: Thought) -> int | None:
-        """Where the thought begins that the template wrote at the end of a prompt, if it did."""
-        if thought == "none":
-            return None
+    def _border(self, tokens: Sequence[int]) -> int | None:
+        """Where the thought begins that the template wrote at the end of a prompt."""
         end = list(tokens[-MOST_WRITTEN:])
         place: int = self._tokenizer.rfind_think_start(end)
         return None if place < 0 else len(tokens) - len(end) + place

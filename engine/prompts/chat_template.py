@@ -88,7 +88,7 @@ class ChatTemplate:
         rest = iter(markers)
         dictionaries = [self._dictionary(m, rest, texts) for m in messages]
         try:
-            text = self._apply(dictionaries, self._all_hidden(variables))
+            text = self._apply(dictionaries, variables and self._all_hidden(variables))
             if images:
                 self._check_images(text, markers)
             if variables and "tools" in variables:

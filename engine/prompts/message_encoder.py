@@ -115,7 +115,9 @@ class MessageEncoder:
         if any(piece.called for piece in pieces):
             answers = sorted([*answers, *self._calling(messages, pieces, spans, plain)])
         before, behind = self._around(plain.text)
-        thought = self._ends(rendered, pieces, spans)
+        thought: Thought = "none"
+        if self._thought is not None:
+            thought = self._ends(rendered, pieces, spans, self._thought)
         if self._encoder.cuts is None:
             return self._by_parts(plain, before, behind, thought)
         made = self._continue(known, shared, rendered, pieces, spans, plain.text, answers)
@@ -133,12 +135,16 @@ class MessageEncoder:
             thought,
         )
 
-    def _ends(self, rendered: str, pieces: Sequence[Piece], spans: Sequence[Span]) -> Thought:
+    def _ends(
+        self,
+        rendered: str,
+        pieces: Sequence[Piece],
+        spans: Sequence[Span],
+        marks: tuple[str, str],
+    ) -> Thought:
         """How a prompt ends: what a message says of thoughts is only said."""
-        if self._thought is None:
-            return "none"
         told = (end for piece, (_, end) in zip(pieces, spans, strict=True) if not piece.called)
-        return thought_of(rendered[max(told, default=0) :], self._thought)
+        return thought_of(rendered[max(told, default=0) :], marks)
 
     def _around(self, text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         at = 0

@@ -276,3 +276,24 @@ def test_a_narrow_screen_needs_no_sideways_scrolling(page: "Page", pictures: lis
         assert box is not None
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= 360
+
+
+def test_a_thought_is_folded(page: "Page") -> None:
+    """And goes back with the next question."""
+    thought = piece("")
+    thought["choices"][0]["delta"] = {"reasoning_content": "Hm <b>so</b>"}
+    body = server_sent(thought, piece("Yes")) + "data: [DONE]\n\n"
+    page.route(
+        COMPLETIONS, lambda route: route.fulfill(content_type="text/event-stream", body=body)
+    )
+    send(page, "Well?")
+    words = page.locator(".thought .words")
+    expect(words).to_have_text("Hm <b>so</b>")
+    expect(words).not_to_be_visible()
+    page.get_by_text("Thought", exact=True).click()
+    expect(words).to_be_visible()
+    expect(page.locator(".body").last).to_have_text("Yes")
+    with page.expect_request(COMPLETIONS) as request:
+        send(page, "And?")
+    sent = request.value.post_data_json["messages"]
+    assert sent[1] == {"role": "assistant", "content": "Yes", "reasoning_content": "Hm <b>so</b>"}

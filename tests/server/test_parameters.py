@@ -15,7 +15,6 @@ REFUSED: dict[str, Any] = {
     "response_format": {"type": "grammar"},
     "modalities": ["text", "audio"],
     "audio": {"voice": "alloy", "format": "wav"},
-    "reasoning_effort": "low",
     "web_search_options": {},
     "best_of": 2,
     "echo": True,
