@@ -67,11 +67,6 @@ class Message:
         """All its texts, one after the other."""
         return "".join(part for part in self.parts if isinstance(part, str))
 
-    @property
-    def is_of_tools(self) -> bool:
-        """Whether it calls tools, or is what one returned."""
-        return bool(self.tool_calls) or self.role == "tool"
-
     @cached_property
     def length(self) -> int:
         """The characters of all that it says, calls of tools among them."""

@@ -18,6 +18,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from engine.options import LARGEST
 from engine.prompts.variables import read_variables
@@ -100,11 +101,14 @@ class ChatMessage(Strict):
     role: Literal["system", "developer", "user", "assistant", "tool"] = Field(
         description='"developer" is another word for "system".'
     )
+    tool_calls: Annotated[list[Called], Field(fail_fast=True)] | None = Field(
+        None, description="What an answer called."
+    )
     content: str | Annotated[list[Part], Field(fail_fast=True)] | None = Field(
-        None,
+        default_factory=lambda: _ABSENT,
         validate_default=True,
         description="A text or parts; null or none in what may have said nothing: an answer, or "
-        "what a tool returned.",
+        "what a tool returned. Not there only beside tool_calls.",
     )
     name: str | None = Field(
         None, max_length=256, description="Who speaks, for chat templates that tell."
@@ -120,12 +124,18 @@ class ChatMessage(Strict):
     annotations: Empty = None
     audio: Unsupported = None
     function_call: Unsupported = None
-    tool_calls: Annotated[list[Called], Field(fail_fast=True)] | None = Field(
-        None, description="What an answer called."
-    )
     tool_call_id: str | None = Field(
         None, max_length=128, description="Which call a tool's message answers."
     )
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _is_there(cls, content: Any, about: ValidationInfo) -> Any:
+        if content is not _ABSENT:
+            return content
+        if about.data.get("tool_calls"):
+            return None
+        raise PydanticCustomError("missing", "is missing")
 
     @field_validator("content")
     @classmethod
@@ -141,6 +151,9 @@ class ChatMessage(Strict):
             return [TextPart(type="text", text=self.content)]
         return self.content or []
 
+
+_ABSENT: Any = object()
+"""In place of a content that is not there: it may be null, or missing beside calls alone."""
 
 MAY_SAY_NOTHING = ("assistant", "tool")
 """The roles of messages whose content may be null, or no part."""

@@ -34,20 +34,22 @@ class Telling:
     @cached_property
     def own(self) -> bool:
         """Whether the template tells of tools, calls and results, and calls can be read."""
-        return self._tokenizer.has_tool_calling and self._template_knows
+        return self._tokenizer.has_tool_calling and self._knows_tools and self._knows_calls
 
     @cached_property
-    def _template_knows(self) -> bool:
+    def _knows_tools(self) -> bool:
+        asked, system = Message("user", "Qxasks_jvkz"), Message("system", "Qxis_jvkz")
+        return any(
+            all(word in self._rendered(messages, PROBE) for word in WORDS)
+            for messages in ([asked], [system, asked])
+        )
+
+    @cached_property
+    def _knows_calls(self) -> bool:
         asked, call = Message("user", "Qxasks_jvkz"), Message("assistant", (), tool_calls=(CALL,))
-        result = Message("tool", "Qxtold_jvkz", tool_call_id="a1b2c3d4e", name=PROBE.name)
-        for system in ((), (Message("system", "Qxis_jvkz"),)):
-            first = self._rendered([*system, asked], PROBE)
-            then = self._rendered([*system, asked, call, result], PROBE)
-            if all(word in first for word in WORDS) and all(
-                word in then for word in ("Qxsaid_jvkz", "Qxtold_jvkz")
-            ):
-                return True
-        return False
+        result = Message("tool", "Qxtold_jvkz", tool_call_id=str(CALL["id"]), name=PROBE.name)
+        told = [self._rendered([asked, call, result], *tools) for tools in ((), (PROBE,))]
+        return any("Qxsaid_jvkz" in text and "Qxtold_jvkz" in text for text in told)
 
     @cached_property
     def form(self) -> CallForm:
@@ -71,7 +73,7 @@ class Telling:
         if self.own:
             enforced = "" if can_enforce(self.form) else ", which cannot be enforced"
             return f"told by the chat template, calls as {self.form.name}{enforced}"
-        if self._template_knows:
+        if self._knows_tools and self._knows_calls:
             why = "no parser is known for the calls that the chat template asks for"
         else:
             why = "the chat template knows none"
@@ -81,9 +83,7 @@ class Telling:
         self, messages: Sequence[Message], tools: Sequence[Tool]
     ) -> tuple[Sequence[Message], Mapping[str, Any]]:
         """The messages as the template is to have them, and what it is told beside them."""
-        if not self.own:
-            if not tools and not any(m.tool_calls or m.role == "tool" for m in messages):
-                return messages, {}
+        if not (self.own if tools else self._knows_calls):
             return plain.in_words(messages, tools, self._has_system), {}
         told = {"tools": [tool.written for tool in tools]} if tools else {}
         return self._with_pictures(_named(messages)), told

@@ -45,7 +45,7 @@ def test_plain_texts() -> None:
         "<tool_response>\nNoon\n</tool_response>\n"
         "<tool_response>\nSeen:(picture)\n</tool_response>\nSo?"
     )
-    assert not any(message.is_of_tools for message in told)
+    assert not any(message.tool_calls for message in told)
 
 
 def test_without_a_system_message() -> None:
@@ -71,7 +71,7 @@ def telling(images: dict[str, Any]) -> Telling:
     """Of a template that knows tools, and takes pictures from these roles."""
     made = SimpleNamespace(form=SimpleNamespace(images=images))
     found = Telling(SimpleNamespace(has_tool_calling=True), made)  # type: ignore[arg-type]
-    found.__dict__["_template_knows"] = True
+    found.__dict__ |= {"own": True, "_knows_calls": True}
     return found
 
 
