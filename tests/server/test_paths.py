@@ -30,7 +30,7 @@ def strict(letters_engine: Engine) -> Iterator[Running]:
         yield server
 
 
-@pytest.mark.parametrize("path", OTHER_PATHS)
+@pytest.mark.parametrize("path", sorted(OTHER_PATHS))
 def test_other_spellings_lead_to_the_same(server: Running, path: str) -> None:
     method = "GET" if OTHER_PATHS[path] == "/v1/models" else "POST"
     body = None if method == "GET" else {**SHORT, "prompt": "hello"}
