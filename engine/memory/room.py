@@ -57,6 +57,8 @@ class Room:
         self.max_bytes = max_bytes
         self.needs = Needs(kit)
         self._weights = kit.report.decoder_bytes + kit.report.vision_bytes
+        self._others = max(0, mx.get_active_memory() - self._weights)
+        """What the process held beside this model when it was loaded: another's weights."""
         self._held: dict[Answer, tuple[int, int]] = {}
         """Of each answer under way, the bytes of its KV caches, and those that reading it takes."""
         self.padding = 0.0
@@ -151,7 +153,8 @@ class Room:
         held = mx.get_active_memory() - self._budget.nbytes - own
         reading = sum(reading for _, reading in self._held.values())
         caches = sum(kv for kv, _ in self._held.values())
-        taken = max(held, self._weights + caches + int(self.padding))
+        others = min(self._others, max(0, held - self._weights))
+        taken = max(held, others + self._weights + caches + int(self.padding))
         return self.max_bytes - taken - reading
 
     def _refusal(self, answer: "Answer", needed: int) -> NotEnoughMemory:

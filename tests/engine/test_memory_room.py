@@ -51,8 +51,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def limited(folder: Path, request: pytest.FixtureRequest) -> Iterator[Engine]:
-    """An engine with as many megabytes beside all that the tests' process holds."""
-    megabytes, parallel = request.param
+    """An engine with as many megabytes beside all that the tests' process holds.
+
+    A third number says how many megabytes somebody else holds there, as another engine's weights.
+    """
+    megabytes, parallel, *others = request.param
+    held = mx.zeros(sum(others) * MB, mx.uint8)
+    mx.eval(held)
     weights = (folder / "model.safetensors").stat().st_size
     limit = mx.get_active_memory() + weights + int(megabytes * MB)
     with load(folder, memory_bytes=limit, cache_bytes=64 * MB, parallel=parallel) as engine:
@@ -98,7 +103,7 @@ def test_sizes_around_the_limit(limited: Engine, seed: int) -> None:
     assert limited.generate("Hello", options=SHORT).result().tokens
 
 
-@pytest.mark.parametrize("limited", [(30, 4)], indirect=True)
+@pytest.mark.parametrize("limited", [(30, 4), (30, 4, 64)], indirect=True)
 def test_answers_without_an_end_share_what_there_is(
     limited: Engine, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
