@@ -90,7 +90,7 @@ class PromptBuilder:
         else:
             messages = read_messages(prompt, images)
             as_messages = True
-            if tools or any(message.tool_calls for message in messages):
+            if tools:  # without, calls and results are the template's own matter
                 told_of, told = self.telling.messages(messages, tools)
                 messages = list(told_of)
                 variables = {**(variables or {}), **told}
