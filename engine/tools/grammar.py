@@ -37,13 +37,14 @@ def calls_grammar(
             f"the form {form.name}"
         )
     rules = make(_Marks(form, token), tools, parallel)
-    start = "calls"
+    start = "BLANK calls"
     if answer is not None:
         if answer.kind != "json":
             raise OptionError("schema must be a JSON schema where there are tools, too")
-        start = "answer | calls"
+        start = "answer | BLANK calls"
         rules.append(f"answer: %json {_json(json.loads(answer.source), _SPACED)}")
-    return Schema.grammar("\n".join([f"start: {start}", *rules]))
+    # As models write them behind a thought.
+    return Schema.grammar("\n".join([f"start: {start}", r"BLANK: /\n{0,2}/", *rules]))
 
 
 def can_enforce(form: CallForm) -> bool:

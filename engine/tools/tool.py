@@ -15,6 +15,9 @@ MOST_TOOLS = 256
 MOST_SOURCE = 2**19
 """Characters of all tools of a request together, written out as JSON."""
 
+MOST_DEPTH = 100
+"""Levels to which the parameters of a tool are nested. Templates and grammars go through them."""
+
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/-]{0,127}")
 """What a tool may be called. The forms in which models write calls have no quotes around it."""
 
@@ -65,6 +68,8 @@ class Tool:
         except (TypeError, ValueError) as error:
             raise OptionError(f"{about} is not: {error!s:.150}") from error
         _check_words(f"{about} is not: a text in it", written)
+        if _depth(written) > MOST_DEPTH:
+            raise OptionError(f"{about} is not: it is nested deeper than {MOST_DEPTH} levels")
         made: dict[str, Any] = json.loads(written)
         if made.setdefault("type", "object") != "object":
             raise OptionError(f"{about} is not: its type is {made['type']!r:.60}")
@@ -202,6 +207,15 @@ def _check_words(what: str, text: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise OptionError(f"{what} holds half a character") from error
+
+
+def _depth(written: str) -> int:
+    """How deep JSON is nested, outside its texts."""
+    depth = most = 0
+    for bracket in re.findall(r"[\[{}\]]", re.sub(r'"(?:[^"\\]|\\.)*"', "", written)):
+        depth += 1 if bracket in "[{" else -1
+        most = max(most, depth)
+    return most
 
 
 def _plain(value: Any) -> Any:

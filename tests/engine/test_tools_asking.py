@@ -225,7 +225,7 @@ def test_a_schema_besides_tools(made: Made) -> None:
     schema["additionalProperties"] = False
     engine = made({}, added=MARKS["json_tools"])
     seen = set()
-    for seed in range(8):
+    for seed in range(16):
         options = GenerationOptions(max_tokens=900, temperature=1.0, seed=seed, schema=schema)
         message = [{"role": "user", "content": "Hi"}]
         one = Request(message, options=options, tools=[NAMED], parallel_tool_calls=False)
@@ -240,9 +240,10 @@ def test_a_schema_besides_tools(made: Made) -> None:
 
 
 def test_no_calls(made: Made) -> None:
+    short = GenerationOptions(max_tokens=40)
     for added in ((), MARKS["json_tools"]):
         engine = made({1: f"A {CALL} B"}, added=added)
-        end = engine.chat(tools=TOOLS).send("Hi", tool_choice="none").result()
+        end = engine.chat(tools=TOOLS, options=short).send("Hi", tool_choice="none").result()
         assert "<tool_call>" not in end.answer
         assert end.answer.startswith("A")
         assert not end.tool_calls
@@ -280,3 +281,24 @@ def test_forms_are_all_there() -> None:
     folder = Path(tool_parsers.__path__[0])
     assert {path.stem for path in folder.glob("[a-z]*.py")} == set(FORMS)
     assert {form_of(name).end == "" for name in FORMS} == {True, False}
+
+
+def test_a_thought_before_a_call(made: Made) -> None:
+    marks = ("<think>", "</think>")
+    script = ["<think>", "\nHm", ".\n", "</think>", "\n\n", CALL[:15], CALL[15:]]
+    template = recited.HERMES.replace(
+        "(m.content or '')", "('<think>\\n' ~ m.reasoning_content ~ '\\n</think>\\n\\n')"
+    )
+    engine = made({1: script, 3: "Noon."}, added=marks, template=template)  # type: ignore[dict-item]
+    chat = engine.chat(tools=TOOLS)
+    first = chat.send("When?").result()
+    assert (first.reasoning, first.answer, first.finish_reason) == ("Hm.", "", "tool_calls")
+    assert plain(first) == [CALLS[1]]
+    assert chat.messages[1].reasoning == "Hm."
+    second = chat.send(results=["12"]).result()
+    assert second.answer == "Noon."
+    assert second.cached_tokens >= first.prompt_tokens
+    # Behind the thought the call is enforced, and by the grammar alone this model's tokens go on.
+    end = engine.chat(tools=[NAMED]).send("When?", tool_choice="weather").result()
+    assert (end.reasoning, end.answer, end.finish_reason) == ("Hm.", "", "tool_calls")
+    jsonschema.validate(dict(end.tool_calls[0].arguments), NAMED["parameters"])

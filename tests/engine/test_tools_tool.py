@@ -31,9 +31,14 @@ def test_it_is_a_copy() -> None:
     assert list(tool.parameters["properties"]) == ["a"]
 
 
-DEEP: dict[str, Any] = {}
-for _ in range(5000):
-    DEEP = {"properties": {"a": DEEP}}
+def nested(levels: int) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for _ in range(levels // 2):
+        made = {"properties": {"a": made}}
+    return made
+
+
+DEEP, RATHER_DEEP = nested(10_000), nested(200)
 REFUSED: dict[str, Any] = {
     "no dictionary": "f",
     "another type": {"type": "web_search"},
@@ -52,6 +57,7 @@ REFUSED: dict[str, Any] = {
     "no JSON": {"name": "f", "parameters": {"properties": {"a": {"const": b"x"}}}},
     "no number": {"name": "f", "parameters": {"properties": {"a": {"const": float("nan")}}}},
     "nested deep": {"name": "f", "parameters": DEEP},
+    "nested too deep for a template": {"name": "f", "parameters": RATHER_DEEP},
     "strict as a text": {"name": "f", "strict": "yes"},
 }
 
@@ -64,6 +70,11 @@ def test_refused(tool: Any) -> None:
     assert len(str(refused.value)) < 400
     if isinstance(tool, dict) and tool.get("name") == "f":
         assert " f" in str(refused.value)
+
+
+def test_how_deep() -> None:
+    text = {"const": "[{" * 500}
+    assert Tool("f", "", {**nested(90), "$defs": {"a": text}}).parameters["properties"]
 
 
 def test_how_many_and_how_large() -> None:

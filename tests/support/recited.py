@@ -64,7 +64,8 @@ def save(
 ) -> Path:
     """A checkpoint that says `scripts[n]` where the conversation has `n` messages, and ends.
 
-    A script may come in tokens of its own. `parser` is mlx-lm's name for the form of its calls;
+    A script may come in tokens of its own; what is `added` is the token that it is, and stands in
+    one script once. `parser` is mlx-lm's name for the form of its calls;
     without one mlx-lm finds it. `added` are texts that are tokens by themselves.
     """
     words = {letter: i for i, letter in enumerate(LETTERS)}
@@ -74,7 +75,8 @@ def save(
     for count, script in scripts.items():
         last = words[str(count)]
         for i, piece in enumerate(cut(script, seed) if isinstance(script, str) else script):
-            token = words.setdefault(f"\ue100{count}.{i}\ue101{piece}", len(words))
+            own = words.get(piece) if piece in added else None
+            token = own or words.setdefault(f"\ue100{count}.{i}\ue101{piece}", len(words))
             follows[last], last = token, token
         follows[last] = words["</s>"]
     _save_model(folder, len(words), follows, seed)
