@@ -83,9 +83,9 @@ class Telling:
         self, messages: Sequence[Message], tools: Sequence[Tool]
     ) -> tuple[Sequence[Message], Mapping[str, Any]]:
         """The messages as the template is to have them, and what it is told beside them."""
-        if not (self.own if tools else self._knows_calls):
+        if not self.own:
             return plain.in_words(messages, tools, self._has_system), {}
-        told = {"tools": [tool.written for tool in tools]} if tools else {}
+        told = {"tools": [tool.written for tool in tools]}
         return self._with_pictures(_named(messages)), told
 
     def _with_pictures(self, messages: Sequence[Message]) -> Sequence[Message]:

@@ -164,14 +164,18 @@ def test_a_tool_that_a_template_drops(tmp_path: Path) -> None:
 
 
 def test_calls_in_a_history_without_tools(tmp_path: Path) -> None:
-    """They are told, whatever the template knows."""
-    for i, template in enumerate((recited.HERMES, recited.PLAIN)):
-        with load(recited.save(tmp_path / str(i), {3: "Noon."}, template)) as engine:
-            messages = [
-                {"role": "user", "content": "When?"},
-                {"role": "assistant", "content": None, "tool_calls": [CALL]},
-                {"role": "tool", "content": "12", "tool_call_id": "a1"},
-            ]
-            generation = engine.generate(messages)
-            assert generation.result().answer == "Noon."
-            assert WRITTEN in engine.detokenize(generation.prompt.tokens)
+    """The template tells them as it would a processor, or they are refused: none is lost."""
+    messages = [
+        {"role": "user", "content": "When?"},
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "content": "12", "tool_call_id": "a1"},
+    ]
+    with load(recited.save(tmp_path / "own", {3: "Noon."}, recited.HERMES)) as engine:
+        generation = engine.generate(messages)
+        assert generation.result().answer == "Noon."
+        assert WRITTEN in engine.detokenize(generation.prompt.tokens)
+    with load(recited.save(tmp_path / "none", {3: "Noon."}, recited.PLAIN)) as engine:
+        with pytest.raises(PromptError, match="leaves out what message 2"):
+            engine.generate(messages)
+        request = Request(messages, tools=TOOLS)
+        assert engine.submit(request).result().answer == "Noon."
