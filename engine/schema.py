@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from engine.plain_data import as_plain, check_characters
 from vision_add_ons.errors import OptionError
 
 MOST_SOURCE = 2**20
@@ -27,10 +28,7 @@ class Schema:
             raise OptionError(f"a schema's kind is json, regex or grammar, not {told:.60}")
         if not isinstance(self.source, str) or not self.source:
             raise OptionError(f"a schema's {self.kind} must be a text of at least one character")
-        try:
-            self.source.encode()
-        except UnicodeEncodeError as error:
-            raise OptionError(f"a schema's {self.kind} holds half a character") from error
+        check_characters(f"a schema's {self.kind}", self.source)
         if len(self.source) > MOST_SOURCE:
             raise OptionError(
                 f"this schema has {len(self.source):,} characters, and at most {MOST_SOURCE:,} are "
@@ -95,16 +93,7 @@ class Schema:
 
 def _written(name: str, value: Any) -> str:
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=as_plain)
     except Exception as error:  # whatever others' mappings and sequences raise
         told = f"{type(error).__name__}: {error}"
         raise OptionError(f"{name} cannot be written as JSON ({told:.200})") from error
-
-
-def _plain(value: Any) -> Any:
-    """For mappings that are no dict, and sequences that are no list."""
-    if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
-        return list(value)
-    raise TypeError(f"{type(value).__name__} is not JSON")

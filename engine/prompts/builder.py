@@ -78,7 +78,6 @@ class PromptBuilder:
         `Cancelled` soon after `cancel` was set.
         """
         length = 0
-        as_messages = False
         if isinstance(prompt, str):
             check_text(prompt)
             length = len(prompt)
@@ -89,7 +88,6 @@ class PromptBuilder:
             make = partial(self._from_tokens, tokens, images, max_image_size)
         else:
             messages = read_messages(prompt, images)
-            as_messages = True
             if tools:  # without, calls and results are the template's own matter
                 told_of, told = self.telling.messages(messages, tools)
                 messages = list(told_of)
@@ -98,8 +96,6 @@ class PromptBuilder:
             if variables:
                 length += len(json.dumps(variables, ensure_ascii=False))
             make = partial(self._from_messages, messages, max_image_size, variables, thinking)
-        if tools and not as_messages:
-            raise OptionError("tools must come with messages, which a chat template writes them to")
         check_length(length)
         if cancel is not None and length > LONG_TEXT:
             built = unless_cancelled(make, cancel)
@@ -107,10 +103,15 @@ class PromptBuilder:
             built = make()
         if not built.tokens:
             raise PromptError("the prompt is empty; give it some text")
-        if built.thought is None and variables:
-            raise PromptError("template goes with messages; this prompt is written without one")
-        if built.thought is None and thinking:
-            raise OptionError("thinking goes with messages; this prompt is written without one")
+        if built.thought is None:  # no template wrote it
+            if tools:
+                raise OptionError(
+                    "tools must come with messages, which a chat template writes them to"
+                )
+            if variables:
+                raise PromptError("template goes with messages; this prompt is written without one")
+            if thinking:
+                raise OptionError("thinking goes with messages; this prompt is written without one")
         return built
 
     @property

@@ -11,6 +11,7 @@ from engine.generation import Generation
 from engine.server import tools
 from engine.server.answers import ChatCompletion
 from engine.server.documents import answered
+from engine.server.form import CompletionsForm
 from engine.server.limits import client_of
 from engine.server.options import chat_options, several, template_variables
 from engine.server.schemas import ChatRequest
@@ -23,15 +24,14 @@ THOUGHT = "reasoning_content"
 """What a model thought before its answer; DeepSeek's name, which most servers and clients took."""
 
 
-class ChatForm:
+class ChatForm(CompletionsForm):
     """An answer as chat completions tell it; see `streaming.Form`."""
 
     def __init__(self, asked: ChatRequest, tokens: TokenTexts, base: Json, index: int = 0) -> None:
-        self._tokens, self._base, self._index = tokens, base, index
+        super().__init__(asked, tokens, base, index)
         self._called: set[int] = set()
         """The indices of calls of which the stream has told."""
         self._logprobs = bool(asked.logprobs)
-        self._usage = bool(asked.stream_options and asked.stream_options.include_usage)
 
     def first(self) -> Iterable[Json]:
         return [self._chunk({"role": "assistant", "content": ""})]
@@ -49,9 +49,6 @@ class ChatForm:
 
     def last(self, finished: Finished) -> Iterable[Json]:
         yield self._chunk({}, reason=FINISH[finished.finish_reason])
-
-    def total(self, usage: Json) -> Iterable[Json]:
-        return [{**self._base, "choices": [], "usage": usage}] if self._usage else ()
 
     def whole(self, finished: Finished, deltas: list[TextDelta]) -> Json:
         calls = [tools.whole(call) for call in finished.tool_calls]
@@ -71,8 +68,7 @@ class ChatForm:
     def _chunk(self, delta: Json, logprobs: Any = None, reason: str | None = None) -> Json:
         choice = {"index": self._index, "delta": delta, "logprobs": logprobs}
         choice["finish_reason"] = reason
-        chunk = {**self._base, "choices": [choice]}
-        return {**chunk, "usage": None} if self._usage else chunk
+        return self._chunk_of(choice)
 
     def _logprobs_of(self, deltas: Iterable[TextDelta]) -> Json | None:
         if not self._logprobs:

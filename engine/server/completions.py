@@ -11,6 +11,7 @@ from engine.events import Finished, TextDelta
 from engine.generation import Generation
 from engine.server.answers import Completion
 from engine.server.documents import answered
+from engine.server.form import CompletionsForm
 from engine.server.limits import client_of
 from engine.server.options import completion_options, several
 from engine.server.schemas import CompletionRequest
@@ -20,7 +21,7 @@ from engine.server.tokens import TokenTexts
 from engine.server.usage import FINISH
 
 
-class CompletionForm:
+class CompletionForm(CompletionsForm):
     """An answer as text completions tell it; see `streaming.Form`."""
 
     prompt = ""
@@ -29,9 +30,8 @@ class CompletionForm:
     def __init__(
         self, asked: CompletionRequest, tokens: TokenTexts, base: Json, index: int = 0
     ) -> None:
-        self._tokens, self._base, self._index = tokens, base, index
+        super().__init__(asked, tokens, base, index)
         self._logprobs = asked.logprobs is not None
-        self._usage = bool(asked.stream_options and asked.stream_options.include_usage)
         self._offset = 0
         self._begun, self._first = False, list[int]()
 
@@ -48,9 +48,6 @@ class CompletionForm:
 
     def last(self, finished: Finished) -> Iterable[Json]:
         yield self._chunk("", reason=FINISH[finished.finish_reason])
-
-    def total(self, usage: Json) -> Iterable[Json]:
-        return [{**self._base, "choices": [], "usage": usage}] if self._usage else ()
 
     def whole(self, finished: Finished, deltas: list[TextDelta]) -> Json:
         deltas = [self._with_space(delta) for delta in deltas]
@@ -75,8 +72,7 @@ class CompletionForm:
         return replace(delta, text=" " * lost + delta.text)
 
     def _chunk(self, text: str, logprobs: Any = None, reason: str | None = None) -> Json:
-        chunk = {**self._base, "choices": [self._choice(text, logprobs, reason)]}
-        return {**chunk, "usage": None} if self._usage else chunk
+        return self._chunk_of(self._choice(text, logprobs, reason))
 
     def _choice(self, text: str, logprobs: Any, reason: str | None) -> Json:
         return {"index": self._index, "text": text, "logprobs": logprobs, "finish_reason": reason}

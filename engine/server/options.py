@@ -33,6 +33,7 @@ _SAME = (
     "frequency_penalty",
     "repetition_penalty",
     "penalty_context",
+    "max_thinking_tokens",
     "stop",
 )
 
@@ -42,8 +43,6 @@ def chat_options(asked: ChatRequest, defaults: GenerationOptions) -> GenerationO
     given = _given(asked, defaults)
     if asked.thinking is not None:
         given["thinking"] = asked.thinking
-    if asked.asked("max_thinking_tokens") is not None:
-        given["max_thinking_tokens"] = asked.asked("max_thinking_tokens")
     if asked.logprobs:
         given |= {"logprobs": True, "top_logprobs": asked.top_logprobs or 0}
     match asked.response_format:

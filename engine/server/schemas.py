@@ -30,6 +30,7 @@ from engine.server.values import (
     Alternatives,
     Answers,
     Bias,
+    Count,
     CountOrAll,
     Empty,
     Ignored,
@@ -313,12 +314,10 @@ class ChatRequest(Sampling):
     enable_thinking: bool | None = Field(
         None, description="Beside OpenAI's: whether the model thinks first, where it can be told."
     )
-    max_thinking_tokens: Annotated[int, Field(ge=0, le=LARGEST), Whole] | None = Field(
+    max_thinking_tokens: Count | None = Field(
         None, description="Beside OpenAI's: a thought is ended when it has so many tokens."
     )
-    thinking_budget: Annotated[int, Field(ge=0, le=LARGEST), Whole] | None = _other(
-        "thinking_budget"
-    )
+    thinking_budget: Count | None = _other("thinking_budget")
     chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(_variables)] | None = Field(
         None, description="Beside OpenAI's: variables for the chat template, of plain data."
     )

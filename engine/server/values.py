@@ -28,6 +28,7 @@ def _whole(value: Any) -> Any:
 Whole = BeforeValidator(_whole)
 """JSON knows no integers: 5.0 is 5. It stands behind the bounds, or /openapi.json lacks them."""
 Positive = Annotated[int, Field(ge=1, le=LARGEST), Whole]
+Count = Annotated[int, Field(ge=0, le=LARGEST), Whole]
 CountOrAll = Annotated[int, Field(ge=-1, le=LARGEST), Whole]
 Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1), Whole]
 Alternatives = Annotated[int, Field(ge=0, le=20), Whole]

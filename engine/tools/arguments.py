@@ -48,7 +48,6 @@ class Arguments:
         """The arguments of each call, as far as they are there."""
         self.names: list[str] = []
         """Which tools they are for."""
-        self.ids: list[str | None] = []
 
     def feed(self, text: str) -> list[Piece]:
         """What this adds to the calls' arguments."""
@@ -80,7 +79,6 @@ class Arguments:
         named = found.groupdict()
         name = named.get("name") or named.get("bare") or ""
         self.names.append(name)
-        self.ids.append(named.get("id"))
         self.written.append("")
         self._rest = self._rest[found.end() :]
         pieces.append(Piece(len(self.names) - 1, name, named.get("id"), ""))

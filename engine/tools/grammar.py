@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from engine.decoding.guide import SPACE
 from engine.schema import Schema
 from engine.tools.reader import CallForm
 from engine.tools.tool import Tool
@@ -42,7 +43,8 @@ def calls_grammar(
         if answer.kind != "json":
             raise OptionError("schema must be a JSON schema where there are tools, too")
         start = "answer | BLANK calls"
-        rules.append(f"answer: %json {_json(json.loads(answer.source), _SPACED)}")
+        spaced = {"whitespace_pattern": SPACE}
+        rules.append(f"answer: %json {_json(json.loads(answer.source), spaced)}")
     # As models write them behind a thought.
     return Schema.grammar("\n".join([f"start: {start}", r"BLANK: /\n{0,2}/", *rules]))
 
@@ -188,6 +190,3 @@ def _json(schema: Any, style: dict[str, Any]) -> str:
         schema = {}
     given = schema if isinstance(schema, dict) else {"not": {}}
     return json.dumps({**given, "x-guidance": style})
-
-
-_SPACED: dict[str, Any] = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{0,32}"}

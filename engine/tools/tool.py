@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from engine.checks import check_flag, reading
+from engine.plain_data import as_plain, check_characters
 from vision_add_ons.errors import OptionError
 
 MOST_TOOLS = 256
@@ -53,7 +54,7 @@ class Tool:
         object.__setattr__(self, "description", self.description or "")
         check_flag(f"strict of the tool {self.name}", self.strict)
         object.__setattr__(self, "parameters", self._checked(self.parameters))
-        _check_words(f"{about} description", self.description)
+        check_characters(f"{about} description", self.description)
 
     def _checked(self, given: Any) -> dict[str, Any]:
         about = f"tools must have a JSON schema of an object as parameters, which {self.name}'s"
@@ -62,12 +63,12 @@ class Tool:
         if not isinstance(given, Mapping):
             raise OptionError(f"{about} is not: it is {type(given).__name__}")
         try:
-            written = json.dumps(given, ensure_ascii=False, allow_nan=False, default=_plain)
+            written = json.dumps(given, ensure_ascii=False, allow_nan=False, default=as_plain)
         except RecursionError as error:
             raise OptionError(f"{about} is not: it is nested too deep") from error
         except (TypeError, ValueError) as error:
             raise OptionError(f"{about} is not: {error!s:.150}") from error
-        _check_words(f"{about} is not: a text in it", written)
+        check_characters(f"{about} is not: a text in it", written)
         if _depth(written) > MOST_DEPTH:
             raise OptionError(f"{about} is not: it is nested deeper than {MOST_DEPTH} levels")
         made: dict[str, Any] = json.loads(written)
@@ -88,8 +89,8 @@ class Tool:
     def written(self) -> dict[str, Any]:
         """In OpenAI's form, as chat templates and mlx-lm's parsers read it."""
         # Parsers look into each property's schema, and take none that is `true`.
-        properties = {k: v or {} for k, v in self.parameters["properties"].items()}
-        properties = {k: v if isinstance(v, dict) else {} for k, v in properties.items()}
+        given = self.parameters["properties"]
+        properties = {k: v if isinstance(v, dict) else {} for k, v in given.items()}
         function = {
             "name": self.name,
             "description": self.description,
@@ -171,10 +172,9 @@ def read_choice(given: Any, tools: Sequence[Tool]) -> ToolChoice:
 
 
 def _choice(given: Any, tools: Sequence[Tool]) -> ToolChoice:
-    name = given
     if isinstance(given, ToolChoice):
-        name = given.name or given.mode
-        given = name
+        given = given.name or given.mode
+    name = given
     if isinstance(given, Mapping):
         function = given.get("function", given)
         name = function.get("name") if isinstance(function, Mapping) else None
@@ -202,13 +202,6 @@ def _shown(value: Any) -> str:
     return f"{value!r:.150}" if isinstance(value, str) else type(value).__name__
 
 
-def _check_words(what: str, text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise OptionError(f"{what} holds half a character") from error
-
-
 def _depth(written: str) -> int:
     """How deep JSON is nested, outside its texts."""
     depth = most = 0
@@ -216,12 +209,3 @@ def _depth(written: str) -> int:
         depth += 1 if bracket in "[{" else -1
         most = max(most, depth)
     return most
-
-
-def _plain(value: Any) -> Any:
-    """For mappings that are no dict, and sequences that are no list."""
-    if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
-        return list(value)
-    raise TypeError(f"{type(value).__name__} is not JSON")

@@ -21,7 +21,7 @@ from engine import load
 from vision_add_ons.gemma3n import Gemma3nAddOn
 from vision_add_ons.gemma4 import Gemma4AddOn
 from vision_add_ons.qwen3_5 import Qwen35AddOn
-from vision_add_ons.testing import BOS, Kit
+from vision_add_ons.testing import BOS, Kit, relative_error
 from vision_add_ons.testing.kit import request
 
 MOST = 1.5
@@ -33,8 +33,8 @@ FAR = 3e-6
 def errors(made: np.ndarray, exact: np.ndarray) -> np.ndarray:
     """Of each token, relative."""
     width = exact.shape[-1]
-    apart, size = ((x.reshape(-1, width) ** 2).sum(-1) ** 0.5 for x in (made - exact, exact))
-    return np.asarray(apart / size)
+    pairs = zip(made.reshape(-1, width), exact.reshape(-1, width), strict=True)
+    return np.array([relative_error(a, b) for a, b in pairs])
 
 
 @pytest.mark.parametrize(
