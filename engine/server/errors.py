@@ -11,7 +11,8 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from engine.server.schemas import FORMATS, PART_TYPES
+from engine.server.formats import FORMATS
+from engine.server.parts import PART_TYPES
 from vision_add_ons.errors import (
     ContextExceeded,
     EngineClosed,

@@ -46,6 +46,7 @@ OpenAI model talks. The last eight are the details of ways of drawing that there
 
 OTHER_NAMES = {
     "max_completion_tokens": "max_tokens",
+    "max_output_tokens": "max_tokens",
     "num_predict": "max_tokens",
     "n_predict": "max_tokens",
     "repeat_penalty": "repetition_penalty",

@@ -227,7 +227,7 @@ def test_names_reach_templates_that_tell_them(server: Running) -> None:
     assert message(server, name="\ud800").error["param"] == "messages[0].name"
     service = server.server.app.state.service
     asked = [ChatMessage(role="user", content="hello", name="Ann")]
-    (read,) = run_async(service.read_messages(asked))
+    (read,) = run_async(service.read_turns([message.turn for message in asked]))
     assert (read.name, read.text) == ("Ann", "hello")
 
 
