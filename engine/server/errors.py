@@ -90,9 +90,10 @@ PRIVATE = {
 def json_response(
     body: Any, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
+    """`body` is anything for JSON, or bytes of it."""
     # Plain ASCII: a message may quote half a character from the request, which UTF-8 cannot hold.
     return Response(
-        json.dumps(body),
+        body if isinstance(body, bytes) else json.dumps(body),
         status,
         {**PRIVATE, **(headers or {})},
         "application/json",
@@ -188,6 +189,10 @@ def from_validation(errors: Sequence[Any]) -> ApiError:
 _BRANCHES = ("body", "str", "constrained-str", "ImageURL")
 
 
+_KINDS = ("list[", "literal[", "<")
+"""What a branch's name may begin with; our own are "<kind>"."""
+
+
 def _path(loc: Sequence[Any]) -> str:
     """`("body", "messages", 0, "content", "list[...]", 1)` as `messages[0].content[1]`."""
     path = ""
@@ -197,7 +202,7 @@ def _path(loc: Sequence[Any]) -> str:
         branch = step in (PART_TYPES if isinstance(before, int) else FORMATS.get(before, ()))
         if isinstance(step, int):
             path += f"[{step}]" if path else ""
-        elif not branch and step not in _BRANCHES and not step.startswith(("list[", "literal[")):
+        elif not branch and step not in _BRANCHES and not step.startswith(_KINDS):
             path += f".{step:.100}" if path else f"{step:.100}"
         before = step
     return path

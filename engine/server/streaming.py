@@ -111,7 +111,7 @@ class _AnswerResponse(Response):
         raise NotImplementedError
 
     async def fail(self, error: ApiError, scope: Scope, send: Send) -> None:
-        await error.response()(scope, _nothing, send)
+        await error.response()(scope, nothing, send)
 
 
 class WholeAnswer(_AnswerResponse):
@@ -128,7 +128,7 @@ class WholeAnswer(_AnswerResponse):
                     wholes.append(form.whole(event, deltas))
         choices = [choice for whole in wholes for choice in whole["choices"]]
         told = wholes[0] | {"choices": choices, "usage": usage(ends, self.prompts)}
-        await json_response(told)(scope, _nothing, send)
+        await json_response(told)(scope, nothing, send)
 
 
 class EventStream(_AnswerResponse):
@@ -136,7 +136,9 @@ class EventStream(_AnswerResponse):
 
     begun = False
     end = "data: [DONE]\n\n"
-    """What a stream's last line is."""
+    """What stands behind all events."""
+    _written = 0.0
+    """When something was last written."""
 
     @staticmethod
     def line(chunk: Json) -> str:
@@ -171,7 +173,7 @@ class EventStream(_AnswerResponse):
                 told = True
                 await self._write(send, "".join(map(self.line, (*start, *piece))))
             elif isinstance(event, Progress):
-                await self._write(send, f": prefill {event.processed}/{event.total}\n\n")
+                await self.comment(send, f"prefill {event.processed}/{event.total}")
             else:
                 check_end(event)
                 start = [] if told else form.first()
@@ -194,6 +196,10 @@ class EventStream(_AnswerResponse):
     def still_here(self) -> str:
         """What is written where there is nothing to tell."""
         return _STILL_HERE
+
+    async def comment(self, send: Send, text: str) -> None:
+        """What proxies, and whoever looks at the stream, are told."""
+        await self._write(send, f": {text}\n\n")
 
     async def _write(self, send: Send, data: str, more: bool = True) -> None:
         self._written = time.monotonic()
@@ -250,5 +256,5 @@ async def _until_left(receive: Receive) -> None:
         pass
 
 
-async def _nothing() -> Message:
+async def nothing() -> Message:
     return {"type": "http.disconnect"}
