@@ -16,6 +16,7 @@ IGNORED = (
     "verbosity",
     "prediction",
     "cache_control",
+    "client_metadata",
     # Of other servers.
     "keep_alive",
     "ttl",

@@ -55,6 +55,7 @@ class CallOutput(BaseModel):
     status: Status
     call_id: str = Field(description="What its output is to be given with.")
     name: str
+    namespace: str | None = Field(None, description="Which of the tools' namespaces it is from.")
     arguments: str = Field(description="A JSON object, written out.")
 
 

@@ -11,6 +11,7 @@ from engine.generation import Generation
 from engine.options import GenerationOptions
 from engine.server.errors import ApiError, json_response
 from engine.server.responses.schemas import SEALED, ResponseRequest
+from engine.server.responses.tools import namespaces
 from engine.server.responses.writing import Writer
 from engine.server.streaming import (
     EventStream,
@@ -47,6 +48,7 @@ class ResponseForm:
             summarized=asked.summarized,
             seals=asked.includes(SEALED),
             must_call=asked.must_call,
+            namespaces=namespaces(asked.tools or ()),
         )
         self._finished: Finished | None = None
         self._number = -1
@@ -151,7 +153,7 @@ class ResponseStream(EventStream):
 def _head(asked: ResponseRequest, options: GenerationOptions, model: str, stored: bool) -> Json:
     """A response before its answer: what was asked, as OpenAI tells it again."""
     base = head("response", model, "resp")
-    tools = [tool.model_dump(include=_OF_TOOLS) for tool in asked.tools or ()]
+    tools = [tool.model_dump(exclude=_UNTOLD) for tool in asked.tools or ()]
     choice: Any = asked.tool_choice or "auto"
     text = asked.text.format if asked.text else None
     told: Json = {"type": "text"} if text is None else text.model_dump(by_alias=True)
@@ -190,7 +192,8 @@ def _head(asked: ResponseRequest, options: GenerationOptions, model: str, stored
     }
 
 
-_OF_TOOLS = {"type", "name", "description", "parameters", "strict"}
+_UNTOLD: Any = {"output_schema": True, "defer_loading": True}
+_UNTOLD["tools"] = {"__all__": dict(_UNTOLD)}
 
 
 def _usage(figures: Json) -> Json:

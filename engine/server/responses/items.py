@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from engine.server.parts import Part
-from engine.server.values import Ignored, Strict, Unsupported
+from engine.server.values import Ignored, Strict
 
 Content = str | Annotated[list[Part], Field(fail_fast=True)]
 
@@ -36,7 +36,7 @@ class CallItem(_Item):
     call_id: str = Field(min_length=1, max_length=128)
     name: str
     arguments: str = Field(description="A JSON object, written out.")
-    namespace: Unsupported = None
+    namespace: str | None = Field(None, max_length=64)
     caller: Ignored = None
 
 
@@ -47,7 +47,7 @@ class OutputItem(_Item):
     call_id: str = Field(min_length=1, max_length=128)
     output: Content
     name: Ignored = None
-    namespace: Unsupported = None
+    namespace: Ignored = None
     caller: Ignored = None
 
 

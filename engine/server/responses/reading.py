@@ -16,6 +16,7 @@ from engine.server.responses.items import (
     ReasoningItem,
     ReferenceItem,
 )
+from engine.server.responses.tools import full_name
 from engine.server.turns import Shown, Turn
 
 Find = Callable[[str], dict[str, Any] | None]
@@ -69,7 +70,8 @@ def turns_of(given: str | Sequence[Any] | None, find: Find) -> list[Turn]:
         if isinstance(item, ReasoningItem):
             answer.thoughts.append(_thought(item, at))
         elif isinstance(item, CallItem):
-            function = {"name": item.name, "arguments": item.arguments}
+            name = full_name(item.name, item.namespace)
+            function = {"name": name, "arguments": item.arguments}
             answer.calls.append({"id": item.call_id, "type": "function", "function": function})
         else:
             answer.parts += as_turn_parts(item.content)

@@ -6,10 +6,9 @@ from pydantic import Field, model_validator
 
 from engine.server.formats import NamedSchema, ObjectFormat, TextFormat
 from engine.server.responses.items import Item
-from engine.server.responses.tools import AllowedTools, Choice, FunctionTool, asking
+from engine.server.responses.tools import AllowedTools, Choice, Tools, asking
 from engine.server.sampling import Conversing, Effort
 from engine.server.values import Alternatives, Empty, Ignored, Off, Strict, Unsupported
-from engine.tools.tool import MOST_TOOLS
 
 LOGPROBS = "message.output_text.logprobs"
 SEALED = "reasoning.encrypted_content"
@@ -83,9 +82,7 @@ class ResponseRequest(Conversing):
     )
     reasoning: Reasoning | None = None
     text: TextConfig | None = None
-    tools: Annotated[list[FunctionTool], Field(max_length=MOST_TOOLS, fail_fast=True)] | None = (
-        Field(None, description="What the answer may call.")
-    )
+    tools: Tools | None = Field(None, description="What the answer may call.")
     tool_choice: Choice | None = Field(
         None, description='"auto" by default. Enforced where the form of calls is known.'
     )
@@ -139,7 +136,7 @@ class ResponseRequest(Conversing):
         if self.input in (None, []) and self.previous_response_id is None:
             raise ValueError("input must be a text or a list of at least one item")
         if isinstance(self.tool_choice, AllowedTools):
-            known = {tool.name for tool in self.tools or ()}
+            known = {tool["name"] for tool in asking(self.tools or [], None, True).get("tools", ())}
             missing = [t.name for t in self.tool_choice.tools if t.name not in known]
             if missing:
                 raise ValueError(f"tool_choice allows a tool that there is not: {missing[0]!r:.80}")

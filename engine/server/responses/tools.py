@@ -1,8 +1,9 @@
 """Tools in a request as Responses have them: flat, and chosen in other words than in chats."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from engine.server.values import Ignored, Off, Strict
@@ -26,16 +27,56 @@ class FunctionTool(Strict):
     output_schema: Ignored = None
     defer_loading: Off = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _is_a_function(cls, given: Any) -> Any:
-        """Names another kind before the fields that it has."""
-        kind = given.get("type") if isinstance(given, dict) else None
-        if isinstance(kind, str) and kind != "function":
-            shown = kind[:60].encode(errors="replace").decode()
-            message = "this server has no tool '{kind}': tools are functions that the client runs"
-            raise PydanticCustomError("unknown_kind", message, {"kind": shown})
-        return given
+
+class NamespaceTool(Strict):
+    """Functions that belong together. An answer calls them by its name and theirs."""
+
+    type: Literal["namespace"]
+    name: str = Field(pattern="^[A-Za-z0-9_-]{1,64}$")
+    description: str | None = None
+    tools: list[FunctionTool] = Field(min_length=1, max_length=MOST_TOOLS, fail_fast=True)
+
+    @property
+    def functions(self) -> list[dict[str, Any]]:
+        """Its tools by the names that the model knows them by; what the whole is for stands with
+        the first."""
+        made = [_function(tool, self.name) for tool in self.tools]
+        about = (self.description, made[0]["description"])
+        made[0]["description"] = "\n\n".join(text for text in about if text)
+        return made
+
+
+def full_name(name: str, namespace: str | None) -> str:
+    """What the model calls a tool by."""
+    return f"{namespace}.{name}" if namespace else name
+
+
+def _function(tool: FunctionTool, namespace: str | None = None) -> dict[str, Any]:
+    own = tool.model_dump(include={"name", "description", "parameters", "strict"})
+    return own | {"name": full_name(tool.name, namespace)}
+
+
+def _known(tool: Any) -> Any:
+    """Names another kind before the fields that it has."""
+    kind = tool.get("type") if isinstance(tool, dict) else None
+    if isinstance(kind, str) and kind not in ("function", "namespace"):
+        shown = kind[:60].encode(errors="replace").decode()
+        message = "this server has no tool '{kind}': tools are functions that the client runs"
+        raise PydanticCustomError("unknown_kind", message, {"kind": shown})
+    return tool
+
+
+def _kind_of_tool(tool: Any) -> str:
+    kind = tool.get("type") if isinstance(tool, dict) else getattr(tool, "type", None)
+    return "<namespace>" if kind == "namespace" else "<function>"
+
+
+Tool = Annotated[
+    Annotated[FunctionTool, Tag("<function>")] | Annotated[NamespaceTool, Tag("<namespace>")],
+    Discriminator(_kind_of_tool),
+    BeforeValidator(_known),
+]
+Tools = Annotated[list[Tool], Field(max_length=MOST_TOOLS, fail_fast=True)]
 
 
 class ChosenTool(Strict):
@@ -53,7 +94,7 @@ class AllowedTools(Strict):
     tools: list[ChosenTool] = Field(min_length=1, max_length=MOST_TOOLS, fail_fast=True)
 
 
-def _kind(choice: Any) -> str:
+def _kind_of_choice(choice: Any) -> str:
     if isinstance(choice, str):
         return "<word>"
     kind = choice.get("type") if isinstance(choice, dict) else getattr(choice, "type", None)
@@ -66,7 +107,7 @@ Choice = Annotated[
     | Annotated[ChosenTool, Tag("<function>")]
     | Annotated[AllowedTools, Tag("<allowed_tools>")],
     Discriminator(
-        _kind,
+        _kind_of_choice,
         custom_error_type="no_choice",
         custom_error_message="must be auto, none, required, a function or allowed_tools",
     ),
@@ -74,20 +115,31 @@ Choice = Annotated[
 
 
 def asking(
-    tools: list[FunctionTool], choice: Word | ChosenTool | AllowedTools | None, parallel: bool
+    tools: Sequence[FunctionTool | NamespaceTool],
+    choice: Word | ChosenTool | AllowedTools | None,
+    parallel: bool,
 ) -> dict[str, Any]:
     """What there is to say of tools, by the names of `engine.Request`."""
     if not tools and choice in (None, "auto", "none"):
         return {}
+    functions: list[dict[str, Any]] = []
+    for tool in tools:
+        functions += tool.functions if isinstance(tool, NamespaceTool) else [_function(tool)]
     told: Any = choice
     if isinstance(choice, ChosenTool):
         told = choice.name
     elif isinstance(choice, AllowedTools):
         names = {tool.name for tool in choice.tools}
-        tools, told = [tool for tool in tools if tool.name in names], choice.mode
-    own = {"name", "description", "parameters", "strict"}
+        functions, told = [tool for tool in functions if tool["name"] in names], choice.mode
+    return {"tools": functions, "tool_choice": told, "parallel_tool_calls": parallel}
+
+
+def namespaces(tools: Sequence[FunctionTool | NamespaceTool]) -> dict[str, tuple[str, str]]:
+    """The name of each tool of a namespace as the model has it, with its own and its
+    namespace's."""
     return {
-        "tools": [tool.model_dump(include=own) for tool in tools],
-        "tool_choice": told,
-        "parallel_tool_calls": parallel,
+        full_name(tool.name, group.name): (tool.name, group.name)
+        for group in tools
+        if isinstance(group, NamespaceTool)
+        for tool in group.tools
     }

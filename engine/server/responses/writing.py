@@ -1,6 +1,7 @@
 """An answer as the items of a response, and as the events that tell of them one by one."""
 
 import secrets
+from collections.abc import Mapping
 
 from engine.events import TextDelta, ToolCall, ToolCallDelta
 from engine.server.responses.items import sealed
@@ -25,11 +26,13 @@ class Writer:
         summarized: bool = False,
         seals: bool = False,
         must_call: bool = False,
+        namespaces: Mapping[str, tuple[str, str]] | None = None,
     ) -> None:
         """`summarized` tells thoughts as summaries, `seals` also as encrypted content; `must_call`
-        says that calls are enforced."""
+        says that calls are enforced. `namespaces` has the tools that are told of by two names."""
         self._tokens, self._logprobs = tokens, logprobs
         self._summarized, self._seals, self._must_call = summarized, seals, must_call
+        self._namespaces = namespaces or {}
         self.items: list[Json] = []
         """Those that are whole."""
         self.broken = False
@@ -89,7 +92,10 @@ class Writer:
         if delta.index not in self._called:
             self._called.add(delta.index)
             events = self._close(whole=True)
-            events += self._open("function_call", call_id=delta.id, name=delta.name)
+            named = {"name": delta.name}
+            if delta.name in self._namespaces:
+                named = dict(zip(("name", "namespace"), self._namespaces[delta.name], strict=True))
+            events += self._open("function_call", call_id=delta.id, **named)
         if not delta.arguments:
             return events
         self._texts.append(delta.arguments)
