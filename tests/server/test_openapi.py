@@ -55,6 +55,8 @@ def test_it_says_what_the_server_takes(documented: Running) -> None:
     assert set(document["paths"]) == {
         "/v1/chat/completions",
         "/v1/completions",
+        "/v1/responses",
+        "/v1/responses/{identity}",
         "/v1/models",
         "/v1/models/{name}",
         "/health",

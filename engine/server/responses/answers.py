@@ -6,7 +6,6 @@ from pydantic import BaseModel, Field
 
 from engine.server.answers import (
     CompletionTokensDetails,
-    PromptTokensDetails,
     SightlineUsage,
     TokenLogprob,
 )
@@ -63,9 +62,14 @@ class IncompleteDetails(BaseModel):
     reason: Literal["max_output_tokens"] | None
 
 
+class InputTokensDetails(BaseModel):
+    cached_tokens: int = Field(description="Those that needed no work, being in the prompt cache.")
+    cache_write_tokens: int = Field(description="The others, which are in it from now on.")
+
+
 class ResponseUsage(BaseModel):
     input_tokens: int
-    input_tokens_details: PromptTokensDetails
+    input_tokens_details: InputTokensDetails
     output_tokens: int
     output_tokens_details: CompletionTokensDetails
     total_tokens: int

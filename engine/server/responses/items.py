@@ -1,7 +1,6 @@
 """The items of which a conversation is made, as a request's `input` has them."""
 
 import base64
-import binascii
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
@@ -142,6 +141,6 @@ def opened(content: str) -> str:
         data = base64.b64decode(content, validate=True)
         if data.startswith(_SEAL):
             return data[len(_SEAL) :].decode()
-    except (binascii.Error, UnicodeError):
+    except ValueError:
         pass
     raise ValueError("encrypted_content was made by another service, and cannot be read here")

@@ -23,9 +23,9 @@ from engine.server.service import Service
 from engine.server.turns import Turn
 
 
-def response_router(service: Service, memory: ResponseMemory | None = None) -> APIRouter:
+def response_router(service: Service, kept: ResponseMemory) -> APIRouter:
+    """`kept` is where responses are kept."""
     router = APIRouter()
-    kept = ResponseMemory() if memory is None else memory
 
     @router.post("/v1/responses", responses=answered(ResponseBody))
     async def responses(asked: ResponseRequest, http: Request) -> Response:

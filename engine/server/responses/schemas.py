@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from engine.server.formats import NamedSchema, ObjectFormat, TextFormat
 from engine.server.responses.items import Item
@@ -57,9 +57,18 @@ Included = Literal[
     "computer_call_output.output.image_url",
     "code_interpreter_call.outputs",
 ]
+
+
+def _not_many(pairs: Any) -> Any:
+    if isinstance(pairs, dict) and len(pairs) > 16:  # before each is complained about
+        raise ValueError("has more than 16 pairs")
+    return pairs
+
+
 Metadata = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
     Field(max_length=16),
+    BeforeValidator(_not_many),
 ]
 
 

@@ -28,13 +28,32 @@ class FunctionTool(Strict):
     defer_loading: Off = None
 
 
+def _known(tool: Any, kinds: Sequence[str] = ("function", "namespace")) -> Any:
+    """Names another kind before the fields that it has."""
+    kind = tool.get("type") if isinstance(tool, dict) else None
+    if isinstance(kind, str) and kind not in kinds:
+        shown = kind[:60].encode(errors="replace").decode()
+        message = (
+            "this server has no tool '{kind}': tools are functions that the client runs; have it "
+            "leave this one out"
+        )
+        raise PydanticCustomError("unknown_kind", message, {"kind": shown})
+    return tool
+
+
+def _known_function(tool: Any) -> Any:
+    return _known(tool, ("function",))
+
+
 class NamespaceTool(Strict):
     """Functions that belong together. An answer calls them by its name and theirs."""
 
     type: Literal["namespace"]
     name: str = Field(pattern="^[A-Za-z0-9_-]{1,64}$")
     description: str | None = None
-    tools: list[FunctionTool] = Field(min_length=1, max_length=MOST_TOOLS, fail_fast=True)
+    tools: list[Annotated[FunctionTool, BeforeValidator(_known_function)]] = Field(
+        min_length=1, max_length=MOST_TOOLS, fail_fast=True
+    )
 
     @property
     def functions(self) -> list[dict[str, Any]]:
@@ -54,16 +73,6 @@ def full_name(name: str, namespace: str | None) -> str:
 def _function(tool: FunctionTool, namespace: str | None = None) -> dict[str, Any]:
     own = tool.model_dump(include={"name", "description", "parameters", "strict"})
     return own | {"name": full_name(tool.name, namespace)}
-
-
-def _known(tool: Any) -> Any:
-    """Names another kind before the fields that it has."""
-    kind = tool.get("type") if isinstance(tool, dict) else None
-    if isinstance(kind, str) and kind not in ("function", "namespace"):
-        shown = kind[:60].encode(errors="replace").decode()
-        message = "this server has no tool '{kind}': tools are functions that the client runs"
-        raise PydanticCustomError("unknown_kind", message, {"kind": shown})
-    return tool
 
 
 def _kind_of_tool(tool: Any) -> str:

@@ -1,7 +1,7 @@
 """An answer as the items of a response, and as the events that tell of them one by one."""
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from engine.events import TextDelta, ToolCall, ToolCallDelta
 from engine.server.responses.items import sealed
@@ -82,10 +82,11 @@ class Writer:
         self._texts.append(text)
         if kind == "reasoning":
             return [*events, self._event(f"{self._text_name}.delta", delta=text)]
-        entries = self._tokens.told(self._untold)
+        entries = [_with_bytes(entry) for entry in self._tokens.told(self._untold)]
         self._entries += entries
         self._untold.clear()
-        return [*events, self._event(f"{self._text_name}.delta", delta=text, logprobs=entries)]
+        told = _without_bytes(entries)
+        return [*events, self._event(f"{self._text_name}.delta", delta=text, logprobs=told)]
 
     def _part_of_call(self, delta: ToolCallDelta) -> list[Json]:
         events: list[Json] = []
@@ -143,7 +144,7 @@ class Writer:
             self._item["arguments"] = text
             events = [self._event("function_call_arguments.done", arguments=text)]
         else:
-            told = {"logprobs": self._entries} if kind == "message" else {}
+            told = {"logprobs": _without_bytes(self._entries)} if kind == "message" else {}
             part = self._part(text)
             events = [
                 self._event(f"{self._text_name}.done", text=text, **told),
@@ -188,3 +189,23 @@ class Writer:
         elif self._kind != "function_call":
             told["content_index"] = 0
         return told | fields
+
+
+def _with_bytes(entry: Json) -> Json:
+    """A log-probability of an item: bytes that are not known are none."""
+    tops = [{**top, "bytes": top["bytes"] or []} for top in entry["top_logprobs"]]
+    return {**entry, "bytes": entry["bytes"] or [], "top_logprobs": tops}
+
+
+def _without_bytes(entries: Sequence[Json]) -> list[Json]:
+    """Log-probabilities of an event, which has them without bytes."""
+    return [
+        {
+            "token": entry["token"],
+            "logprob": entry["logprob"],
+            "top_logprobs": [
+                {"token": top["token"], "logprob": top["logprob"]} for top in entry["top_logprobs"]
+            ],
+        }
+        for entry in entries
+    ]
