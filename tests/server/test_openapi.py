@@ -39,7 +39,7 @@ def test_the_document_holds(documented: Running, mode: str) -> None:
 
     for result in document.get_all_operations():
         operation = result.ok()
-        if mode == "negative" and operation.method == "get":
+        if mode == "negative" and operation.method != "post":
             continue  # nothing that could be wrong
         cases = operation.as_strategy(schemathesis.GenerationMode(mode))
         settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))(
