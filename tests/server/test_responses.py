@@ -144,12 +144,27 @@ def test_choices(server: Running) -> None:
     assert call["name"] == "weather"
     assert calls_of(body(server, said(1), tools=OFFERED, tool_choice="none")) == []
     for choice in ("required", {"type": "function", "name": "clock"}):
-        told = events(
-            server, said(2), tools=OFFERED, tool_choice=choice, max_output_tokens=60, seed=3
-        )
-        response = put_together(told) if told[-1]["type"] == "response.completed" else None
+        asked = {"tools": OFFERED, "tool_choice": choice, "parallel_tool_calls": False}
+        told = events(server, said(2), **asked)
+        (call,) = calls_of(put_together(told))
+        assert (call["name"], call["arguments"]) == ("clock", "{}")
         pieces = [e for e in told if e["type"] == "response.function_call_arguments.delta"]
-        assert response is None or (len(pieces) > 1 and calls_of(response))
+        assert len(pieces) > 1
+
+
+def test_an_enforced_call_that_is_cut_off_is_none(server: Running) -> None:
+    """Of what was told of it, nothing is in the response, but as text."""
+    asked = {"tools": OFFERED[1:], "tool_choice": "required"}
+    cut = False
+    for most in (30, 40, 46, 60):
+        told = events(server, said(2), max_output_tokens=most, **asked)
+        last = told[-1]["response"]
+        assert last["status"] == "incomplete"
+        assert all(call["status"] == "completed" for call in calls_of(last))
+        ended = [e["item"] for e in told if e["type"] == "response.output_item.done"]
+        assert ended == last["output"]
+        cut |= sum(e["type"] == "response.output_item.added" for e in told) > len(ended)
+    assert cut
 
 
 def test_tools_in_a_namespace(server: Running) -> None:
