@@ -13,7 +13,7 @@ from engine.server.errors import ApiError
 from engine.server.responses.items import Item, opened, sealed
 from engine.server.responses.reading import one_system, turns_of
 from engine.server.responses.schemas import ResponseRequest
-from engine.server.turns import Turn
+from engine.server.turns import Shown, Turn
 
 READ: TypeAdapter[Any] = TypeAdapter(list[Item])
 FUNCTION = {"type": "function", "name": "f"}
@@ -218,6 +218,22 @@ def test_thoughts_in_every_form_that_they_come_back_in() -> None:
             opened(foreign)
     with pytest.raises(ApiError, match="encrypted_content"):
         turns({"type": "reasoning", "encrypted_content": "Zm9v"})
+
+
+@pytest.mark.parametrize(
+    ("part", "small"),
+    [
+        ({"type": "input_image", "image_url": "x", "detail": "low"}, True),
+        ({"type": "input_image", "image_url": "x", "detail": "high"}, False),
+        ({"type": "input_image", "image_url": "x"}, False),
+        ({"type": "image_url", "image_url": {"url": "x", "detail": "low"}}, True),
+        ({"type": "image_url", "image_url": {"url": "x"}, "detail": "low"}, True),
+    ],
+)
+def test_pictures_in_low_detail(part: dict[str, Any], small: bool) -> None:
+    output = {"type": "function_call_output", "call_id": "a", "output": [part]}
+    for turn in turns(*user([part]), output):
+        assert list(turn.parts) == [Shown("x", small)]
 
 
 def test_system_messages_that_begin_are_one() -> None:
