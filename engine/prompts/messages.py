@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from engine.checks import reading
+from engine.events import Finished
 from engine.images import LoadedPicture, load_pictures
 from engine.prompts.text_encoder import check_text
 from vision_add_ons.errors import PromptError
@@ -78,6 +79,14 @@ class Message:
     def images(self) -> tuple[LoadedPicture, ...]:
         """All its images, in order."""
         return tuple(part for part in self.parts if isinstance(part, LoadedPicture))
+
+
+def answer_message(end: Finished) -> Message:
+    """An answer as a message of its conversation."""
+    tokens = () if end.finish_reason == "stop_string" else end.answer_tokens
+    calls = tuple(call.as_dictionary for call in end.tool_calls)
+    parts = (end.answer,) if end.answer or not calls else ()
+    return Message("assistant", parts, tokens, end.reasoning or None, calls)
 
 
 def read_messages(messages: Sequence[Any], images: Sequence[Any] = ()) -> list[Message]:

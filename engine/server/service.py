@@ -22,9 +22,9 @@ from engine.server.errors import ApiError, as_api_error
 from engine.server.fetch import Fetcher
 from engine.server.metrics import Metrics
 from engine.server.pictures import PictureReader
-from engine.server.schemas import ChatMessage, ImagePart, TextPart
 from engine.server.settings import Settings
 from engine.server.tokens import TokenTexts
+from engine.server.turns import Shown, Turn
 from vision_add_ons.errors import EngineClosed, PromptError, RequestError
 
 REMEMBERED_ANSWERS = 256
@@ -84,27 +84,25 @@ class Service:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._readers, self.engine.detokenize, prompt)
 
-    async def read_messages(self, messages: Sequence[ChatMessage]) -> list[Message]:
-        """The engine's messages, their pictures read. Raises `ApiError`."""
-        listed = [part for message in messages for part in message.parts]
-        wanted = [part.source for part in listed if isinstance(part, ImagePart)]
-        pictures = iter(await self._pictures.read(wanted, self._readers))
+    async def read_turns(self, turns: Sequence[Turn], field: str = "messages") -> list[Message]:
+        """The engine's messages, their pictures read. Raises `ApiError`; `field` is what the
+        request has them in."""
+        wanted = [part for turn in turns for part in turn.parts if isinstance(part, Shown)]
+        pictures = iter(await self._pictures.read(wanted, self._readers, field))
         read = []
-        for message in messages:
-            role = "system" if message.role == "developer" else message.role
-            own = message.parts
-            parts = [p.text if isinstance(p, TextPart) else next(pictures) for p in own]
+        for turn in turns:
+            parts = [p if isinstance(p, str) else next(pictures) for p in turn.parts]
             text = "".join(part for part in parts if isinstance(part, str))
             try:
                 made = Message(
-                    role,
-                    parts if text or not message.tool_calls else [p for p in parts if p != ""],
-                    reasoning=message.reasoning_content or message.reasoning,
-                    tool_calls=[call.model_dump() for call in message.tool_calls or ()],  # type: ignore[arg-type]
-                    tool_call_id=message.tool_call_id,
-                    name=message.name,
+                    turn.role,
+                    parts if text or not turn.tool_calls else [p for p in parts if p != ""],
+                    reasoning=turn.reasoning,
+                    tool_calls=tuple(turn.tool_calls),
+                    tool_call_id=turn.tool_call_id,
+                    name=turn.name,
                 )
-                if role == "assistant":
+                if turn.role == "assistant":
                     known = self._answers.get(_known_by(text, made.tool_calls), ())
                     made = replace(made, tokens=known) if known else made
                 read.append(made)
