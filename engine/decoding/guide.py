@@ -24,6 +24,10 @@ KEPT = 64
 MOST_SYMBOLS = 100_000
 """Symbols in a grammar's rules: what has more takes many seconds to compile."""
 
+MOST_AT_ONCE = 20_000
+"""Ways to go on that are followed at once: where objects may have so many other properties, or
+values be so many other things."""
+
 SECONDS = 20.0
 """How long a schema may take to be compiled."""
 
@@ -126,7 +130,9 @@ class Guides:
                 grammar = schema.source
         except ValueError as error:
             raise OptionError(f"schema: {error}") from error
-        limits = llguidance.LLParserLimits(max_grammar_size=MOST_SYMBOLS)
+        limits = llguidance.LLParserLimits(
+            max_grammar_size=MOST_SYMBOLS, max_items_in_row=MOST_AT_ONCE
+        )
         matcher = make(self._vocabulary, grammar, log_level=0, limits=limits)
         if matcher.is_error():
             raise _refusal(matcher)

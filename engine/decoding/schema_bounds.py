@@ -34,6 +34,8 @@ MOST_WALKED = 400_000
 
 _OLD = re.compile("draft-0[34]")
 """Of JSON Schema: there `id` is what `$id` is now."""
+_SAID = re.compile(r'//[^\n]*|#[^\n]*|"[^"\\\n]*(?:\\.[^"\\\n]*)*"|/[^/\\\n]*(?:\\.[^/\\\n]*)*/')
+"""Comments, texts and patterns of a grammar."""
 _TOGETHER = ("allOf", "anyOf", "oneOf", "$ref")
 """Keywords whose schemas hold beside the others of their object."""
 _ELSEWHERE = ("$defs", "definitions")
@@ -60,7 +62,7 @@ def _check_grammar(source: str) -> None:
         except ValueError:
             continue  # in a text, or refused by llguidance
         _Document(document).check()
-    bare = re.sub(r'"(?:[^"\\\n]|\\.)*"|/(?:[^/\\\n]|\\.)+/|//[^\n]*|#[^\n]*', " ", source)
+    bare = _SAID.sub(" ", source)
     heads = list(re.finditer(r"^[ \t]*[?!]*([A-Za-z_][\w.-]*)[^:\n|]*:", bare, re.M))
     ends = [head.start() for head in heads[1:]] + [len(bare)]
     bodies = [bare[head.end() : end] for head, end in zip(heads, ends, strict=True)]

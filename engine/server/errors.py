@@ -143,11 +143,15 @@ def add_error_handlers(app: FastAPI) -> None:
             return ApiError(400, message, "invalid_content_type").response()
         return from_validation(error.errors()).response()
 
+    async def wrong(_: Request, error: Exception) -> Response:
+        return as_api_error(error).response()
+
     async def failed(_: Request, error: Exception) -> Response:
         return _FAILURE.response()  # raised again after this, and then logged
 
     app.add_exception_handler(HTTPException, refused)
     app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(RequestError, wrong)
     app.add_exception_handler(Exception, failed)
 
 

@@ -103,6 +103,21 @@ def test_any_schema(words: Engine, schema: dict[str, Any]) -> None:
     assert refused.startswith("schema: ")
 
 
+def test_a_space_at_the_beginning(tiny: Engine) -> None:
+    """Which detokenizers drop."""
+    for schema, answers in (
+        (Schema.regex(" {2}b"), ["  b"]),
+        (Schema.regex(" "), [" "]),
+        ([" \n\u00e9", "  a"], [" \n\u00e9", "  a"]),
+        (["a b"], ["a b"]),
+    ):
+        for seed in range(3):
+            asked = tiny.generate("Hello", options=options(schema, seed))
+            told = "".join(event.text for event in asked if isinstance(event, TextDelta))
+            assert told in answers
+            assert asked.result().answer == told
+
+
 def test_each_is_what_it_is_alone(letters_folder: Path) -> None:
     """With others that are held to something else, and to nothing."""
     schemas = [BOB, None, ["red", "green"], Schema.regex("[ab]{30}c"), None, BOB, BOB, ["x"]]
