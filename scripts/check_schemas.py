@@ -133,7 +133,7 @@ def batches(
             if wrong is not None:
                 failures += 1
                 print(f"FAILURE {one!r}\n    {wrong}", flush=True)
-                print(f"    options {generation.options!r}\n", flush=True)
+                print(f"    {generation.result().answer!r}, {generation.options!r}\n", flush=True)
     return outcomes, refusals, failures
 
 
