@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -20,6 +21,9 @@ log = logging.getLogger("sightline")
 
 KEPT = 64
 """Schemas whose compiled form is kept, the latest."""
+
+KEPT_SECONDS = 8.0
+"""Of work to compile those that are kept: what takes half a second has some 40 MiB."""
 
 MOST_SYMBOLS = 100_000
 """Symbols in a grammar's rules: what has more takes many seconds to compile."""
@@ -67,7 +71,7 @@ class Guides:
         self._reading = threading.Lock()
         self._vocabulary: Any = None
         """llguidance's tokenizer; it takes some tenths of a second to make."""
-        self._compiled: OrderedDict[Schema, Future[Any]] = OrderedDict()
+        self._compiled: OrderedDict[Schema, _Compiled] = OrderedDict()
         self._places = threading.Semaphore(AT_ONCE)
 
     def guide(self, schema: Schema) -> "Guide":
@@ -77,21 +81,17 @@ class Guides:
             compiled = self._compiled.get(schema)
             first = compiled is None
             if compiled is None:
-                compiled = self._compiled[schema] = Future()
-                while len(self._compiled) > KEPT:
-                    self._compiled.popitem(last=False)
+                compiled = self._compiled[schema] = _Compiled()
             self._compiled.move_to_end(schema)
+            self._forget()
         if first:
             threading.Thread(
                 target=self._settle, args=(schema, compiled), name="sightline-schema", daemon=True
             ).start()
         try:
-            matcher = compiled.result(SECONDS)
+            matcher = compiled.matcher.result(SECONDS)
         except TimeoutError:
-            raise OptionError(
-                f"schema: it, or others that were given before it, takes more than {SECONDS:g} "
-                "seconds to be read"
-            ) from None
+            raise _too_slow() from None
         with self._lock:
             return Guide(matcher.deep_copy(), self._vocab_size, self.ends)
 
@@ -100,16 +100,32 @@ class Guides:
         """The tokens that end an answer."""
         return frozenset(self._tokenizer.eos_token_ids)
 
-    def _settle(self, schema: Schema, compiled: "Future[Any]") -> None:
+    def _forget(self) -> None:
+        """Keep no more than there is room for, the latest."""
+        kept = self._compiled
+        while len(kept) > KEPT or (
+            len(kept) > 1 and sum(one.seconds for one in kept.values()) > KEPT_SECONDS
+        ):
+            kept.popitem(last=False)
+
+    def _settle(self, schema: Schema, compiled: "_Compiled") -> None:
         """On a thread of its own, which cannot be stopped: what waits for it may have left."""
         try:
-            with self._places:
-                compiled.set_result(self._compile(schema))
+            if not self._places.acquire(timeout=SECONDS):
+                raise _too_slow()
+            try:
+                matcher = self._compile(schema)
+            finally:
+                self._places.release()
+            with self._lock:
+                compiled.seconds = time.thread_time()
+                self._forget()
+            compiled.matcher.set_result(matcher)
         except BaseException as error:
             with self._lock:
                 if self._compiled.get(schema) is compiled:
                     del self._compiled[schema]
-            compiled.set_exception(error)
+            compiled.matcher.set_exception(error)
 
     def _compile(self, schema: Schema) -> Any:
         if not self.ends:
@@ -157,6 +173,16 @@ class Guides:
             raise OptionError(
                 f"schema: answers of this model cannot be held to one, for its tokenizer: {error}"
             ) from error
+
+
+class _Compiled:
+    """A schema that is compiled, or being compiled."""
+
+    def __init__(self) -> None:
+        self.matcher: Future[Any] = Future()
+        """llguidance's, for answers to begin with."""
+        self.seconds = 0.0
+        """What it took, of a processor's time."""
 
 
 class _Spelled:
@@ -221,6 +247,13 @@ def guided(guide: AnswerGuide, drawn: Callable[[], mx.array | None]) -> LogitsPr
         return logits if allowed is None else mx.where(allowed, logits, -mx.inf)
 
     return process
+
+
+def _too_slow() -> OptionError:
+    return OptionError(
+        f"schema: it takes more than {SECONDS:g} seconds to be compiled, or to wait for others "
+        "that do"
+    )
 
 
 def _refusal(matcher: Any) -> OptionError:

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from support.at_once import all_at_once
 from support.random_schemas import SCHEMAS
 
 from engine import Engine, Finished, GenerationOptions, OptionError, Schema, TextDelta, load
+from engine.decoding import guide
 from engine.decoding.guide import KEPT, Guides
 
 BOB = {
@@ -233,6 +235,34 @@ def test_it_is_compiled_once(letters: Engine) -> None:
         assert len(guides._compiled) == KEPT
     finally:
         guides._compile = compile_  # type: ignore[method-assign]
+
+
+def test_what_takes_too_long(letters_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is given up, and when nothing comes of it, so are those behind it; known ones are not."""
+    gate = threading.Event()
+    with load(letters_folder) as engine:
+        guides = engine._guides
+        assert isinstance(guides, Guides)
+        known = Schema.choices(["known"])
+        guides.guide(known)
+        monkeypatch.setattr(guide, "SECONDS", 0.1)
+        guides._compile = lambda schema: gate.wait()  # type: ignore[method-assign]
+        for i in range(guide.AT_ONCE + 2):
+            with pytest.raises(OptionError, match=r"^schema: it takes more than 0.1 seconds"):
+                engine.generate("Hello", options=options([f"number {i}"]))
+        assert engine.generate("Hello", options=options(known)).result().answer == "known"
+        gate.set()
+
+
+def test_those_that_took_long_are_not_many(letters: Engine) -> None:
+    guides = letters._guides
+    assert isinstance(guides, Guides)
+    for i in range(6):
+        guides.guide(Schema.choices([f"long {i}"]))
+    for one in guides._compiled.values():
+        one.seconds = guide.KEPT_SECONDS / 3.5
+    guides.guide(Schema.choices(["one more"]))
+    assert list(guides._compiled)[:-1] == [Schema.choices([f"long {i}"]) for i in (3, 4, 5)]
 
 
 def test_a_model_without_an_end(letters_folder: Path) -> None:
