@@ -127,6 +127,13 @@ class PromptBuilder:
         )
         return Switch(self.variables, made.has_thinking or reasons)
 
+    @property
+    def thoughts(self) -> str:
+        """Whether the model thinks before it answers, and how that is told, in one line."""
+        made = self._tokenizer
+        marks = (made.think_start, made.think_end) if made.has_thinking else None
+        return self._switch.about(marks)
+
     @cached_property
     def telling(self) -> "Telling":
         """How the model is told of tools, and writes calls."""

@@ -155,7 +155,8 @@ class ChatRequest(Completions, Conversing):
         if choice is not None and not isinstance(choice, str):
             choice = choice.model_dump()  # type: ignore[assignment]
         return {
-            "tools": [tool.function.model_dump() for tool in self.tools or ()],
+            # Not dumped: what is in them may be much, and is looked at in the engine.
+            "tools": [dict(tool.function) for tool in self.tools or ()],
             "tool_choice": choice,
             "parallel_tool_calls": self.parallel_tool_calls is not False,
         }

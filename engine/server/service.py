@@ -36,6 +36,9 @@ PREFILL_STEP = 512
 READERS = 2
 """Threads that decode pictures and build prompts; each may hold one decoded picture."""
 
+COMPILERS = 2
+"""Threads that do so for requests with a schema or tools, whose grammars may take seconds."""
+
 
 class Service:
     """One engine behind a server. Its methods are for the event loop's thread."""
@@ -52,6 +55,7 @@ class Service:
         self.started = int(time.time())
         self._pictures = PictureReader(settings, fetcher)
         self._readers = ThreadPoolExecutor(READERS, "sightline-request")
+        self._compilers = ThreadPoolExecutor(COMPILERS, "sightline-request-grammar")
         # Weak: an answer is under way for as long as somebody holds it.
         self._active: WeakSet[Generation] = WeakSet()
         self._stop = threading.Event()
@@ -144,8 +148,9 @@ class Service:
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._ended, finished)
 
+        threads = self._compilers if request.tools or options.schema else self._readers
         try:
-            submitted = self._readers.submit(
+            submitted = threads.submit(
                 self.engine.submit, request, on_finish=on_finish, cancel=self._stop
             )
             try:
@@ -169,7 +174,8 @@ class Service:
     def close(self) -> None:
         """Let go of the threads; the engine stays open."""
         self.cancel_all()
-        self._readers.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._readers, self._compilers):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def _ended(self, finished: Finished) -> None:
         self.metrics.ended(finished)
