@@ -16,10 +16,11 @@ from engine.decoding.guide import Guides
 
 Json = dict[str, Any]
 
-CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+CHAT, TEXT, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 ASKING: dict[str, Json] = {
     CHAT: {"messages": [{"role": "user", "content": "x"}], "max_tokens": 3},
     TEXT: {"prompt": "x", "max_tokens": 3},
+    RESPONSES: {"input": "x", "max_output_tokens": 3},
 }
 """What an ordinary request says, by its route."""
 
@@ -42,6 +43,10 @@ def server(engine: Engine) -> Iterator[Running]:
 def schema(given: Json) -> Json:
     named = {"name": "x", "schema": given}
     return {"response_format": {"type": "json_schema", "json_schema": named}}
+
+
+def text_format(given: Json) -> Json:
+    return {"text": {"format": {"type": "json_schema", "name": "x", "schema": given}}}
 
 
 def tools(*parameters: Json, **more: Any) -> Json:
@@ -93,6 +98,12 @@ def names(count: int) -> Json:
     return {"type": "object", "properties": {f"p{i}": {"type": "null"} for i in range(count)}}
 
 
+def flat_result(output: Any) -> Json:
+    return {"type": "function_call_output", "call_id": "a1", "output": output}
+
+
+FLAT_TOOLS = [{"type": "function", "name": "f", "parameters": {}}]
+FLAT_CALL = {"type": "function_call", "call_id": "a1", "name": "f", "arguments": "{}"}
 ANSWERED = None
 CIRCLE = {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}
 ROWS: list[tuple[str, str, Json, str | None]] = [
@@ -147,6 +158,32 @@ ROWS: list[tuple[str, str, Json, str | None]] = [
     (TEXT, "prompts", {"prompt": ["x"] * 33}, "prompt"),
     (TEXT, "echo", {"prompt": [5] * 100_000, "echo": True}, "context"),
     (TEXT, "large prompts", {"prompt": ["x" * 9000] * 32, "echo": True}, "context"),
+    # Responses.
+    (RESPONSES, "deep", text_format(nested(300)), "invalid_value"),
+    (RESPONSES, "chained", text_format(chained(3000)), "nested deeper"),
+    (RESPONSES, "backtracking", text_format({"pattern": "^(a|a)*(a+)+$"}), ANSWERED),
+    (RESPONSES, "1000 tools", {"tools": FLAT_TOOLS * 1000}, "at most 256"),
+    (RESPONSES, "items", {"input": [{"role": "user", "content": "x"}] * 20_000}, "context"),
+    (
+        RESPONSES,
+        "large result",
+        {"input": [FLAT_CALL, flat_result("x" * (2**22 + 1))]},
+        "4,194,304",
+    ),
+    (RESPONSES, "no call", {"input": [flat_result("x")]}, ANSWERED),
+    (
+        RESPONSES,
+        "deep call",
+        {"input": [{**FLAT_CALL, "arguments": '{"a":' * 5000}]},
+        "RecursionError",
+    ),
+    (
+        RESPONSES,
+        "somebody's",
+        {"previous_response_id": "resp_" + "0" * 100_000},
+        "previous_response_id",
+    ),
+    (RESPONSES, "large metadata", {"metadata": {"a": "x" * 2**20}}, "512 characters"),
 ]
 """By route: a name, what is said beside the ordinary, and what the refusal says; None if it may be
 answered."""
