@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
-from support.responses import refusal, respond
+from support.responses import body, refusal, respond
 from support.serving import Running
 
 from engine.prompts.messages import Message
@@ -55,7 +55,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"input": []}, "input"),
     ({"input": 5}, "input"),
     ({"instructions": 5}, "instructions"),
-    ({"tools": [{"type": "web_search", "search_context_size": "low"}]}, "tools[0]"),
+    ({"tools": [{"type": "file_search", "vector_store_ids": ["x"]}]}, "tools[0]"),
     ({"tools": [FUNCTION, {"type": "mcp", "server_url": "https://x"}]}, "tools[1]"),
     ({"tools": [{"type": "custom", "name": "x"}]}, "tools[0]"),
     ({"tools": [{"type": "function"}]}, "tools[0].name"),
@@ -154,6 +154,18 @@ def test_what_is_wrong_a_thousand_times_is_complained_about_once(given: dict[str
     with pytest.raises(ValidationError) as caught:
         ResponseRequest.model_validate(given)
     assert caught.value.error_count() < 10
+
+
+def test_a_web_search_is_left_out(tiny_server: Running) -> None:
+    """Codex offers one with each request."""
+    search = {"type": "web_search", "external_web_access": True}
+    told = body(tiny_server, "Hello", tools=[search, FUNCTION], max_output_tokens=2)
+    alone = body(tiny_server, "Hello", tools=[FUNCTION], max_output_tokens=2)
+    assert [tool["name"] for tool in told["tools"]] == [FUNCTION["name"]]
+    assert told["usage"]["input_tokens"] == alone["usage"]["input_tokens"]
+    assert body(tiny_server, "Hello", tools=[search], max_output_tokens=2)["tools"] == []
+    for choice in ("required", {"type": "web_search"}):
+        assert refusal(tiny_server, tools=[search], tool_choice=choice)["param"] == "tool_choice"
 
 
 def turns(*items: Any) -> list[Turn]:

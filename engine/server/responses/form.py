@@ -48,7 +48,7 @@ class ResponseForm:
             summarized=asked.summarized,
             seals=asked.includes(SEALED),
             must_call=asked.must_call,
-            namespaces=namespaces(asked.tools or ()),
+            namespaces=namespaces(asked.offered),
         )
         self._finished: Finished | None = None
         self._number = -1
@@ -153,7 +153,7 @@ class ResponseStream(EventStream):
 def _head(asked: ResponseRequest, options: GenerationOptions, model: str, stored: bool) -> Json:
     """A response before its answer: what was asked, as OpenAI tells it again."""
     base = head("response", model, "resp")
-    tools = [tool.model_dump(exclude=_UNTOLD) for tool in asked.tools or ()]
+    tools = [tool.model_dump(exclude=_UNTOLD) for tool in asked.offered]
     choice: Any = asked.tool_choice or "auto"
     text = asked.text.format if asked.text else None
     told: Json = {"type": "text"} if text is None else text.model_dump(by_alias=True)

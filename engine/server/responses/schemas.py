@@ -6,7 +6,15 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from engine.server.formats import NamedSchema, ObjectFormat, TextFormat
 from engine.server.responses.items import Item
-from engine.server.responses.tools import AllowedTools, Choice, Tools, asking
+from engine.server.responses.tools import (
+    AllowedTools,
+    Choice,
+    FunctionTool,
+    NamespaceTool,
+    Tools,
+    WebSearch,
+    asking,
+)
 from engine.server.sampling import Conversing, Effort
 from engine.server.values import Alternatives, Empty, Ignored, Off, Strict, Unsupported
 
@@ -126,9 +134,14 @@ class ResponseRequest(Conversing):
         return self.include is not None and name in self.include
 
     @property
+    def offered(self) -> list[FunctionTool | NamespaceTool]:
+        """The tools that there are."""
+        return [tool for tool in self.tools or () if not isinstance(tool, WebSearch)]
+
+    @property
     def asking(self) -> dict[str, Any]:
         """What there is to say of tools, by the names of `engine.Request`."""
-        return asking(self.tools or [], self.tool_choice, self.parallel_tool_calls is not False)
+        return asking(self.offered, self.tool_choice, self.parallel_tool_calls is not False)
 
     @property
     def must_call(self) -> bool:
@@ -145,7 +158,7 @@ class ResponseRequest(Conversing):
         if self.input in (None, []) and self.previous_response_id is None:
             raise ValueError("input must be a text or a list of at least one item")
         if isinstance(self.tool_choice, AllowedTools):
-            known = {tool["name"] for tool in asking(self.tools or [], None, True).get("tools", ())}
+            known = {tool["name"] for tool in asking(self.offered, None, True).get("tools", ())}
             missing = [t.name for t in self.tool_choice.tools if t.name not in known]
             if missing:
                 raise ValueError(f"tool_choice allows a tool that there is not: {missing[0]!r:.80}")

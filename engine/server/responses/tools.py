@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag
+from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from engine.server.values import Ignored, Off, Strict
@@ -28,7 +28,20 @@ class FunctionTool(Strict):
     defer_loading: Off = None
 
 
-def _known(tool: Any, kinds: Sequence[str] = ("function", "namespace")) -> Any:
+WEB_SEARCH = ("web_search", "web_search_2025_08_26", "web_search_preview")
+
+
+class WebSearch(BaseModel):
+    """A search that OpenAI's service makes while it answers.
+
+    There is none here. Codex offers one with each request, whether its user wants any: so it is
+    left out, and a response's own `tools` do without it. `tool_choice` cannot ask for it.
+    """
+
+    type: Literal["web_search", "web_search_2025_08_26", "web_search_preview"]
+
+
+def _known(tool: Any, kinds: Sequence[str] = ("function", "namespace", *WEB_SEARCH)) -> Any:
     """Names another kind before the fields that it has."""
     kind = tool.get("type") if isinstance(tool, dict) else None
     if isinstance(kind, str) and kind not in kinds:
@@ -77,11 +90,15 @@ def _function(tool: FunctionTool, namespace: str | None = None) -> dict[str, Any
 
 def _kind_of_tool(tool: Any) -> str:
     kind = tool.get("type") if isinstance(tool, dict) else getattr(tool, "type", None)
+    if kind in WEB_SEARCH:
+        return "<web_search>"
     return "<namespace>" if kind == "namespace" else "<function>"
 
 
 Tool = Annotated[
-    Annotated[FunctionTool, Tag("<function>")] | Annotated[NamespaceTool, Tag("<namespace>")],
+    Annotated[FunctionTool, Tag("<function>")]
+    | Annotated[NamespaceTool, Tag("<namespace>")]
+    | Annotated[WebSearch, Tag("<web_search>")],
     Discriminator(_kind_of_tool),
     BeforeValidator(_known),
 ]
