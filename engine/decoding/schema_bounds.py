@@ -34,8 +34,11 @@ MOST_WALKED = 400_000
 
 _OLD = re.compile("draft-0[34]")
 """Of JSON Schema: there `id` is what `$id` is now."""
-_SAID = re.compile(r'//[^\n]*|#[^\n]*|"[^"\\\n]*(?:\\.[^"\\\n]*)*"|/[^/\\\n]*(?:\\.[^/\\\n]*)*/')
-"""Comments, texts and patterns of a grammar."""
+_SAID = re.compile(r'(//[^\n]*|#[^\n]*|"(?:[^"\\\n]|\\.)*+"|/(?:[^/\\]|\\.)*+/)|"[^\n]*|/[\s\S]*')
+"""Comments, texts and patterns of a grammar, which may have several lines; or what begins as one
+and has no end, for which nothing behind it may be looked at again and again."""
+_HEAD = re.compile(r"^[ \t]*[?!]*([A-Za-z_][\w.-]*+)[^:\n|]*+:", re.M)
+"""A rule's name, and what stands before the rule."""
 _TOGETHER = ("allOf", "anyOf", "oneOf", "$ref")
 """Keywords whose schemas hold beside the others of their object."""
 _ELSEWHERE = ("$defs", "definitions")
@@ -62,10 +65,10 @@ def _check_grammar(source: str) -> None:
         except ValueError:
             continue  # in a text, or refused by llguidance
         _Document(document).check()
-    bare = _SAID.sub(" ", source)
-    heads = list(re.finditer(r"^[ \t]*[?!]*([A-Za-z_][\w.-]*)[^:\n|]*:", bare, re.M))
-    ends = [head.start() for head in heads[1:]] + [len(bare)]
-    bodies = [bare[head.end() : end] for head, end in zip(heads, ends, strict=True)]
+    bare = _SAID.sub(lambda found: " " if found[1] else found[0], source)
+    heads = list(_HEAD.finditer(bare))
+    ends = [*(head.start() for head in heads[1:]), len(bare)]
+    bodies = [bare[head.end() : end] for head, end in zip(heads, ends, strict=False)]
     weights = {head[1]: 1 + _nested(body) for head, body in zip(heads, bodies, strict=True)}
     names = {
         head[1]: set(re.findall(r"[A-Za-z_][\w.-]*", body)) & weights.keys()

@@ -48,6 +48,12 @@ def rules(count: int) -> Schema:
     return Schema.grammar("\n".join(["start: r0", *lines, f'r{count}: "x"']))
 
 
+def patterns(count: int) -> Schema:
+    """Patterns of two lines each, between whose ends what refers to others only seems to be one."""
+    lines = [f"r{i}: /x\ny/ r{i + 1} /z/" for i in range(count)]
+    return Schema.grammar("\n".join(["start: r0", *lines, f'r{count}: "x"']))
+
+
 def in_tools(schema: JSON) -> Schema:
     return Schema.grammar(f"start: it\nit: %json {Schema.json(schema).source}")
 
@@ -71,6 +77,7 @@ ENDLESS: list[tuple[Any, str]] = [
     ({"type": "integer", "multipleOf": 1_000_003}, "^schema: multipleOf"),
     ({"allOf": [{"multipleOf": 9973}, {"multipleOf": 9967}]}, "^schema: multipleOf"),
     ({"properties": {f"p{i}": True for i in range(9000)}}, "^schema: properties: it has 9,000"),
+    (patterns(20_000), "nested deeper"),
     (Schema.grammar('{"grammars": []}'), "Lark's notation"),
 ]
 
@@ -125,6 +132,11 @@ TREE: JSON = {
         {"$ref": "#/nowhere"},  # others say so
         True,
         rules(100),
+        patterns(100),
+        *(
+            Schema.grammar(piece * 100_000)
+            for piece in ("a", "a.", '\\"', "\\/", '"\\"', "/\\/", "?!")
+        ),
         Schema.grammar('start: "%json {" /%json/ // %json {'),
         ["a: b", 'b: "', "%json {]"],
         Schema.regex("(a|b)*a(a|b){200}"),
