@@ -9,7 +9,7 @@ are multiples of something, become automata without a bound. So these are bounde
 import json
 import re
 from collections.abc import Iterator, Mapping
-from math import lcm
+from math import inf, lcm
 from typing import Any
 from urllib.parse import unquote
 
@@ -48,11 +48,18 @@ def check_bounds(schema: Schema) -> None:
     """Raises `OptionError` for what is beyond these bounds."""
     try:
         if schema.kind == "json":
-            _Document(json.loads(schema.source)).check()
+            _Document(_loaded(schema.source)).check()
         elif schema.kind == "grammar":
             _check_grammar(schema.source)
     except RecursionError:
         raise _too_deep() from None
+
+
+def _loaded(source: str) -> Any:
+    try:
+        return json.loads(source)
+    except ValueError as error:
+        raise OptionError(f"schema: it is no JSON: {error}") from error
 
 
 def _check_grammar(source: str) -> None:
@@ -143,9 +150,9 @@ class _Document:
             if self._left < 0:
                 raise OptionError("schema: it has too many parts, or refers to them too often")
             yield at, depth
-            inner = at
-            if isinstance(at, dict):
-                inner = [value for name, value in at.items() if name not in without]
+            if isinstance(at, dict) and without:
+                at = {name: value for name, value in at.items() if name not in without}
+            inner = _listed(at)
             stack += [(each, depth + 1) for each in inner if isinstance(each, dict | list)]
 
     def _deepest(self) -> int:
@@ -181,8 +188,9 @@ class _Document:
         at = self._root
         for name in unquote(pointer).split("/")[1:]:
             name = name.replace("~1", "/").replace("~0", "~")
-            if isinstance(at, list) and name.isdecimal():
-                at = dict(enumerate(at)).get(int(name))
+            if isinstance(at, list):
+                digits = re.fullmatch("[0-9]{1,7}", name)
+                at = at[int(name)] if digits and int(name) < len(at) else None
             else:
                 at = at.get(name) if isinstance(at, dict) else None
         return at if isinstance(at, dict) else {} if isinstance(at, bool) else None
@@ -228,7 +236,7 @@ def _listed(value: Any) -> list[Any]:
 
 def _without_zeros(number: Any) -> int:
     """The digits of a number, as a number; 1 for what is none."""
-    if isinstance(number, bool) or not isinstance(number, int | float) or number <= 0:
+    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < inf:
         return 1
     digits = re.sub(r"[.]|e.*", "", repr(number)).strip("0")
     return int(digits[:20] or 1)

@@ -78,6 +78,7 @@ ENDLESS: list[tuple[Any, str]] = [
     ({"allOf": [{"multipleOf": 9973}, {"multipleOf": 9967}]}, "^schema: multipleOf"),
     ({"properties": {f"p{i}": True for i in range(9000)}}, "^schema: properties: it has 9,000"),
     (patterns(20_000), "nested deeper"),
+    (Schema("json", "{"), "no JSON"),
     (Schema.grammar('{"grammars": []}'), "Lark's notation"),
 ]
 
@@ -130,6 +131,10 @@ TREE: JSON = {
         {"properties": {f"p{i}": {"type": "string", "pattern": f"^{i}$"} for i in range(2000)}},
         {"properties": {str(n): {"multipleOf": n} for n in (7, 11, 13, 17, 19, 23, 0.5, 60)}},
         {"$ref": "#/nowhere"},  # others say so
+        {"anyOf": [{}], "$ref": "#/anyOf/" + "1" * 5000},
+        {"anyOf": [{"$ref": "#/anyOf/0"}] * 45_000},
+        Schema.grammar('start: %json {"multipleOf": 1e999} | %json {"multipleOf": NaN}'),
+        *(Schema("json", source) for source in ("5", "1.5", "null", "[1, {}]", '"x"')),
         True,
         rules(100),
         patterns(100),

@@ -120,6 +120,7 @@ ROWS: list[tuple[str, str, Json, str | None]] = [
     (CHAT, "multiples", schema({"type": "integer", "multipleOf": 1_000_003}), "multipleOf"),
     (CHAT, "large", schema({"description": "x" * 2**21}), "1,048,576"),
     (CHAT, "many values", schema({"enum": list(range(300_000))}), "1,048,576"),
+    (CHAT, "odd reference", schema({"anyOf": [{}], "$ref": f"#/anyOf/{'1' * 5000}"}), "schema: "),
     (CHAT, "no schema", schema({"properties": [[[]]] * 1000}), "schema: "),
     # Patterns.
     (CHAT, "repeated", pattern("(((((a{1,100}){1,100}){1,100}){1,100}){1,100})b"), ANSWERED),
