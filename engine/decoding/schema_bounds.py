@@ -9,7 +9,7 @@ are multiples of something, become automata without a bound. So these are bounde
 import json
 import re
 from collections.abc import Iterator, Mapping
-from math import lcm
+from math import inf, lcm
 from typing import Any
 from urllib.parse import unquote
 
@@ -34,8 +34,11 @@ MOST_WALKED = 400_000
 
 _OLD = re.compile("draft-0[34]")
 """Of JSON Schema: there `id` is what `$id` is now."""
-_SAID = re.compile(r'//[^\n]*|#[^\n]*|"[^"\\\n]*(?:\\.[^"\\\n]*)*"|/[^/\\\n]*(?:\\.[^/\\\n]*)*/')
-"""Comments, texts and patterns of a grammar."""
+_SAID = re.compile(r'(//[^\n]*|#[^\n]*|"(?:[^"\\\n]|\\.)*+"|/(?:[^/\\]|\\.)*+/)|"[^\n]*|/[\s\S]*')
+"""Comments, texts and patterns of a grammar, which may have several lines; or what begins as one
+and has no end, for which nothing behind it may be looked at again and again."""
+_HEAD = re.compile(r"^[ \t]*[?!]*([A-Za-z_][\w.-]*+)[^:\n|]*+:", re.M)
+"""A rule's name, and what stands before the rule."""
 _TOGETHER = ("allOf", "anyOf", "oneOf", "$ref")
 """Keywords whose schemas hold beside the others of their object."""
 _ELSEWHERE = ("$defs", "definitions")
@@ -45,11 +48,18 @@ def check_bounds(schema: Schema) -> None:
     """Raises `OptionError` for what is beyond these bounds."""
     try:
         if schema.kind == "json":
-            _Document(json.loads(schema.source)).check()
+            _Document(_loaded(schema.source)).check()
         elif schema.kind == "grammar":
             _check_grammar(schema.source)
     except RecursionError:
         raise _too_deep() from None
+
+
+def _loaded(source: str) -> Any:
+    try:
+        return json.loads(source)
+    except ValueError as error:
+        raise OptionError(f"schema: it is no JSON: {error}") from error
 
 
 def _check_grammar(source: str) -> None:
@@ -62,10 +72,10 @@ def _check_grammar(source: str) -> None:
         except ValueError:
             continue  # in a text, or refused by llguidance
         _Document(document).check()
-    bare = _SAID.sub(" ", source)
-    heads = list(re.finditer(r"^[ \t]*[?!]*([A-Za-z_][\w.-]*)[^:\n|]*:", bare, re.M))
-    ends = [head.start() for head in heads[1:]] + [len(bare)]
-    bodies = [bare[head.end() : end] for head, end in zip(heads, ends, strict=True)]
+    bare = _SAID.sub(lambda found: " " if found[1] else found[0], source)
+    heads = list(_HEAD.finditer(bare))
+    ends = [*(head.start() for head in heads[1:]), len(bare)]
+    bodies = [bare[head.end() : end] for head, end in zip(heads, ends, strict=False)]
     weights = {head[1]: 1 + _nested(body) for head, body in zip(heads, bodies, strict=True)}
     names = {
         head[1]: set(re.findall(r"[A-Za-z_][\w.-]*", body)) & weights.keys()
@@ -140,9 +150,9 @@ class _Document:
             if self._left < 0:
                 raise OptionError("schema: it has too many parts, or refers to them too often")
             yield at, depth
-            inner = at
-            if isinstance(at, dict):
-                inner = [value for name, value in at.items() if name not in without]
+            if isinstance(at, dict) and without:
+                at = {name: value for name, value in at.items() if name not in without}
+            inner = _listed(at)
             stack += [(each, depth + 1) for each in inner if isinstance(each, dict | list)]
 
     def _deepest(self) -> int:
@@ -178,8 +188,9 @@ class _Document:
         at = self._root
         for name in unquote(pointer).split("/")[1:]:
             name = name.replace("~1", "/").replace("~0", "~")
-            if isinstance(at, list) and name.isdecimal():
-                at = dict(enumerate(at)).get(int(name))
+            if isinstance(at, list):
+                digits = re.fullmatch("[0-9]{1,7}", name)
+                at = at[int(name)] if digits and int(name) < len(at) else None
             else:
                 at = at.get(name) if isinstance(at, dict) else None
         return at if isinstance(at, dict) else {} if isinstance(at, bool) else None
@@ -225,7 +236,7 @@ def _listed(value: Any) -> list[Any]:
 
 def _without_zeros(number: Any) -> int:
     """The digits of a number, as a number; 1 for what is none."""
-    if isinstance(number, bool) or not isinstance(number, int | float) or number <= 0:
+    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < inf:
         return 1
     digits = re.sub(r"[.]|e.*", "", repr(number)).strip("0")
     return int(digits[:20] or 1)

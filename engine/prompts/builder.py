@@ -11,7 +11,7 @@ from engine.images import LoadedPicture, load_pictures
 from engine.pieces import piece_bytes
 from engine.prompts.chat_template import ChatTemplate
 from engine.prompts.message_encoder import MessageEncoder
-from engine.prompts.messages import Message, read_messages
+from engine.prompts.messages import Message, check_results, read_messages
 from engine.prompts.prompt import Prompt
 from engine.prompts.text_encoder import (
     LONG_TEXT,
@@ -88,6 +88,7 @@ class PromptBuilder:
             make = partial(self._from_tokens, tokens, images, max_image_size)
         else:
             messages = read_messages(prompt, images)
+            check_results(messages)
             if tools:  # without, calls and results are the template's own matter
                 told_of, told = self.telling.messages(messages, tools)
                 messages = list(told_of)

@@ -112,6 +112,21 @@ def read_messages(messages: Sequence[Any], images: Sequence[Any] = ()) -> list[M
     return read
 
 
+def check_results(messages: Sequence[Message]) -> None:
+    """Raises `PromptError` for what a tool returned to a call that no message before it has."""
+    called: set[str | None] = set()
+    for message in messages:
+        ids = (call.get("id") for call in message.tool_calls)
+        called.update(None if id_ is None else str(id_) for id_ in ids)
+        id_ = message.tool_call_id
+        # A call without an id may be the one that is meant.
+        if message.role == "tool" and id_ and called.isdisjoint((id_, None)):
+            raise PromptError(
+                f"no call of a tool has the id {id_!r:.80} of this result; give the answer that "
+                "made it, too, before it"
+            )
+
+
 def read_parts(content: Any) -> tuple[Part, ...]:
     """A text, an image, or a list of parts in any form that `read_messages` knows.
 

@@ -90,10 +90,9 @@ PRIVATE = {
 def json_response(
     body: Any, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """`body` is anything for JSON, or bytes of it."""
     # Plain ASCII: a message may quote half a character from the request, which UTF-8 cannot hold.
     return Response(
-        body if isinstance(body, bytes) else json.dumps(body),
+        json.dumps(body),
         status,
         {**PRIVATE, **(headers or {})},
         "application/json",

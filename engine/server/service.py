@@ -36,9 +36,6 @@ PREFILL_STEP = 512
 READERS = 2
 """Threads that decode pictures and build prompts; each may hold one decoded picture."""
 
-COMPILERS = 2
-"""Threads that do so for requests with a schema or tools, whose grammars may take seconds."""
-
 
 class Service:
     """One engine behind a server. Its methods are for the event loop's thread."""
@@ -55,7 +52,9 @@ class Service:
         self.started = int(time.time())
         self._pictures = PictureReader(settings, fetcher)
         self._readers = ThreadPoolExecutor(READERS, "sightline-request")
-        self._compilers = ThreadPoolExecutor(COMPILERS, "sightline-request-grammar")
+        # Each may wait for its grammar, for seconds: one for each request that there may be.
+        places = settings.max_queue + engine.parallel
+        self._compilers = ThreadPoolExecutor(places, "sightline-request-grammar")
         # Weak: an answer is under way for as long as somebody holds it.
         self._active: WeakSet[Generation] = WeakSet()
         self._stop = threading.Event()
@@ -148,7 +147,8 @@ class Service:
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._ended, finished)
 
-        threads = self._compilers if request.tools or options.schema else self._readers
+        guided = options.schema is not None or request.tool_choice.mode != "auto"
+        threads = self._compilers if guided else self._readers
         try:
             submitted = threads.submit(
                 self.engine.submit, request, on_finish=on_finish, cancel=self._stop

@@ -30,7 +30,8 @@ def with_ids(parse: Parse) -> Parse:
 def _headed(text: str) -> list[dict[str, Any]] | None:
     """The calls of a block, if they have heads; raises `ValueError` where one breaks off."""
     decoder, calls, at = json.JSONDecoder(), list[dict[str, Any]](), 0
-    while at < len(text.rstrip()):
+    text = text.rstrip()
+    while at < len(text):
         head = _HEAD.match(text, at)
         if head is None:
             if not calls:

@@ -48,6 +48,12 @@ def rules(count: int) -> Schema:
     return Schema.grammar("\n".join(["start: r0", *lines, f'r{count}: "x"']))
 
 
+def patterns(count: int) -> Schema:
+    """Patterns of two lines each, between whose ends what refers to others only seems to be one."""
+    lines = [f"r{i}: /x\ny/ r{i + 1} /z/" for i in range(count)]
+    return Schema.grammar("\n".join(["start: r0", *lines, f'r{count}: "x"']))
+
+
 def in_tools(schema: JSON) -> Schema:
     return Schema.grammar(f"start: it\nit: %json {Schema.json(schema).source}")
 
@@ -71,6 +77,8 @@ ENDLESS: list[tuple[Any, str]] = [
     ({"type": "integer", "multipleOf": 1_000_003}, "^schema: multipleOf"),
     ({"allOf": [{"multipleOf": 9973}, {"multipleOf": 9967}]}, "^schema: multipleOf"),
     ({"properties": {f"p{i}": True for i in range(9000)}}, "^schema: properties: it has 9,000"),
+    (patterns(20_000), "nested deeper"),
+    (Schema("json", "{"), "no JSON"),
     (Schema.grammar('{"grammars": []}'), "Lark's notation"),
 ]
 
@@ -123,8 +131,17 @@ TREE: JSON = {
         {"properties": {f"p{i}": {"type": "string", "pattern": f"^{i}$"} for i in range(2000)}},
         {"properties": {str(n): {"multipleOf": n} for n in (7, 11, 13, 17, 19, 23, 0.5, 60)}},
         {"$ref": "#/nowhere"},  # others say so
+        {"anyOf": [{}], "$ref": "#/anyOf/" + "1" * 5000},
+        {"anyOf": [{"$ref": "#/anyOf/0"}] * 45_000},
+        Schema.grammar('start: %json {"multipleOf": 1e999} | %json {"multipleOf": NaN}'),
+        *(Schema("json", source) for source in ("5", "1.5", "null", "[1, {}]", '"x"')),
         True,
         rules(100),
+        patterns(100),
+        *(
+            Schema.grammar(piece * 100_000)
+            for piece in ("a", "a.", '\\"', "\\/", '"\\"', "/\\/", "?!")
+        ),
         Schema.grammar('start: "%json {" /%json/ // %json {'),
         ["a: b", 'b: "', "%json {]"],
         Schema.regex("(a|b)*a(a|b){200}"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from support import recited
-from support.serving import Reply, Running, running
+from support.serving import Reply, Running, running, wait_for
 
 from engine import Engine, load
 from engine.decoding.guide import Guides
@@ -120,6 +120,7 @@ ROWS: list[tuple[str, str, Json, str | None]] = [
     (CHAT, "multiples", schema({"type": "integer", "multipleOf": 1_000_003}), "multipleOf"),
     (CHAT, "large", schema({"description": "x" * 2**21}), "1,048,576"),
     (CHAT, "many values", schema({"enum": list(range(300_000))}), "1,048,576"),
+    (CHAT, "odd reference", schema({"anyOf": [{}], "$ref": f"#/anyOf/{'1' * 5000}"}), "schema: "),
     (CHAT, "no schema", schema({"properties": [[[]]] * 1000}), "schema: "),
     # Patterns.
     (CHAT, "repeated", pattern("(((((a{1,100}){1,100}){1,100}){1,100}){1,100})b"), ANSWERED),
@@ -147,6 +148,7 @@ ROWS: list[tuple[str, str, Json, str | None]] = [
     (CHAT, "deep call", called('{"a":' * 5000 + "1" + "}" * 5000), "invalid_prompt"),
     (CHAT, "large number", called(f'{{"a": {"1" * 50_000}}}'), "arguments"),
     (CHAT, "many results", called("{}", *[result("x")] * 3000), "context"),
+    (CHAT, "no call", {"messages": [*ASKING[CHAT]["messages"], result("x")]}, "the id 'a1'"),
     (CHAT, "half a character", called('{"a": "\\ud800"}'), "half a character"),
     # Others.
     (CHAT, "variables", {"chat_template_kwargs": {"a": nested(900)}}, "invalid_prompt"),
@@ -170,7 +172,7 @@ ROWS: list[tuple[str, str, Json, str | None]] = [
         {"input": [FLAT_CALL, flat_result("x" * (2**22 + 1))]},
         "4,194,304",
     ),
-    (RESPONSES, "no call", {"input": [flat_result("x")]}, ANSWERED),
+    (RESPONSES, "no call", {"input": [flat_result("x")]}, "the id 'a1'"),
     (
         RESPONSES,
         "deep call",
@@ -233,7 +235,10 @@ def test_a_schema_that_takes_long_holds_up_no_others(engine: Engine, server: Run
         with ThreadPoolExecutor(3) as threads:
             waiting = [threads.submit(server.chat, "Hello", OTHER, **slow) for _ in range(3)]
             begun.wait()
-            assert server.chat("Hello").status == 200
+            wait_for(lambda: server.figures()["sightline_requests_in_flight"] == 3)
+            for more in ({}, known, tools({})):
+                assert server.chat("Hello", **more).status == 200
+            assert not any(one.done() for one in waiting)
             assert server.ask("GET", "/health").status == 200
             direct = engine.generate("Hello", options=_options({"type": "boolean"})).result()
             assert direct.error is None

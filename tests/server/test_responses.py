@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import jsonschema
@@ -22,6 +23,8 @@ from support.responses import (
 from support.serving import Running, data_uri, encoded, running
 
 from engine import Engine, load
+from engine.events import ToolCall, ToolCallDelta
+from engine.server.responses.writing import Writer
 
 OFFERED = [{"type": "function", **TOOLS[0]["function"]}, {"type": "function", **TOOLS[1]}]
 WEATHER = '<tool_call>\n{"name": "weather", "arguments": {"city": "Ulm", "days": 3}}\n</tool_call>'
@@ -165,6 +168,40 @@ def test_an_enforced_call_that_is_cut_off_is_none(server: Running) -> None:
         assert ended == last["output"]
         cut |= sum(e["type"] == "response.output_item.added" for e in told) > len(ended)
     assert cut
+
+
+def test_of_calls_that_stand_or_fall_together_none_is_told_too_early(
+    tmp_path: Path,
+) -> None:
+    """Mistral's in one list: where it is cut off, none of them is a call."""
+    folder = recited.save(tmp_path / "model", {}, parser="mistral", added=("[TOOL_CALLS]",))
+    clock = {**OFFERED[1], "parameters": {"additionalProperties": False}}
+    asked = {"tools": [clock], "tool_choice": "required", "max_output_tokens": 100}
+    with load(folder) as engine, running(engine) as server:
+        no_end = {str(token): -100 for token in engine.tokenize("]")}
+        told = events(server, said(1), logit_bias=no_end, **asked)
+    last = told[-1]["response"]
+    assert '"clock"' in text_of(last).partition("}, {")[2]  # another was begun
+    assert calls_of(last) == []
+    ended = [event["item"] for event in told if event["type"] == "response.output_item.done"]
+    assert ended == last["output"]
+
+
+def test_calls_in_one_block_are_told_one_after_the_other() -> None:
+    writer = Writer(None, must_call=True)  # type: ignore[arg-type]
+    pieces = [(0, "{"), (0, "}"), (1, "{"), (1, "}")]
+    told = [e for i, text in pieces for e in writer.tell(ToolCallDelta(i, f"c{i}", "f", text))]
+    told += [e for i in range(2) for e in writer.tell(ToolCall(i, f"c{i}", "f", {}, "{}"))]
+    told += writer.end(cut=False)
+    kinds = [event["type"].removeprefix("response.") for event in told]
+    piece, whole = "function_call_arguments.delta", "function_call_arguments.done"
+    begun, done = "output_item.added", "output_item.done"
+    assert kinds == [begun, piece, piece, whole, done, begun, piece, whole, done]
+    assert [(item["call_id"], item["arguments"]) for item in writer.items] == [
+        ("c0", "{}"),
+        ("c1", "{}"),
+    ]
+    assert not writer.broken
 
 
 def test_tools_in_a_namespace(server: Running) -> None:

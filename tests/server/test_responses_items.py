@@ -136,7 +136,10 @@ def test_deep_and_endless(tiny_server: Running) -> None:
     assert respond(tiny_server, "x" * (2**22 + 1)).error["code"] == "context_length_exceeded"
     for half in ("\ud800", [assistant("\ud800")], [thought("\ud800"), *user("x")]):
         assert respond(tiny_server, half).status == 400
-    assert respond(tiny_server, max_output_tokens=1).status == 200
+    said = respond(tiny_server, max_output_tokens=1).json["output"][0]["id"]
+    many = [{"type": "item_reference", "id": said}] * 2
+    error = refusal(tiny_server, many)
+    assert (error["code"], error["param"]) == ("duplicate_item", "input[1].id")
 
 
 @pytest.mark.parametrize(

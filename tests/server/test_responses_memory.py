@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 from support.responses import body, client_of, refusal, respond, text_of
-from support.serving import Running, running
+from support.serving import Running, encoded, running
 
 from engine import Engine
+from engine.images import load_picture
 from engine.prompts.messages import Message
 from engine.server.responses.memory import ResponseMemory
 
@@ -115,6 +116,7 @@ def test_they_are_so_many_at_most() -> None:
     assert [bool(memory.find(f"r{i}", "me")) for i in range(4)] == [True, False, True, True]
     assert memory.item("msg_r1", "me") is None
     assert memory.item("msg_r2", "me") == {"id": "msg_r2"}
+    assert memory.find("r2", "me").told == told("r2")  # type: ignore[union-attr]
     assert memory.item("msg_r2", "you") is None
     assert memory.find("r2", "you") is None
     assert not memory.drop("r2", "you")
@@ -139,3 +141,13 @@ def test_they_take_so_much_at_most_and_what_they_share_counts_once() -> None:
     for i in range(1000):
         assert memory.keep(told(f"r{i}"), [Message("user", "z" * 100)] * 3, "me")
         assert memory.held <= 100_000
+
+
+def test_what_is_large_and_seems_small() -> None:
+    memory = ResponseMemory(most_bytes=100_000)
+    picture = load_picture(encoded((8, 8)) + bytes(2**17))
+    assert not memory.keep(told("a"), [Message("user", picture)], "me")
+    assert not memory.keep(told("b"), [Message("user", "x")] * 20_000, "me")
+    items = {"id": "c", "output": [{"id": f"msg_{i}"} for i in range(1000)]}
+    assert not memory.keep(items, [], "me")
+    assert (len(memory), memory.held) == (0, 0)

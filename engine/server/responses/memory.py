@@ -7,9 +7,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine.images import LoadedPicture
 from engine.prompts.messages import Message
-from engine.server.pictures import LOW_DETAIL
 
 MOST_RESPONSES = 1024
 """Responses that are kept at once."""
@@ -18,7 +16,7 @@ MOST_BYTES = 256 * 2**20
 """What they may take together, pictures among it."""
 
 _OVERHEAD = 1024
-"""Bytes that a message takes beside what it says, about."""
+"""Bytes that a message, or an item, takes beside what it says, about."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +24,23 @@ class Kept:
     client: Hashable
     """Whose it is."""
     body: bytes
-    """The response as it was told, as JSON."""
+    """The response as it was told, but for its output, as JSON."""
     messages: tuple[Message, ...]
     """The whole conversation, its answer included and without instructions."""
-    items: tuple[str, ...]
-    """The ids of its output."""
+    items: dict[str, bytes]
+    """Its output by the ids of the items, each as JSON."""
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """The response as it was told."""
+        output = [json.loads(item) for item in self.items.values()]
+        return {**json.loads(self.body), "output": output}
+
+    @property
+    def size(self) -> int:
+        """In bytes, about, without the messages, which others may share."""
+        items = sum(_OVERHEAD + len(item) for item in self.items.values())
+        return len(self.body) + items + 8 * len(self.messages)
 
 
 @dataclass
@@ -62,14 +72,15 @@ class ResponseMemory:
 
     def keep(self, body: dict[str, Any], messages: Sequence[Message], client: Hashable) -> bool:
         """Whether it is kept: what alone is more than all may be is not."""
-        items = tuple(item["id"] for item in body["output"])
-        kept = Kept(client, json.dumps(body).encode(), tuple(messages), items)
+        items = {item["id"]: json.dumps(item).encode() for item in body["output"]}
+        bare = json.dumps({**body, "output": []}).encode()
+        kept = Kept(client, bare, tuple(messages), items)
         all_held = [self._messages.get(id(m)) or _Held(_size(m)) for m in kept.messages]
-        if len(kept.body) + sum(held.size for held in all_held) > self._most_bytes:
+        if kept.size + sum(held.size for held in all_held) > self._most_bytes:
             return False
         self._kept[body["id"]] = kept
         self._items |= dict.fromkeys(items, body["id"])
-        self.held += len(kept.body)
+        self.held += kept.size
         for message, held in zip(kept.messages, all_held, strict=True):
             held = self._messages.setdefault(id(message), held)
             self.held += 0 if held.responses else held.size
@@ -89,10 +100,7 @@ class ResponseMemory:
     def item(self, identity: str, client: Hashable) -> dict[str, Any] | None:
         """An item of a client's response."""
         kept = self.find(self._items.get(identity, ""), client)
-        if kept is None:
-            return None
-        output: list[dict[str, Any]] = json.loads(kept.body)["output"]
-        return next(item for item in output if item["id"] == identity)
+        return None if kept is None else dict(json.loads(kept.items[identity]))
 
     def drop(self, identity: str, client: Hashable) -> bool:
         """Whether there was one."""
@@ -106,7 +114,7 @@ class ResponseMemory:
 
     def _forget(self, identity: str) -> None:
         kept = self._kept.pop(identity)
-        self.held -= len(kept.body)
+        self.held -= kept.size
         for item in kept.items:
             del self._items[item]
         for message in kept.messages:
@@ -123,12 +131,6 @@ def _size(message: Message) -> int:
     texts += [text for text in (message.reasoning, message.tool_call_id, message.name) if text]
     # Calls are objects of many values, each of which takes many times its letters.
     calls = 8 * len(json.dumps(message.tool_calls)) if message.tool_calls else 0
-    pictures = sum(map(_picture_size, message.images))
+    pictures = sum(picture.bytes_held for picture in message.images)
     tokens = 40 * len(message.tokens)
     return _OVERHEAD + sum(map(sys.getsizeof, texts)) + tokens + calls + pictures
-
-
-def _picture_size(picture: LoadedPicture) -> int:
-    # One that was shrunk has no file, and making one would hold everybody up.
-    width, height = picture.size
-    return 3 * width * height if max(picture.size) <= LOW_DETAIL else len(picture.encoded())

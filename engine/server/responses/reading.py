@@ -45,8 +45,8 @@ class _Answer:
 
 
 def turns_of(given: str | Sequence[Any] | None, find: Find) -> list[Turn]:
-    """What a request's `input` says. Raises `ApiError` for a reference to what is not kept, and
-    for a thought that cannot be read.
+    """What a request's `input` says. Raises `ApiError` for a reference to what is not kept, for a
+    second one to the same, and for a thought that cannot be read.
 
     What a model put out comes as several items, which are one answer: up to what somebody else
     says, or to a second message behind a first.
@@ -55,8 +55,14 @@ def turns_of(given: str | Sequence[Any] | None, find: Find) -> list[Turn]:
         return [Turn("user", [given])]
     turns: list[Turn] = []
     answer: _Answer | None = None
+    referred: set[str] = set()
     for at, item in enumerate(given or ()):
-        item = _resolved(item, find)
+        if isinstance(item, ReferenceItem):
+            if item.id in referred:  # a few bytes each, they would stand for many
+                message = f"the item {item.id!r:.140} is referred to more than once"
+                raise ApiError(400, message, "duplicate_item", f"input[{at}].id")
+            referred.add(item.id)
+            item = _resolved(item, find)
         made = _turn(item)
         again = isinstance(item, MessageItem) and answer is not None and answer.last == "message"
         if answer is not None and (made is not None or again):
@@ -88,9 +94,7 @@ def _turn(item: Any) -> Turn | None:
     return None
 
 
-def _resolved(item: Any, find: Find) -> Any:
-    if not isinstance(item, ReferenceItem):
-        return item
+def _resolved(item: ReferenceItem, find: Find) -> Any:
     known = find(item.id)
     if known is None:
         message = f"there is no item {item.id!r:.140} here; responses are kept for a while, and "

@@ -61,7 +61,7 @@ def response_router(service: Service, kept: ResponseMemory) -> APIRouter:
         found = kept.find(identity, client_of(http.scope))
         if found is None:
             raise _unknown(identity)
-        return json_response(found.body)
+        return json_response(found.told)
 
     @router.delete(
         "/v1/responses/{identity}", response_model=DeletedResponse, responses=errors(404)

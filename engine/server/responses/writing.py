@@ -15,7 +15,8 @@ class Writer:
     """Makes one answer's items, each whole before the next begins.
 
     A call is told of when it is whole: clients run what they were told of, and what begins as a
-    call may turn out to be none. One that is enforced is told in pieces.
+    call may turn out to be none. One that is enforced is told in pieces; of several that stand or
+    fall together, the first.
     """
 
     def __init__(
@@ -45,15 +46,15 @@ class Writer:
         """The log-probabilities of its tokens."""
         self._untold: list[TextDelta] = []
         """Tokens that made no text yet."""
-        self._called: set[int] = set()
-        """The indices of calls that were told of."""
+        self._calling: int | None = None
+        """The index of the call at work."""
 
     def tell(self, delta: Piece) -> list[Json]:
         """The events of what came, without their numbers."""
         if isinstance(delta, ToolCallDelta):
             return self._part_of_call(delta) if self._must_call else []
         if isinstance(delta, ToolCall):
-            return self._call(delta)
+            return self._whole_call(delta)
         if delta.reasoning:
             return self._more("reasoning", delta.reasoning)
         if self._logprobs and delta.token is not None:
@@ -90,24 +91,28 @@ class Writer:
 
     def _part_of_call(self, delta: ToolCallDelta) -> list[Json]:
         events: list[Json] = []
-        if delta.index not in self._called:
-            self._called.add(delta.index)
-            events = self._close(whole=True)
+        if self._kind != "function_call":
+            self._calling = delta.index
+            events = self._close()
             named = {"name": delta.name}
             if delta.name in self._namespaces:
                 named = dict(zip(("name", "namespace"), self._namespaces[delta.name], strict=True))
             events += self._open("function_call", call_id=delta.id, **named)
+        elif delta.index != self._calling:
+            return []  # none of them is a call yet: this one is told when it is whole
         if not delta.arguments:
             return events
         self._texts.append(delta.arguments)
         return [*events, self._event("function_call_arguments.delta", delta=delta.arguments)]
 
-    def _call(self, call: ToolCall) -> list[Json]:
-        if call.index not in self._called:
-            delta = ToolCallDelta(call.index, call.id, call.name, call.written)
-            return [*self._part_of_call(delta), *self._close(whole=True)]
-        # Of several that were told in pieces, the next one's beginning was the end of the others.
-        return self._close(whole=True) if self._kind == "function_call" else []
+    def _whole_call(self, call: ToolCall) -> list[Json]:
+        events: list[Json] = []
+        if self._kind != "function_call" or call.index != self._calling:
+            events = self._close()
+            events += self._part_of_call(
+                ToolCallDelta(call.index, call.id, call.name, call.written)
+            )
+        return [*events, *self._close(whole=True)]
 
     def _open(self, kind: str, **more: str) -> list[Json]:
         """Begin an item."""
