@@ -1,0 +1,88 @@
+"""Run clients that people use, as they are, against `sightline serve`: a table client x feature.
+
+    python -m scripts.check_clients                 # those in Python, of the extra `clients`
+    python -m scripts.check_clients --own           # those that need an environment of their own
+    python -m scripts.check_clients --npm           # those for Node, of scripts/clients_npm
+    python -m scripts.check_clients --open-webui    # Open WebUI, by its own API
+    python -m scripts.check_clients --all           # all of these
+
+`--only NAME ...` runs some of them, `--feature NAME` one thing. Environments and packages that are
+not there yet are installed into build/clients. Exits with 1 if something that a client offers does
+not work. Needs the extras `dev` and `parity` beside `clients`.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from scripts.clients import environments, servers  # noqa: E402
+from scripts.clients.known import CLIENTS, Client, Kind  # noqa: E402
+from scripts.clients.table import Row, markdown, written_into  # noqa: E402
+
+SECONDS = 900
+"""How long a client may take for all of its features."""
+
+
+def run(client: Client, place: dict[str, str]) -> Row:
+    """What came of each feature that the client offers."""
+    row = Row(client.name)
+    try:
+        command = environments.command(client)
+        environment = {**os.environ, **client.environment, **place}
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=SECONDS
+        )
+    except (subprocess.TimeoutExpired, environments.NotInstalled) as error:
+        row.failed(str(error))
+        return row
+    for line in done.stdout.splitlines():
+        if line.startswith("{"):
+            row.told(json.loads(line))
+    if done.returncode or not row.features:
+        row.failed(f"ended with {done.returncode}: {done.stderr[-1500:]}")
+    return row
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    names = [client.name for client in CLIENTS]
+    for kind in Kind:
+        if kind is not Kind.EXTRA:
+            parser.add_argument(f"--{kind.value}", action="store_true", help=kind.text)
+    parser.add_argument("--all", action="store_true", help="all of them")
+    parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help=", ".join(names))
+    parser.add_argument("--feature", metavar="NAME", help="this one alone")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table into this page")
+    args = parser.parse_args()
+    kinds = {k for k in Kind if getattr(args, k.value.replace("-", "_"), False) or args.all}
+    chosen = [c for c in CLIENTS if c.kind in (kinds or {Kind.EXTRA})]
+    if args.only:
+        chosen = [c for c in CLIENTS if c.name in args.only]
+    rows = []
+    with tempfile.TemporaryDirectory() as folder, servers.places(Path(folder)) as place:
+        place |= {"SIGHTLINE_FEATURE": args.feature or ""}
+        for client in chosen:
+            print(f"{client.name} ...", end=" ", flush=True, file=sys.stderr)
+            rows.append(run(client, place))
+            print("FAILED" if rows[-1].problems else "ok", file=sys.stderr)
+    table = markdown(rows)
+    print(table)
+    for row in rows:
+        for feature, problem in row.problems.items():
+            print(f"\n{row.name}, {feature}: {problem}")
+    if args.write:
+        machine = f"Python {platform.python_version()}, {platform.system()}"
+        args.write.write_text(written_into(args.write.read_text(), table, machine))
+    return 1 if any(row.problems for row in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

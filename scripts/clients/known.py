@@ -1,0 +1,41 @@
+"""The clients that are run, and what each needs. Pinned, as in the extra `clients`."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class Kind(Enum):
+    """Where a client comes from."""
+
+    EXTRA = "extra"
+    OWN = "own"
+    NPM = "npm"
+    OPEN_WEBUI = "open-webui"
+
+    @property
+    def text(self) -> str:
+        return {
+            Kind.EXTRA: "those in Python, of the extra `clients`",
+            Kind.OWN: "those in Python that need an environment of their own",
+            Kind.NPM: "those for Node, of scripts/clients_npm",
+            Kind.OPEN_WEBUI: "Open WebUI, started and asked by its own API",
+        }[self]
+
+
+@dataclass(frozen=True)
+class Client:
+    name: str
+    kind: Kind
+    program: str
+    """A module of scripts.clients.programs, or a file of scripts/clients_npm."""
+    requirements: tuple[str, ...] = ()
+    """What an environment of its own holds."""
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+QUIET = {"OPENAI_AGENTS_DISABLE_TRACING": "1", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+"""What would be asked of other places is not: all that is needed is here."""
+
+CLIENTS = (
+    Client("openai (Python)", Kind.EXTRA, "openai_python"),
+)
