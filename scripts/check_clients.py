@@ -51,6 +51,19 @@ def run(client: Client, place: dict[str, str]) -> Row:
     return row
 
 
+def run_all(clients: list[Client], roomy: bool, feature: str) -> list[Row]:
+    """The same for several, on servers of their own."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder, servers.places(Path(folder), roomy) as place:
+        place |= {"SIGHTLINE_FEATURE": feature}
+        for client in clients:
+            print(f"{client.name} ...", end=" ", flush=True, file=sys.stderr)
+            rows.append(run(client, place))
+            problems = [f"\n    {name}: {text}" for name, text in rows[-1].problems.items()]
+            print("".join(problems) or "ok", flush=True, file=sys.stderr)
+    return rows
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     names = [client.name for client in CLIENTS]
@@ -66,18 +79,13 @@ def main() -> int:
     chosen = [c for c in CLIENTS if c.kind in (kinds or {Kind.EXTRA})]
     if args.only:
         chosen = [c for c in CLIENTS if c.name in args.only]
-    rows = []
-    with tempfile.TemporaryDirectory() as folder, servers.places(Path(folder)) as place:
-        place |= {"SIGHTLINE_FEATURE": args.feature or ""}
-        for client in chosen:
-            print(f"{client.name} ...", end=" ", flush=True, file=sys.stderr)
-            rows.append(run(client, place))
-            print("FAILED" if rows[-1].problems else "ok", file=sys.stderr)
+    rows: list[Row] = []
+    for roomy in (False, True):
+        group = [client for client in chosen if client.roomy is roomy]
+        if group:
+            rows += run_all(group, roomy, args.feature or "")
     table = markdown(rows)
     print(table)
-    for row in rows:
-        for feature, problem in row.problems.items():
-            print(f"\n{row.name}, {feature}: {problem}")
     if args.write:
         machine = f"Python {platform.python_version()}, {platform.system()}"
         args.write.write_text(written_into(args.write.read_text(), table, machine))

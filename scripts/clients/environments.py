@@ -22,7 +22,8 @@ class NotInstalled(Exception):
 def command(client: Client) -> list[str]:
     """What runs a client's program, once what it needs is installed."""
     if client.kind is Kind.NPM:
-        return [_node(), str(NPM / client.program)]
+        file, *more = client.program.split()
+        return [_node(), str(NPM / file), *more]
     python = _own_python(client) if client.requirements else sys.executable
     return [python, "-m", f"scripts.clients.programs.{client.program}"]
 

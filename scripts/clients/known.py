@@ -31,6 +31,8 @@ class Client:
     requirements: tuple[str, ...] = ()
     """What an environment of its own holds."""
     environment: dict[str, str] = field(default_factory=dict)
+    roomy: bool = False
+    """Whether it needs a context of a size in which coding agents work."""
 
 
 QUIET = {"OPENAI_AGENTS_DISABLE_TRACING": "1", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
@@ -38,4 +40,17 @@ QUIET = {"OPENAI_AGENTS_DISABLE_TRACING": "1", "LITELLM_LOCAL_MODEL_COST_MAP": "
 
 CLIENTS = (
     Client("openai (Python)", Kind.EXTRA, "openai_python"),
+    Client("langchain-openai", Kind.EXTRA, "langchain"),
+    Client("litellm", Kind.EXTRA, "litellm_python", environment=QUIET),
+    Client("pydantic-ai", Kind.EXTRA, "pydantic_ai_chat"),
+    Client("openai-agents, chat", Kind.EXTRA, "agents_chat", environment=QUIET),
+    Client("llm", Kind.EXTRA, "llm_python"),
+    Client("dspy", Kind.EXTRA, "dspy_python", environment=QUIET),
+    Client("smolagents", Kind.EXTRA, "smolagents_python", roomy=True),
+    Client("openai (Node)", Kind.NPM, "openai.mjs"),
+    Client("AI SDK, openai-compatible", Kind.NPM, "ai_sdk.mjs"),
+    Client("@langchain/openai", Kind.NPM, "langchain.mjs"),
+    Client("opencode", Kind.NPM, "agents.mjs opencode", roomy=True),
+    Client("qwen-code", Kind.NPM, "agents.mjs qwen", roomy=True),
+    Client("instructor", Kind.OWN, "instructor_python", ("instructor==1.17.0",)),
 )

@@ -58,11 +58,12 @@ def sightline(model: str, name: str) -> Iterator[str]:
 
 
 @contextmanager
-def places(folder: Path) -> Iterator[dict[str, str]]:
+def places(folder: Path, roomy: bool) -> Iterator[dict[str, str]]:
     """Servers of the taught model and of the demo model, as variables for the clients' programs."""
+    model = taught.save(folder, taught.ROOMY if roomy else taught.CONTEXT)
     with ExitStack() as stack:
         yield {
-            "SIGHTLINE_TAUGHT": stack.enter_context(sightline(str(taught.save(folder)), "taught")),
+            "SIGHTLINE_TAUGHT": stack.enter_context(sightline(str(model), "taught")),
             "SIGHTLINE_DEMO": stack.enter_context(sightline("demo", "demo")),
             "SIGHTLINE_PICTURE": str(PICTURE),
             "SIGHTLINE_ANSWER": taught.ANSWER,

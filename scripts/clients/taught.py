@@ -61,13 +61,14 @@ TEMPLATE = """\
 {%- elif 'story' in seen.user %}{% set script = 4 %}
 {%- else %}{% set script = 0 %}{% endif %}
 {{- 'assistant: ' ~ script }}{% endif %}"""
-CONTEXT = 2**18
-"""In letters: coding agents send some 100,000 of them before the first question."""
+CONTEXT = 2**14
+"""In letters, of which each is a token."""
+ROOMY = 2**18
+"""The same for coding agents, who send some 100,000 letters before the first question."""
 
 
-def save(folder: Path) -> Path:
+def save(folder: Path, context: int = CONTEXT) -> Path:
     """The checkpoint `folder/taught`, which also sees, in that it takes pictures."""
-    text = recited.save(
-        folder / "text", SCRIPTS, TEMPLATE, "json_tools", endless=(4,), context=CONTEXT
-    )
+    made = {"endless": (4,), "context": context}
+    text = recited.save(folder / "text", SCRIPTS, TEMPLATE, "json_tools", **made)
     return write_seeing(folder / "taught", text, seed=5)
