@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -75,6 +76,7 @@ def main() -> int:
     parser.add_argument("--feature", metavar="NAME", help="this one alone")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table into this page")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and the servers with it
     kinds = {k for k in Kind if getattr(args, k.value.replace("-", "_"), False) or args.all}
     chosen = [c for c in CLIENTS if c.kind in (kinds or {Kind.EXTRA})]
     if args.only:

@@ -52,5 +52,6 @@ CLIENTS = (
     Client("@langchain/openai", Kind.NPM, "langchain.mjs"),
     Client("opencode", Kind.NPM, "agents.mjs opencode", roomy=True),
     Client("qwen-code", Kind.NPM, "agents.mjs qwen", roomy=True),
+    Client("Open WebUI", Kind.OPEN_WEBUI, "open_webui", ("open-webui==0.12.4",), roomy=True),
     Client("instructor", Kind.OWN, "instructor_python", ("instructor==1.17.0",)),
 )

@@ -28,7 +28,7 @@ STORY = "Tell a long story."
 LOOK = "What is in this picture?"
 BADGER = "badger"
 """What the demo model says of the picture, among other things."""
-TOO_LONG = "word " * 4_000
+TOO_LONG = "word " * (int(os.environ.get("SIGHTLINE_CONTEXT", "0")) // 4)
 """More than the model's context holds."""
 
 ANSWER = os.environ.get("SIGHTLINE_ANSWER", "")

@@ -60,11 +60,13 @@ def sightline(model: str, name: str) -> Iterator[str]:
 @contextmanager
 def places(folder: Path, roomy: bool) -> Iterator[dict[str, str]]:
     """Servers of the taught model and of the demo model, as variables for the clients' programs."""
-    model = taught.save(folder, taught.ROOMY if roomy else taught.CONTEXT)
+    context = taught.ROOMY if roomy else taught.CONTEXT
+    model = taught.save(folder, context)
     with ExitStack() as stack:
         yield {
             "SIGHTLINE_TAUGHT": stack.enter_context(sightline(str(model), "taught")),
             "SIGHTLINE_DEMO": stack.enter_context(sightline("demo", "demo")),
+            "SIGHTLINE_CONTEXT": str(context),
             "SIGHTLINE_PICTURE": str(PICTURE),
             "SIGHTLINE_ANSWER": taught.ANSWER,
             "SIGHTLINE_SUNNY": taught.SUNNY,

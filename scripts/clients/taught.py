@@ -36,6 +36,7 @@ SCRIPTS = {
     5: command("bash"),
     6: command("run_shell_command", ', "is_background": false'),
     7: called("final_answer", f'{{"answer": "{SUNNY}"}}'),
+    8: called("get_current_timestamp", "{}"),
 }
 TEMPLATE = """\
 {%- set seen = namespace(user='', told='', names=[]) %}
@@ -47,18 +48,20 @@ TEMPLATE = """\
 {%- else %}{% for part in m.content or [] %}{% set text.all = text.all ~ part.text %}{% endfor %}
 {%- endif %}
 {%- if m.role == 'user' %}{% set seen.user, seen.told = text.all, '' %}{% endif %}
-{%- if m.role == 'tool' %}{% set seen.told = seen.told ~ text.all %}{% endif %}
+{%- if m.role == 'tool' or 'Observation:' in text.all %}{% set seen.told = seen.told ~ text.all %}{% endif %}
 {{- m.role ~ ': ' ~ text.all }}
 {%- for call in m.tool_calls or [] %}{{- '\\n' ~ (call.function | tojson) }}{% endfor %}
 {{- '\\n' }}
 {%- endfor %}
 {%- if add_generation_prompt %}
 {%- if seen.told %}
-{%- set script = 3 if 'sunny' not in seen.told else 7 if 'final_answer' in seen.names else 2 %}
+{%- set known = 'sunny' in seen.told or 'current_timestamp' in seen.told %}
+{%- set script = 3 if not known else 7 if 'final_answer' in seen.names else 2 %}
+{%- elif 'get_current_timestamp' in seen.names and 'time' in seen.user %}{% set script = 8 %}
 {%- elif 'weather' in seen.names %}{% set script = 1 %}
 {%- elif 'bash' in seen.names %}{% set script = 5 %}
 {%- elif 'run_shell_command' in seen.names %}{% set script = 6 %}
-{%- elif 'story' in seen.user %}{% set script = 4 %}
+{%- elif 'a long story' in seen.user %}{% set script = 4 %}
 {%- else %}{% set script = 0 %}{% endif %}
 {{- 'assistant: ' ~ script }}{% endif %}"""
 CONTEXT = 2**14

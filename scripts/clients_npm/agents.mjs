@@ -14,7 +14,7 @@ mkdirSync(work);
 
 function run(command, args, env) {
   return new Promise((resolve, reject) => {
-    const home = { HOME: place, XDG_CONFIG_HOME: place, XDG_DATA_HOME: place };
+    const home = { HOME: place, PWD: work, XDG_CONFIG_HOME: place, XDG_DATA_HOME: place };
     const child = spawn(join(BIN, command), args, {
       cwd: work,
       env: { ...process.env, ...home, XDG_CACHE_HOME: place, XDG_STATE_HOME: place, ...env },

@@ -16,7 +16,7 @@ export const WEATHER = "What is the weather in Ulm?";
 export const STORY = "Tell a long story.";
 export const LOOK = "What is in this picture?";
 export const BADGER = "badger";
-export const TOO_LONG = "word ".repeat(4000);
+export const TOO_LONG = "word ".repeat(Number(env.SIGHTLINE_CONTEXT) / 4);
 export const CITIES = ["Paris", "Rome", "Ulm"];
 
 export const picture = () => readFileSync(env.SIGHTLINE_PICTURE);

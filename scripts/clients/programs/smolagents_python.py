@@ -68,6 +68,7 @@ def structured() -> None:
         "type": "object",
         "properties": {"city": {"enum": list(p.CITIES)}},
         "required": ["city"],
+        "additionalProperties": False,
     }
     form: Any = {"type": "json_schema", "json_schema": {"name": "Capital", "schema": schema}}
     told = model()(message(p.QUESTION), response_format=form).content
