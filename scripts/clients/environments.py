@@ -21,11 +21,11 @@ class NotInstalled(Exception):
 
 def command(client: Client) -> list[str]:
     """What runs a client's program, once what it needs is installed."""
+    program, *more = client.program.split()
     if client.kind is Kind.NPM:
-        file, *more = client.program.split()
-        return [_node(), str(NPM / file), *more]
+        return [_node(), str(NPM / program), *more]
     python = _own_python(client) if client.requirements else sys.executable
-    return [python, "-m", f"scripts.clients.programs.{client.program}"]
+    return [python, "-m", f"scripts.clients.programs.{program}", *more]
 
 
 def _own_python(client: Client) -> str:
@@ -36,9 +36,7 @@ def _own_python(client: Client) -> str:
     if not done.exists() or done.read_text() != wanted:
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(place)], check=True)
         quiet = ["--quiet", "--disable-pip-version-check"]
-        subprocess.run(
-            [python, "-m", "pip", "install", *quiet, *client.requirements], check=True
-        )
+        subprocess.run([python, "-m", "pip", "install", *quiet, *client.requirements], check=True)
         done.write_text(wanted)
     return str(python)
 

@@ -48,7 +48,8 @@ TEMPLATE = """\
 {%- else %}{% for part in m.content or [] %}{% set text.all = text.all ~ part.text %}{% endfor %}
 {%- endif %}
 {%- if m.role == 'user' %}{% set seen.user, seen.told = text.all, '' %}{% endif %}
-{%- if m.role == 'tool' or 'Observation:' in text.all %}{% set seen.told = seen.told ~ text.all %}{% endif %}
+{%- if m.role == 'tool' or 'Observation:' in text.all %}
+{%- set seen.told = seen.told ~ text.all %}{% endif %}
 {{- m.role ~ ': ' ~ text.all }}
 {%- for call in m.tool_calls or [] %}{{- '\\n' ~ (call.function | tojson) }}{% endfor %}
 {{- '\\n' }}

@@ -85,8 +85,9 @@ function versionOf(name) {
 
 export async function report(name, features) {
   console.log(JSON.stringify({ package: name, version: versionOf(name) }));
+  const only = (env.SIGHTLINE_FEATURES ?? "").split(" ").filter(Boolean);
   for (const [feature, done] of Object.entries(features)) {
-    if (env.SIGHTLINE_FEATURE && env.SIGHTLINE_FEATURE !== feature) continue;
+    if (only.length && !only.includes(feature)) continue;
     let problem = null;
     try {
       await done();

@@ -1,5 +1,6 @@
-"""LangChain's ChatOpenAI."""
+"""LangChain's ChatOpenAI, by Chat Completions, or by Responses if that word follows."""
 
+import sys
 import warnings
 from typing import Any, Literal
 
@@ -11,8 +12,11 @@ from pydantic import BaseModel, SecretStr
 
 from scripts.clients import program as p
 
+RESPONSES = "responses" in sys.argv
+
 
 def made(base: str = p.BASE, **more: Any) -> ChatOpenAI:
+    more["use_responses_api"] = RESPONSES
     given = {"model": p.MODEL, "base_url": base, "api_key": SecretStr(p.KEY), "max_retries": 0}
     return ChatOpenAI(**{**given, **more})
 
@@ -42,7 +46,7 @@ def stream() -> None:
 
 
 def picture() -> None:
-    eyes = made(p.EYES, max_tokens=8)
+    eyes = made(p.EYES, max_tokens=16)
     parts: list[Any] = [
         {"type": "text", "text": p.LOOK},
         {"type": "image_url", "image_url": {"url": p.picture_uri()}},
@@ -113,7 +117,7 @@ if __name__ == "__main__":
         stream=stream,
         picture=picture,
         usage=usage,
-        stop=stop,
+        **({} if RESPONSES else {"stop": stop}),  # which that protocol has not
         tools=tools,
         structured=structured,
         errors=errors,

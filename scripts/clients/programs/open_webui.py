@@ -135,10 +135,6 @@ def talk(ui: OpenWebUI) -> None:
         quiet = {"background_tasks": {}, "params": {"max_tokens": 8}}
         p.expect_in(p.BADGER, said(ui.answer(ui.send(parts, "demo", **quiet)[0])))
 
-    def usage() -> None:
-        told = ui.answer(ui.send(p.QUESTION)[0])["usage"]
-        assert told["prompt_tokens"] > len(p.QUESTION), told
-
     def tools() -> None:
         p.expect_in(p.SUNNY, said(ui.answer(ui.send("What time is it?")[0])))
 
@@ -148,7 +144,7 @@ def talk(ui: OpenWebUI) -> None:
 
     def cancel() -> None:
         with p.cancelled():
-            chat, told = ui.send(p.STORY, background_tasks={})
+            _, told = ui.send(p.STORY, background_tasks={})
             time.sleep(2)
             for task in told.get("task_ids") or [told["task_id"]]:
                 ui.ask("POST", f"/api/tasks/stop/{task}")
@@ -157,7 +153,6 @@ def talk(ui: OpenWebUI) -> None:
         "open-webui",
         chat=chat,
         picture=picture,
-        usage=usage,
         tools=tools,
         errors=errors,
         cancel=cancel,

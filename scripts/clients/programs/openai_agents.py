@@ -1,5 +1,6 @@
-"""OpenAI's Agents SDK, by Chat Completions."""
+"""OpenAI's Agents SDK, by Chat Completions, or by Responses if that word follows."""
 
+import sys
 from typing import Any, Literal
 
 import openai
@@ -7,6 +8,7 @@ from agents import (
     Agent,
     ModelSettings,
     OpenAIChatCompletionsModel,
+    OpenAIResponsesModel,
     Runner,
     function_tool,
     set_tracing_disabled,
@@ -21,7 +23,8 @@ set_tracing_disabled(True)
 
 def model(base: str = p.BASE) -> Any:
     client = AsyncOpenAI(base_url=base, api_key=p.KEY, max_retries=0)
-    return OpenAIChatCompletionsModel(model=p.MODEL, openai_client=client)
+    kind = OpenAIResponsesModel if "responses" in sys.argv else OpenAIChatCompletionsModel
+    return kind(model=p.MODEL, openai_client=client)
 
 
 def agent(base: str = p.BASE, **more: Any) -> Any:
@@ -58,7 +61,7 @@ async def picture() -> None:
         {"type": "input_text", "text": p.LOOK},
         {"type": "input_image", "image_url": p.picture_uri(), "detail": "auto"},
     ]
-    few = agent(p.EYES, model_settings=ModelSettings(max_tokens=8))
+    few = agent(p.EYES, model_settings=ModelSettings(max_tokens=16))
     run = await Runner.run(few, [{"role": "user", "content": parts}])
     p.expect_in(p.BADGER, run.final_output)
 
