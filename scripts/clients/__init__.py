@@ -1,1 +1,1 @@
-"""Clients that people use, run as they are against `sightline serve`; see scripts/check_clients.py."""
+"""Clients that people use, run as they are against a server; see scripts/check_clients.py."""

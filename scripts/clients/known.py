@@ -30,7 +30,7 @@ class Client:
     name: str
     kind: Kind
     program: str
-    """A module of scripts.clients.programs, or a file of scripts/clients_npm; what follows is for it."""
+    """A module of scripts.clients.programs or a file of scripts/clients_npm, and words for it."""
     requirements: tuple[str, ...] = ()
     """What an environment of its own holds."""
     environment: dict[str, str] = field(default_factory=dict)
