@@ -331,9 +331,11 @@ class Engine:
     def _check_prompt(self, prompt: "Prompt", options: GenerationOptions) -> None:
         limit = options.context_limit(self._max_context)
         if limit is not None and len(prompt.tokens) >= limit:
+            # Clients know it by these words, not by the error's code, and then shorten themselves.
             raise ContextExceeded(
-                f"the prompt has {len(prompt.tokens)} tokens, and the context ends at {limit}; "
-                "shorten the conversation or start a new one"
+                "the prompt is too long for the maximum context length: it has "
+                f"{len(prompt.tokens)} tokens, and the context ends at {limit}; shorten the "
+                "conversation or start a new one"
             )
         if not prompt.fits(self._vocab_size):
             raise no_token_id(self._vocab_size)

@@ -6,7 +6,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-TOOLS = ("dev", "parity", "cuda")  # exact, or whatever is newest; and MLX once more
+TOOLS = ("dev", "parity", "clients", "cuda")  # exact, or whatever is newest; and MLX once more
 
 
 def claimed() -> dict[str, Requirement]:

@@ -53,6 +53,7 @@ class ChatMessage(Strict):
     # What a client sends back with an answer that it was given.
     refusal: Unsupported = None
     annotations: Empty = None
+    parsed: Ignored = None
     audio: Unsupported = None
     function_call: Unsupported = None
     tool_call_id: str | None = Field(

@@ -58,6 +58,7 @@ Choice = Literal["none", "auto", "required"] | NamedTool
 class CalledFunction(Strict):
     name: str
     arguments: str | dict[str, Any] = Field(description="A JSON object, written out or not.")
+    parsed_arguments: Ignored = None
 
 
 class Called(Strict):

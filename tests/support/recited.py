@@ -6,7 +6,7 @@ only how many messages there are, which its chat template writes where an answer
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -61,12 +61,15 @@ def save(
     parser: str | None = None,
     seed: int = 7,
     added: Sequence[str] = (),
+    endless: Container[int] = (),
+    context: int = 8192,
 ) -> Path:
     """A checkpoint that says `scripts[n]` where the conversation has `n` messages, and ends.
 
     A script may come in tokens of its own; what is `added` is the token that it is, and stands in
     one script once. `parser` is mlx-lm's name for the form of its calls;
-    without one mlx-lm finds it. `added` are texts that are tokens by themselves.
+    without one mlx-lm finds it. `added` are texts that are tokens by themselves. The scripts in
+    `endless` begin anew where they end. `context` is in tokens.
     """
     words = {letter: i for i, letter in enumerate(LETTERS)}
     for text in added:
@@ -78,13 +81,15 @@ def save(
             own = words.get(piece) if piece in added else None
             token = own or words.setdefault(f"\ue100{count}.{i}\ue101{piece}", len(words))
             follows[last], last = token, token
-        follows[last] = words["</s>"]
-    _save_model(folder, len(words), follows, seed)
+        follows[last] = follows[words[str(count)]] if count in endless else words["</s>"]
+    _save_model(folder, len(words), follows, seed, context)
     _save_tokenizer(folder, words, template, parser, added)
     return folder
 
 
-def _save_model(folder: Path, size: int, follows: Mapping[int, int], seed: int) -> None:
+def _save_model(
+    folder: Path, size: int, follows: Mapping[int, int], seed: int, context: int
+) -> None:
     config = MistralConfig(
         vocab_size=size,
         hidden_size=HIDDEN,
@@ -93,7 +98,7 @@ def _save_model(folder: Path, size: int, follows: Mapping[int, int], seed: int) 
         num_attention_heads=2,
         num_key_value_heads=1,
         head_dim=16,
-        max_position_embeddings=8192,
+        max_position_embeddings=context,
         sliding_window=None,
         tie_word_embeddings=False,
         bos_token_id=1,

@@ -1,0 +1,1 @@
+"""Clients that people use, run as they are against a server; see scripts/check_clients.py."""
