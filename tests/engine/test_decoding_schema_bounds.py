@@ -132,7 +132,7 @@ TREE: JSON = {
         {"properties": {str(n): {"multipleOf": n} for n in (7, 11, 13, 17, 19, 23, 0.5, 60)}},
         {"$ref": "#/nowhere"},  # others say so
         {"anyOf": [{}], "$ref": "#/anyOf/" + "1" * 5000},
-        {"anyOf": [{"$ref": "#/anyOf/0"}] * 45_000},
+        {"anyOf": [{"$ref": "#/anyOf/0"}] * 10_000},
         Schema.grammar('start: %json {"multipleOf": 1e999} | %json {"multipleOf": NaN}'),
         *(Schema("json", source) for source in ("5", "1.5", "null", "[1, {}]", '"x"')),
         True,
