@@ -3,8 +3,8 @@ weights."""
 
 from . import gemma, pixtral, qwen, tiles
 from .checkpoint import mlx_vlm_model, write_checkpoint
-from .family import IMAGE, Family
+from .family import IMAGE, Family, with_blocks
 
 FAMILIES = {**gemma.FAMILIES, **tiles.FAMILIES, **pixtral.FAMILIES, **qwen.FAMILIES}
 
-__all__ = ["FAMILIES", "IMAGE", "Family", "mlx_vlm_model", "write_checkpoint"]
+__all__ = ["FAMILIES", "IMAGE", "Family", "mlx_vlm_model", "with_blocks", "write_checkpoint"]

@@ -43,8 +43,23 @@ class Family:
     """Those for pictures, which are all that its tokenizer knows."""
     beside: Callable[[np.ndarray], Made] = lambda _: {}
     """What mlx-vlm is told beside the pixels, given the prompt's tokens."""
+    tiny: bool = True
+    """Whether mlx-vlm has a small one, too."""
     off: str = ""
     """Why mlx-vlm's embeddings are others than ours; empty where they are the same."""
+
+
+def with_blocks(vision: Fields, blocks: int) -> Fields:
+    """vision_config of a tower with so many blocks, or as many as it has."""
+    depth = "depth" if "depth" in vision else "num_hidden_layers"
+    if vision.get(depth, 0) <= blocks:
+        return vision
+    told: Fields = {depth: blocks}
+    if "fullatt_block_indexes" in vision:
+        told["fullatt_block_indexes"] = [blocks - 1]
+    if "deepstack_visual_indexes" in vision:
+        told["deepstack_visual_indexes"] = list(range(min(3, blocks)))
+    return {**vision, **told}
 
 
 def square(vision: Fields) -> Fields:

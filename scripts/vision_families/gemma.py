@@ -101,6 +101,7 @@ FAMILIES = {
         real=SO400M,
         process=_siglip,
         settings=square,
+        off="rows are put in by their places in the prompt, and divided by the width's root",
     ),
     "gemma3n": Family(
         config={
@@ -133,7 +134,8 @@ FAMILIES = {
             "image_token_id": IMAGE,
             "audio_token_id": OFFSETS["audio"],
         },
-        real={"image_size": 768},
+        real={},
+        tiny=False,
         process=_siglip,
         settings=_as_saved,
         off="words are not scaled; another GELU, other epsilons",
