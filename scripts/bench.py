@@ -4,6 +4,7 @@ against mlx-vlm's, as ratios measured in one run.
     python scripts/bench.py                       # everything, on the default model
     python scripts/bench.py follow-up --rounds 9 --json figures.json
     python scripts/bench.py together clients first --small
+    python scripts/bench.py embeddings --family gemma4 --family lfm2_vl --blocks 4
     python scripts/bench.py --model FOLDER        # another checkpoint
 
 The machines that this runs on are noisy, so both sides of a ratio take turns and the medians are
@@ -18,7 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -65,12 +66,23 @@ class Row:
 
 
 class Bench:
-    def __init__(self, folder: Path | None, rounds: int, small: bool = False) -> None:
-        """`folder` is a checkpoint's, instead of smollm2's and demo's; `small` asks for less."""
+    def __init__(
+        self,
+        folder: Path | None,
+        rounds: int,
+        small: bool = False,
+        families: Sequence[str] = bench_vision.NAMES,
+        blocks: int | None = None,
+    ) -> None:
+        """`folder` is a checkpoint's, instead of smollm2's and demo's; `small` asks for less.
+
+        `families` are those of `embeddings`, and `blocks` what of their towers there is; or all.
+        """
         self.folder = folder or demo_folder()
         self._seeing = folder
         self.rounds = rounds
         self._small = small
+        self._families, self._blocks = families, blocks
 
     @cached_property
     def engine(self) -> Engine:
@@ -165,7 +177,7 @@ class Bench:
 
     def embeddings(self) -> Iterator[Row]:
         """From a photograph to `input_embeddings`, for every family."""
-        for name, ours, theirs in bench_vision.rows(self.rounds):
+        for name, ours, theirs in bench_vision.rows(self._families, self.rounds, self._blocks):
             ratios = [x / y for x, y in zip(ours, theirs, strict=True)]
             a, b = statistics.median(ours), statistics.median(theirs)
             detail = f"{a * 1000:.1f} ms against {b * 1000:.1f} ms"
@@ -341,12 +353,17 @@ def main() -> int:
     parser.add_argument("--model", type=Path, help="a checkpoint folder (default: smollm2, demo)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--small", action="store_true", help="few answers, and short ones")
+    parser.add_argument(
+        "--family", action="append", choices=bench_vision.NAMES, help="of embeddings (default: all)"
+    )
+    parser.add_argument("--blocks", type=int, help="of a tower in embeddings (default: all)")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     args = parser.parse_args()
     unknown = set(args.parts) - set(PARTS)
     if unknown or args.rounds < 1:
         parser.error(f"unknown part {', '.join(unknown)}" if unknown else "--rounds must be > 0")
-    bench = Bench(args.model, args.rounds, args.small)
+    families = args.family or bench_vision.NAMES
+    bench = Bench(args.model, args.rounds, args.small, families, args.blocks)
     where = f"{platform.platform()}, {mx.default_device()}, {args.rounds} rounds"
     print(f"{where}\n{'':34}{'median':>9}{'low':>9}{'high':>9}  {'aim':9} ")
     rows = []

@@ -129,7 +129,7 @@ def build(
         folder = Path(directory)
         model = mlx_vlm_model(name, copy.deepcopy(config))
         model.set_dtype(DTYPES[dtype])
-        write_checkpoint(folder, config, settings, model)
+        write_checkpoint(folder, family, config, settings, model)
         del model
         found = find_add_on(name)
         assert found is not None

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from support.minicpmv_reference import EXPERTS, MiniCPMV46Reference, MiniCPMV47Reference
+from support.minicpmv_reference import EXPERTS, TEXT, MiniCPMV46Reference, MiniCPMV47Reference
 from support.own_family import OF_THE_ADD_ON_ALONE, OwnFamily, in_sweeps_only
 from support.seeds import SWEEP
 
@@ -50,3 +50,12 @@ class TestMiniCPMV46(OwnFamily):
 class TestMiniCPMV47(TestMiniCPMV46):
     add_on = MiniCPMV47AddOn
     reference = MiniCPMV47Reference
+
+    def test_axes_that_are_told(self, kit: Kit) -> None:
+        """Other than those of all that is published."""
+        rope = {**TEXT["rope_parameters"], "mrope_section": [16, 8, 8]}
+        reference = MiniCPMV47Reference(kit.seed, text={"rope_parameters": rope})
+        folder = written(reference, kit.new_folder("axes"), "transformers 5")
+        case = kit.case("axes")
+        prompt = [BOS, *case.words(3), case.image(), *case.words(5)]
+        case.compare(prompt, kit.open(folder), reference)

@@ -171,9 +171,8 @@ class MiniCPMV47AddOn(MiniCPMV46AddOn):
 
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
         super().__init__(folder, config)
-        self.sections = mrope_sections(
-            decoder_config(config)[0], Qwen35AddOn.usual_sections, partial=True
-        )
+        text = resolve(config)["text_config"]  # the decoder's own says nothing of axes any more
+        self.sections = mrope_sections(text, Qwen35AddOn.usual_sections, partial=True)
 
     def _check_tokens(self, whole: dict[str, Any]) -> None:
         super()._check_tokens(whole)
