@@ -9,6 +9,7 @@ from typing import Any
 from engine.checks import reading
 from engine.events import Finished
 from engine.images import LoadedPicture, load_pictures
+from engine.plain_data import MOST_DEPTH, depth_of
 from engine.prompts.text_encoder import check_text
 from vision_add_ons.errors import PromptError
 
@@ -190,6 +191,7 @@ def _tool_call(call: Any) -> Mapping[str, Any]:
     name = function.get("name") if isinstance(function, Mapping) else None
     arguments = function.get("arguments", {}) if isinstance(function, Mapping) else None
     if isinstance(arguments, str):
+        _check_depth(arguments)
         try:
             arguments = json.loads(arguments or "{}")
         except ValueError:
@@ -206,6 +208,12 @@ def _tool_call(call: Any) -> Mapping[str, Any]:
         "function": {"name": name, "arguments": dict(arguments)},
     }
     written = json.dumps(whole, ensure_ascii=False)  # it is to be saved, and nobody else's
+    _check_depth(written)
     check_text(written)
     made: dict[str, Any] = json.loads(written)
     return made
+
+
+def _check_depth(written: str) -> None:
+    if depth_of(written) > MOST_DEPTH:
+        raise PromptError(f"a tool call's arguments are nested deeper than {MOST_DEPTH} levels")

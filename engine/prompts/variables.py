@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.checks import reading
+from engine.plain_data import MOST_DEPTH, depth_of
 from engine.prompts.text_encoder import check_text
 from vision_add_ons.errors import PromptError
 
@@ -31,7 +32,7 @@ def read_variables(given: Any) -> dict[str, Any]:
     """A copy of variables for a chat template: names with plain data, as JSON has it.
 
     Raises `PromptError` for anything else, for names that are not a request's to give, or for more
-    than `MOST_VARIABLES` characters.
+    than `MOST_VARIABLES` characters or `MOST_DEPTH` levels.
     """
     if not isinstance(given, Mapping):
         raise PromptError(
@@ -49,6 +50,8 @@ def read_variables(given: Any) -> dict[str, Any]:
             f"template's variables have {len(written):,} characters, and at most "
             f"{MOST_VARIABLES:,} are taken"
         )
+    if depth_of(written) > MOST_DEPTH:
+        raise PromptError(f"template's variables are nested deeper than {MOST_DEPTH} levels")
     check_text(written)
     made: dict[str, Any] = json.loads(written)
     return made

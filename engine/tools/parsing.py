@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from engine.plain_data import MOST_DEPTH, depth_of
 from engine.tools.mistral import with_ids
 from engine.tools.tool import Tool
 
@@ -133,4 +134,6 @@ def _checked(made: Any, names: set[str]) -> Call:
         raise BrokenCall(f"its arguments are no JSON ({error!s:.100})") from None
     if not isinstance(plain, dict):
         raise BrokenCall("its arguments are no object")
+    if depth_of(written) > MOST_DEPTH:  # what a history could not hold
+        raise BrokenCall(f"its arguments are nested deeper than {MOST_DEPTH} levels")
     return Call(name, plain, written, id_ if isinstance(id_, str) and 0 < len(id_) <= 128 else None)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from engine.checks import check_flag, reading
-from engine.plain_data import as_plain, check_characters
+from engine.plain_data import MOST_DEPTH, as_plain, check_characters, depth_of
 from vision_add_ons.errors import OptionError
 
 MOST_TOOLS = 256
@@ -16,8 +16,6 @@ MOST_TOOLS = 256
 MOST_SOURCE = 2**19
 """Characters of all tools of a request together, written out as JSON."""
 
-MOST_DEPTH = 100
-"""Levels to which the parameters of a tool are nested. Templates and grammars go through them."""
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/-]{0,127}")
 """What a tool may be called. The forms in which models write calls have no quotes around it."""
@@ -73,7 +71,7 @@ class Tool:
         if len(written) > MOST_SOURCE:
             raise _too_much(len(written))
         check_characters(f"{about} is not: a text in it", written)
-        if _depth(written) > MOST_DEPTH:
+        if depth_of(written) > MOST_DEPTH:
             raise OptionError(f"{about} is not: it is nested deeper than {MOST_DEPTH} levels")
         made: dict[str, Any] = json.loads(written)
         if made.setdefault("type", "object") != "object":
@@ -208,12 +206,3 @@ def _choice(given: Any, tools: Sequence[Tool]) -> ToolChoice:
 
 def _shown(value: Any) -> str:
     return f"{value!r:.150}" if isinstance(value, str) else type(value).__name__
-
-
-def _depth(written: str) -> int:
-    """How deep JSON is nested, outside its texts."""
-    depth = most = 0
-    for bracket in re.findall(r"[\[{}\]]", re.sub(r'"[^"\\]*(?:\\.[^"\\]*)*"', "", written)):
-        depth += 1 if bracket in "[{" else -1
-        most = max(most, depth)
-    return most

@@ -95,6 +95,7 @@ def test_a_text_that_is_too_long() -> None:
         {"name": "clock", "arguments": None},
         {"name": "clock", "arguments": "{"},
         {"name": "clock", "arguments": "[]"},
+        {"name": "clock", "arguments": '{"a":' * 101 + "1" + "}" * 101},
         {"name": "clock", "arguments": {"a": {1, 2}}},
         {"name": "clock", "arguments": {"a": b"x"}},
         {"name": "clock", "arguments": {"a": float("inf")}},
