@@ -14,8 +14,8 @@ from PIL import Image
 from vision_add_ons.errors import UnsupportedCheckpoint
 from vision_add_ons.pixels import Pixels
 
-ROWS = 16
-"""That are made at once, so that they stay in the processor's cache."""
+ROWS, VALUES = 16, 2**15
+"""That are made at once, so that they stay in the processor's cache: rows, more of short ones."""
 
 
 class TorchPixels(Pixels):
@@ -47,8 +47,9 @@ class TorchPixels(Pixels):
             return pixels
         starts, weights, bits = table(len(pixels), size, self.resample)
         made = np.empty((size, *pixels.shape[1:]), np.uint8)
-        for at in range(0, size, ROWS):
-            rows = slice(at, at + ROWS)
+        at_once = max(ROWS, VALUES // pixels[0].size)
+        for at in range(0, size, at_once):
+            rows = slice(at, at + at_once)
             sums = np.full(made[rows].shape, 2**bits // 2, np.int32)
             for tap, weight in enumerate(weights[rows].T):
                 taken = np.minimum(starts[rows] + tap, len(pixels) - 1)
