@@ -169,7 +169,7 @@ class Chat:
             current.cancel()
 
     def _answered(self, history: "list[Message]", new: "list[Message]", end: Finished) -> None:
-        from engine.prompts.messages import Message
+        from engine.prompts.messages import answer_message
 
         with self._lock:
             if self._messages is not history:  # reset meanwhile
@@ -180,8 +180,4 @@ class Chat:
             said = end.answer or end.tool_calls
             unanswered = end.finish_reason == "cancelled" and not said
             if end.finish_reason != "error" and not unanswered:
-                tokens = () if end.finish_reason == "stop_string" else end.answer_tokens
-                calls = tuple(call.as_dictionary for call in end.tool_calls)
-                parts = (end.answer,) if end.answer or not calls else ()
-                thought = end.reasoning or None
-                history += [*new, Message("assistant", parts, tokens, thought, calls)]
+                history += [*new, answer_message(end)]

@@ -84,10 +84,12 @@ class LoadedPicture:
         pixels: Image.Image,
         decode: Callable[[], Image.Image] | None = None,
         encoded: bytes | None = None,
+        source: "LoadedPicture | None" = None,
     ) -> None:
         """`pixels` is in mode RGB; `decode` makes it again, or is None if nothing can.
 
-        `encoded` is the file that it was decoded from, if there was one.
+        `encoded` is the file that it was decoded from, if there was one, and `source` the picture
+        that it was shrunk from.
         """
         if not isinstance(pixels, Image.Image) or pixels.mode != "RGB":
             raise ImageError("a loaded picture is a PIL image in mode RGB; load_picture makes it")
@@ -100,6 +102,7 @@ class LoadedPicture:
         self._pixels: Image.Image | None = pixels
         self._decode = decode
         self._encoded = encoded
+        self._source = source
         self._within: dict[int, LoadedPicture] = {}
 
     def pixels(self) -> Image.Image:
@@ -142,7 +145,15 @@ class LoadedPicture:
             self.release()
             return small
 
-        return LoadedPicture(decode(), decode)
+        return LoadedPicture(decode(), decode, source=self)
+
+    @property
+    def bytes_held(self) -> int:
+        """What it takes of memory, in bytes: with its file, or that of the picture that it was
+        shrunk from. A file may be large however few its pixels are."""
+        source = 0 if self._source is None else self._source.bytes_held
+        pixels = 3 * self.size[0] * self.size[1]
+        return source + (pixels if self._encoded is None else len(self._encoded))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, LoadedPicture) and self.digest == other.digest

@@ -74,7 +74,9 @@ class Schema:
         written = _written("these choices", texts)
         if not all(isinstance(text, str) and text for text in json.loads(written) or [None]):
             raise OptionError("choices must be at least one text, each of at least one character")
-        return cls("grammar", "start: " + " | ".join(_written("", t) for t in json.loads(written)))
+        # A token of the grammar's own: rules would have the parser try each of them at each step.
+        texts = " | ".join(_written("", text) for text in json.loads(written))
+        return cls("grammar", f"start: CHOICE\nCHOICE: {texts}")
 
     @classmethod
     def of(cls, given: Any) -> "Schema":

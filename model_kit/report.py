@@ -58,6 +58,8 @@ class LoadReport:
     """What pictures become and where their limits are."""
     tools: str | None = None
     """How tools are told to the model and calls are read, where that was looked at."""
+    thoughts: str | None = None
+    """Whether the model thinks before it answers, and how that is told, where it was looked at."""
     assumed: list[str] = field(default_factory=list)
     """Values that the checkpoint leaves out, and what was taken for them."""
     notes: list[str] = field(default_factory=list)
@@ -96,6 +98,7 @@ class LoadReport:
         lines = [f"{name + ':':15}{value}" for name, value in facts.items()]
         lines += [f"{'pictures:':15}{line}" for line in self.pictures]
         lines += [f"{'tools:':15}{self.tools}"] if self.tools else []
+        lines += [f"{'thoughts:':15}{self.thoughts}"] if self.thoughts else []
         lines += [f"{'assumed:':15}{line}" for line in self.assumed]
         lines += [f"{'note:':15}{line}" for line in self.notes]
         return lines

@@ -27,6 +27,7 @@ ITEMS: dict[str, tuple[str, ...]] = {
     "scenes": (*PYTEST, "tests", "-k", "test_skills"),
     "conversations": ("scripts/check_conversations.py", "--steps", "400"),
     "together": ("scripts/check_conversations.py", "--steps", "200", "--together", "6"),
+    "schemas": ("scripts/check_schemas.py", "--schemas", "400", "--pictures", "40"),
     "kills": ("scripts/check_kills.py", "--kills", "10"),
     "memory": ("scripts/check_memory.py", "--sizes", "24"),
     "damage": ("scripts/fuzz_checkpoints.py", "--files", "500"),

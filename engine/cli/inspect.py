@@ -31,7 +31,8 @@ def inspect(args: argparse.Namespace) -> int:
         from model_kit.kit import open_model_kit
 
         kit = open_model_kit(folder, decoder_only=args.decoder_only)
-        kit.report.tools = PromptBuilder(kit).telling.about
+        prompts = PromptBuilder(kit)
+        kit.report.tools, kit.report.thoughts = prompts.telling.about, prompts.thoughts
         lines = kit.report.lines()
     print(printable("\n".join(lines), out))
     return 0

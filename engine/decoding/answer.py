@@ -87,6 +87,8 @@ class Answer:
         self._images_encoded = self._images_reused = 0
         self._rows: dict[str, mx.array] = {}
         """Those of the pictures that are to be run, by their digests, until they are in place."""
+        self._bare = self.options.schema is not None and self.prompt.thought != "open"
+        """Whether the space that it may begin with is still to be looked for."""
         self._fed: list[int] = []
         """Every token generated, the one that ended the text included."""
         self._tokens: list[int] = []
@@ -257,6 +259,8 @@ class Answer:
         if ended is not None:
             # An answer cut within a character ends before it.
             text = text.rstrip("\ufffd")
+        if self._bare and (text or ended is not None):
+            text = self._with_its_space(text)
         told = logprob if self.options.logprobs or self.options.top_logprobs else None
         if ended != "stop":
             self._tokens.append(token)
@@ -275,6 +279,15 @@ class Answer:
         if self._parts is not None and self._parts.has_its_call:
             return "tool_calls"
         return "cancelled" if self.generation.cancelled else None
+
+    def _with_its_space(self, text: str) -> str:
+        """The first text of an answer that has a schema, which may have asked for the space that
+        mlx-lm's detokenizer and some tokenizers drop there."""
+        self._bare = False
+        tokenizer = self.kit.tokenizer
+        before = tokenizer.encode("a", add_special_tokens=False)
+        whole = tokenizer.decode([*before, *self._fed]).removeprefix(tokenizer.decode(before))
+        return " " + text if _spaces(whole) > _spaces(text) else text
 
     def _release(self, delta: TextDelta | ToolCallDelta | ToolCall) -> None:
         if not isinstance(delta, TextDelta):
@@ -370,3 +383,8 @@ class Answer:
                 tokens if parts is None else parts.said(tokens, self.kit.tokenizer.decode)
             ),
         )
+
+
+def _spaces(text: str) -> int:
+    """How many it begins with."""
+    return len(text) - len(text.lstrip(" "))

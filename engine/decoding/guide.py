@@ -2,14 +2,17 @@
 
 import logging
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any, Protocol
 
 import mlx.core as mx
 import numpy as np
 
 from engine.decoding.sampling import LogitsProcessor
+from engine.decoding.schema_bounds import check_bounds
 from engine.schema import Schema
 from vision_add_ons.errors import OptionError
 from vision_add_ons.libraries import import_library
@@ -18,6 +21,26 @@ log = logging.getLogger("sightline")
 
 KEPT = 64
 """Schemas whose compiled form is kept, the latest."""
+
+KEPT_SECONDS = 8.0
+"""Of work to compile those that are kept: what takes half a second has some 40 MiB."""
+
+MOST_SYMBOLS = 100_000
+"""Symbols in a grammar's rules: what has more takes many seconds to compile."""
+
+MOST_AT_ONCE = 20_000
+"""Ways to go on that are followed at once: where objects may have so many other properties, or
+values be so many other things."""
+
+SECONDS = 20.0
+"""How long a schema may take to be compiled."""
+
+AT_ONCE = 3
+"""Schemas that are compiled at once, at most, those beyond their time too. They hold nothing else
+up meanwhile, for llguidance lets go of the interpreter."""
+
+MOST_SAID = 300
+"""Characters that are told of what is wrong with a schema: all of it may be in the message."""
 
 SPACE = r"[\x20\x0A\x0D\x09]{0,32}"
 """What may stand between the parts of JSON: so much that it is as a person writes it, and that a
@@ -45,20 +68,31 @@ class Guides:
         what a token stands for."""
         self._tokenizer, self._vocab_size, self._spell = tokenizer, vocab_size, spell
         self._lock = threading.Lock()
+        self._reading = threading.Lock()
         self._vocabulary: Any = None
         """llguidance's tokenizer; it takes some tenths of a second to make."""
-        self._compiled: OrderedDict[Schema, Any] = OrderedDict()
+        self._compiled: OrderedDict[Schema, _Compiled] = OrderedDict()
+        self._places = threading.Semaphore(AT_ONCE)
 
     def guide(self, schema: Schema) -> "Guide":
         """What guides one answer. Raises `OptionError` for a schema that is wrong, that nothing can
-        meet, or that asks for what cannot be held to, naming it."""
+        meet, that takes too long, or that asks for what cannot be held to, naming it."""
         with self._lock:
-            matcher = self._compiled.get(schema)
-            if matcher is None:
-                matcher = self._compiled[schema] = self._compile(schema)
-                while len(self._compiled) > KEPT:
-                    self._compiled.popitem(last=False)
+            compiled = self._compiled.get(schema)
+            first = compiled is None
+            if compiled is None:
+                compiled = self._compiled[schema] = _Compiled()
             self._compiled.move_to_end(schema)
+            self._forget()
+        if first:
+            threading.Thread(
+                target=self._settle, args=(schema, compiled), name="sightline-schema", daemon=True
+            ).start()
+        try:
+            matcher = compiled.matcher.result(SECONDS)
+        except TimeoutError:
+            raise _too_slow() from None
+        with self._lock:
             return Guide(matcher.deep_copy(), self._vocab_size, self.ends)
 
     @property
@@ -66,12 +100,41 @@ class Guides:
         """The tokens that end an answer."""
         return frozenset(self._tokenizer.eos_token_ids)
 
+    def _forget(self) -> None:
+        """Keep no more than there is room for, the latest."""
+        kept = self._compiled
+        while len(kept) > KEPT or (
+            len(kept) > 1 and sum(one.seconds for one in kept.values()) > KEPT_SECONDS
+        ):
+            kept.popitem(last=False)
+
+    def _settle(self, schema: Schema, compiled: "_Compiled") -> None:
+        """On a thread of its own, which cannot be stopped: what waits for it may have left."""
+        try:
+            if not self._places.acquire(timeout=SECONDS):
+                raise _too_slow()
+            try:
+                matcher = self._compile(schema)
+            finally:
+                self._places.release()
+            with self._lock:
+                compiled.seconds = time.thread_time()
+                self._forget()
+            compiled.matcher.set_result(matcher)
+        except BaseException as error:
+            with self._lock:
+                if self._compiled.get(schema) is compiled:
+                    del self._compiled[schema]
+            compiled.matcher.set_exception(error)
+
     def _compile(self, schema: Schema) -> Any:
         if not self.ends:
             raise OptionError("schema: this model has no token that ends an answer")
+        check_bounds(schema)
         llguidance = import_library("llguidance")
-        if self._vocabulary is None:
-            self._vocabulary = self._read_vocabulary()
+        with self._reading:
+            if self._vocabulary is None:
+                self._vocabulary = self._read_vocabulary()
         make = llguidance.LLMatcher
         try:
             if schema.kind == "json":
@@ -83,7 +146,10 @@ class Guides:
                 grammar = schema.source
         except ValueError as error:
             raise OptionError(f"schema: {error}") from error
-        matcher = make(self._vocabulary, grammar, log_level=0)
+        limits = llguidance.LLParserLimits(
+            max_grammar_size=MOST_SYMBOLS, max_items_in_row=MOST_AT_ONCE
+        )
+        matcher = make(self._vocabulary, grammar, log_level=0, limits=limits)
         if matcher.is_error():
             raise _refusal(matcher)
         begun = Guide(matcher.deep_copy(), self._vocab_size, self.ends)
@@ -107,6 +173,16 @@ class Guides:
             raise OptionError(
                 f"schema: answers of this model cannot be held to one, for its tokenizer: {error}"
             ) from error
+
+
+class _Compiled:
+    """A schema that is compiled, or being compiled."""
+
+    def __init__(self) -> None:
+        self.matcher: Future[Any] = Future()
+        """llguidance's, for answers to begin with."""
+        self.seconds = 0.0
+        """What it took, of a processor's time."""
 
 
 class _Spelled:
@@ -173,11 +249,20 @@ def guided(guide: AnswerGuide, drawn: Callable[[], mx.array | None]) -> LogitsPr
     return process
 
 
+def _too_slow() -> OptionError:
+    return OptionError(
+        f"schema: it takes more than {SECONDS:g} seconds to be compiled, or to wait for others "
+        "that do"
+    )
+
+
 def _refusal(matcher: Any) -> OptionError:
     """What llguidance says, in one line."""
     error = matcher.get_error().partition("<state>")[0]
     if error.startswith("NoExtension"):
         return OptionError("schema: nothing that this model can write would meet it")
-    lines = [line.strip() for line in error.splitlines()]
+    if error.startswith("panic"):
+        return OptionError("schema: llguidance cannot read it: it is too large, or too odd")
+    lines = [line.strip() for line in error[:4000].splitlines()]
     said = "; ".join(line for line in lines if line and set(line) != {"^"})
-    return OptionError(f"schema: {said}")
+    return OptionError(f"schema: {said if len(said) <= MOST_SAID else said[:MOST_SAID] + ' ...'}")

@@ -40,8 +40,13 @@ def rotates(kv: Sequence[Any]) -> bool:
 
 
 def snapshot(kv: Sequence[Any]) -> Snapshot:
-    """What is needed to come back to here, of the layers whose caches cannot be trimmed."""
-    return [_alias(c.state) for c in kv if not _always_trims(c)]
+    """What is needed to come back to here, of the layers whose caches cannot be trimmed.
+
+    Nothing is left to compute: it may lie for long, and another thread may write it.
+    """
+    states = [_alias(c.state) for c in kv if not _always_trims(c)]
+    mx.eval(states)
+    return states
 
 
 def shortened(kv: Sequence[Any], snapshots: Mapping[int, Snapshot], length: int) -> list[Any]:

@@ -11,7 +11,7 @@ from engine.images import LoadedPicture, load_pictures
 from engine.pieces import piece_bytes
 from engine.prompts.chat_template import ChatTemplate
 from engine.prompts.message_encoder import MessageEncoder
-from engine.prompts.messages import Message, read_messages
+from engine.prompts.messages import Message, check_results, read_messages
 from engine.prompts.prompt import Prompt
 from engine.prompts.text_encoder import (
     LONG_TEXT,
@@ -88,6 +88,7 @@ class PromptBuilder:
             make = partial(self._from_tokens, tokens, images, max_image_size)
         else:
             messages = read_messages(prompt, images)
+            check_results(messages)
             if tools:  # without, calls and results are the template's own matter
                 told_of, told = self.telling.messages(messages, tools)
                 messages = list(told_of)
@@ -126,6 +127,13 @@ class PromptBuilder:
             at == "reasoning" for edges in made.response_transitions.values() for _, at in edges
         )
         return Switch(self.variables, made.has_thinking or reasons)
+
+    @property
+    def thoughts(self) -> str:
+        """Whether the model thinks before it answers, and how that is told, in one line."""
+        made = self._tokenizer
+        marks = (made.think_start, made.think_end) if made.has_thinking else None
+        return self._switch.about(marks)
 
     @cached_property
     def telling(self) -> "Telling":

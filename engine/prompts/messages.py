@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from engine.checks import reading
+from engine.events import Finished
 from engine.images import LoadedPicture, load_pictures
 from engine.prompts.text_encoder import check_text
 from vision_add_ons.errors import PromptError
@@ -80,6 +81,14 @@ class Message:
         return tuple(part for part in self.parts if isinstance(part, LoadedPicture))
 
 
+def answer_message(end: Finished) -> Message:
+    """An answer as a message of its conversation."""
+    tokens = () if end.finish_reason == "stop_string" else end.answer_tokens
+    calls = tuple(call.as_dictionary for call in end.tool_calls)
+    parts = (end.answer,) if end.answer or not calls else ()
+    return Message("assistant", parts, tokens, end.reasoning or None, calls)
+
+
 def read_messages(messages: Sequence[Any], images: Sequence[Any] = ()) -> list[Message]:
     """Read `Message`s, or dictionaries of `role` and `content`; `images` go to the last user turn.
 
@@ -101,6 +110,21 @@ def read_messages(messages: Sequence[Any], images: Sequence[Any] = ()) -> list[M
             raise PromptError("pictures need a user message to belong to")
         read[last] = replace(read[last], parts=_led(pictures, read[last].parts))
     return read
+
+
+def check_results(messages: Sequence[Message]) -> None:
+    """Raises `PromptError` for what a tool returned to a call that no message before it has."""
+    called: set[str | None] = set()
+    for message in messages:
+        ids = (call.get("id") for call in message.tool_calls)
+        called.update(None if id_ is None else str(id_) for id_ in ids)
+        id_ = message.tool_call_id
+        # A call without an id may be the one that is meant.
+        if message.role == "tool" and id_ and called.isdisjoint((id_, None)):
+            raise PromptError(
+                f"no call of a tool has the id {id_!r:.80} of this result; give the answer that "
+                "made it, too, before it"
+            )
 
 
 def read_parts(content: Any) -> tuple[Part, ...]:

@@ -23,6 +23,13 @@ class Switch:
         self._name = next((name for name in SWITCHES if name in variables), None)
         self._thinks = thinks
 
+    def about(self, marks: tuple[str, str] | None) -> str:
+        """In one line, for a report; `marks` begin and end a thought, where it has some."""
+        if not self._thinks:
+            return "none: no marks of thoughts are known"
+        where = "apart from the answer" if marks is None else f"between {marks[0]} and {marks[1]}"
+        return f"{where}, {f'switched by {self._name}' if self._name else 'without a switch'}"
+
     def told(
         self, thinking: bool | None, variables: Mapping[str, Any] | None
     ) -> Mapping[str, Any] | None:

@@ -18,6 +18,8 @@ from engine.server.limits import ANSWERING, Counted, Limits
 from engine.server.metrics import CONTENT_TYPE
 from engine.server.page import page_paths, page_router
 from engine.server.paths import Paths
+from engine.server.responses.memory import ResponseMemory
+from engine.server.responses.routes import response_router
 from engine.server.service import Service
 from engine.server.settings import Settings
 
@@ -39,9 +41,11 @@ def create_app(engine: Engine, settings: Settings, fetcher: Fetcher | None = Non
         redirect_slashes=False,
     )
     app.state.service = service
+    app.state.responses = ResponseMemory()
     page = page_paths()
     app.include_router(chat_router(service))
     app.include_router(completion_router(service))
+    app.include_router(response_router(service, app.state.responses))
     app.include_router(_small_router(service))
     app.include_router(page_router(page))
     add_error_handlers(app)
@@ -56,7 +60,7 @@ def create_app(engine: Engine, settings: Settings, fetcher: Fetcher | None = Non
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
         )
     app.add_middleware(SameSite, settings=settings)

@@ -1,12 +1,12 @@
 """`POST /v1/chat/completions`."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from engine.events import Finished, TextDelta, ToolCallDelta
+from engine.events import Finished, TextDelta, ToolCall, ToolCallDelta
 from engine.generation import Generation
 from engine.server import tools
 from engine.server.answers import ChatCompletion
@@ -36,16 +36,18 @@ class ChatForm(CompletionsForm):
     def first(self) -> Iterable[Json]:
         return [self._chunk({"role": "assistant", "content": ""})]
 
-    def piece(self, delta: Piece) -> Json | None:
+    def piece(self, delta: Piece) -> Sequence[Json]:
         if isinstance(delta, ToolCallDelta):
             first = delta.index not in self._called
             self._called.add(delta.index)
-            return self._chunk({"tool_calls": [tools.delta(delta, first)]})
+            return [self._chunk({"tool_calls": [tools.delta(delta, first)]})]
+        if isinstance(delta, ToolCall):
+            return ()  # its pieces are told
         if delta.reasoning:
-            return self._chunk({THOUGHT: delta.reasoning}, self._logprobs_of([delta]))
+            return [self._chunk({THOUGHT: delta.reasoning}, self._logprobs_of([delta]))]
         if not delta.text and not self._logprobs:
-            return None
-        return self._chunk({"content": delta.text}, self._logprobs_of([delta]))
+            return ()
+        return [self._chunk({"content": delta.text}, self._logprobs_of([delta]))]
 
     def last(self, finished: Finished) -> Iterable[Json]:
         yield self._chunk({}, reason=FINISH[finished.finish_reason])
@@ -73,17 +75,7 @@ class ChatForm(CompletionsForm):
     def _logprobs_of(self, deltas: Iterable[TextDelta]) -> Json | None:
         if not self._logprobs:
             return None
-        content = [
-            self._entry(delta.token, delta.logprob)
-            | {"top_logprobs": [self._entry(*top) for top in delta.top_logprobs]}
-            for delta in deltas
-            if delta.token is not None and delta.logprob is not None
-        ]
-        return {"content": content, "refusal": None}
-
-    def _entry(self, token: int, logprob: float) -> Json:
-        text, data = self._tokens(token)
-        return {"token": text, "logprob": logprob, "bytes": data}
+        return {"content": self._tokens.told(deltas), "refusal": None}
 
 
 def chat_router(service: Service) -> APIRouter:
@@ -100,7 +92,7 @@ def chat_router(service: Service) -> APIRouter:
         count = asked.n or 1
 
         async def submit() -> AsyncIterator[Generation]:
-            messages = await service.read_messages(asked.messages)
+            messages = await service.read_turns([message.turn for message in asked.messages])
             for own in several(options, count):
                 yield await service.submit(messages, own, client, told, **asked.asking)
 

@@ -1,6 +1,6 @@
 """`POST /v1/completions`."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -38,13 +38,13 @@ class CompletionForm(CompletionsForm):
     def first(self) -> Iterable[Json]:
         return [self._chunk(self.prompt)] if self.prompt else ()
 
-    def piece(self, delta: Piece) -> Json | None:
+    def piece(self, delta: Piece) -> Sequence[Json]:
         if not isinstance(delta, TextDelta):
-            return None
+            return ()
         delta = self._with_space(delta)
         if not delta.text and not self._logprobs:
-            return None
-        return self._chunk(delta.text, self._logprobs_of([delta]))
+            return ()
+        return [self._chunk(delta.text, self._logprobs_of([delta]))]
 
     def last(self, finished: Finished) -> Iterable[Json]:
         yield self._chunk("", reason=FINISH[finished.finish_reason])

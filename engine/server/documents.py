@@ -15,7 +15,7 @@ _EVERYWHERE = {
 }
 _OF_ANSWERS = {
     400: "The request is wrong in itself; the error names the parameter.",
-    404: "Another model is served.",
+    404: "Another model is served, or there is no such response.",
     408: "The body did not arrive in time.",
     413: "The body is too large.",
     429: "Too many requests are waiting.",
@@ -50,7 +50,7 @@ def describe(app: FastAPI, settings: Settings) -> None:
         schemas = document["components"]["schemas"]
         for name in ("HTTPValidationError", "ValidationError"):
             schemas.pop(name, None)
-        for name in ("ChatRequest", "CompletionRequest"):
+        for name in ("ChatRequest", "CompletionRequest", "ResponseRequest"):
             if settings.strict_model:
                 named = schemas[name]["properties"]["model"]
                 del named["anyOf"]

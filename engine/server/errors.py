@@ -11,7 +11,8 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from engine.server.schemas import FORMATS, PART_TYPES
+from engine.server.formats import FORMATS
+from engine.server.parts import PART_TYPES
 from vision_add_ons.errors import (
     ContextExceeded,
     EngineClosed,
@@ -143,11 +144,15 @@ def add_error_handlers(app: FastAPI) -> None:
             return ApiError(400, message, "invalid_content_type").response()
         return from_validation(error.errors()).response()
 
+    async def wrong(_: Request, error: Exception) -> Response:
+        return as_api_error(error).response()  # what is found while the options are made
+
     async def failed(_: Request, error: Exception) -> Response:
         return _FAILURE.response()  # raised again after this, and then logged
 
     app.add_exception_handler(HTTPException, refused)
     app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(RequestError, wrong)
     app.add_exception_handler(Exception, failed)
 
 
@@ -187,6 +192,10 @@ def from_validation(errors: Sequence[Any]) -> ApiError:
 _BRANCHES = ("body", "str", "constrained-str", "ImageURL")
 
 
+_KINDS = ("list[", "literal[", "<")
+"""What a branch's name may begin with; our own are "<kind>"."""
+
+
 def _path(loc: Sequence[Any]) -> str:
     """`("body", "messages", 0, "content", "list[...]", 1)` as `messages[0].content[1]`."""
     path = ""
@@ -196,7 +205,7 @@ def _path(loc: Sequence[Any]) -> str:
         branch = step in (PART_TYPES if isinstance(before, int) else FORMATS.get(before, ()))
         if isinstance(step, int):
             path += f"[{step}]" if path else ""
-        elif not branch and step not in _BRANCHES and not step.startswith(("list[", "literal[")):
+        elif not branch and step not in _BRANCHES and not step.startswith(_KINDS):
             path += f".{step:.100}" if path else f"{step:.100}"
         before = step
     return path

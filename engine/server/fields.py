@@ -16,6 +16,7 @@ IGNORED = (
     "verbosity",
     "prediction",
     "cache_control",
+    "client_metadata",
     # Of other servers.
     "keep_alive",
     "ttl",
@@ -46,6 +47,7 @@ OpenAI model talks. The last eight are the details of ways of drawing that there
 
 OTHER_NAMES = {
     "max_completion_tokens": "max_tokens",
+    "max_output_tokens": "max_tokens",
     "num_predict": "max_tokens",
     "n_predict": "max_tokens",
     "repeat_penalty": "repetition_penalty",

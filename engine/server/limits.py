@@ -12,7 +12,7 @@ from engine.server.errors import ApiError
 from engine.server.metrics import Metrics
 from engine.server.settings import Settings
 
-ANSWERING = frozenset({"/v1/chat/completions", "/v1/completions"})
+ANSWERING = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses"})
 
 
 class Limits:

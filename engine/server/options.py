@@ -7,15 +7,9 @@ from typing import Any
 
 from engine.options import GenerationOptions
 from engine.prompts.thought import SWITCHES
-from engine.schema import Schema
-from engine.server.schemas import (
-    ChatRequest,
-    CompletionRequest,
-    JsonSchema,
-    ObjectFormat,
-    Sampling,
-    SchemaFormat,
-)
+from engine.server.formats import schema_of
+from engine.server.sampling import Conversing, Sampling
+from engine.server.schemas import ChatRequest, CompletionRequest, ObjectFormat, SchemaFormat
 
 COMPLETION_TOKENS = 16
 """OpenAI's default for the most tokens of a completion."""
@@ -40,23 +34,21 @@ _SAME = (
 
 def chat_options(asked: ChatRequest, defaults: GenerationOptions) -> GenerationOptions:
     """Raises `OptionError`."""
-    given = _given(asked, defaults)
-    if asked.thinking is not None:
-        given["thinking"] = asked.thinking
+    given = conversing(asked, defaults)
     if asked.logprobs:
         given |= {"logprobs": True, "top_logprobs": asked.top_logprobs or 0}
     match asked.response_format:
-        case ObjectFormat() | SchemaFormat(json_schema=JsonSchema(schema_=None)):
-            given["schema"] = {"type": "object"}
-        case SchemaFormat(json_schema=JsonSchema(schema_=schema)):
-            given["schema"] = Schema.json(schema or True)
+        case ObjectFormat():
+            given["schema"] = schema_of(asked.response_format)
+        case SchemaFormat():
+            given["schema"] = schema_of(asked.response_format.json_schema)
     return replace(defaults, **given)
 
 
-def template_variables(asked: ChatRequest, known: Collection[str]) -> dict[str, Any]:
+def template_variables(asked: Conversing, known: Collection[str]) -> dict[str, Any]:
     """What the chat template is told beside messages, of the names that it knows."""
     told = dict(asked.chat_template_kwargs or {})
-    effort = asked.reasoning_effort
+    effort = asked.effort
     if effort is None or effort == "none":
         return told
     if EFFORT in known:
@@ -81,6 +73,14 @@ def several(options: GenerationOptions, count: int) -> list[GenerationOptions]:
         return [options]
     first = secrets.randbits(53) if options.seed is None else options.seed
     return [replace(options, seed=(first + i) % 2**64) for i in range(count)]
+
+
+def conversing(asked: Conversing, defaults: GenerationOptions) -> dict[str, Any]:
+    """The options that a conversation's request gives, of those that all of them may."""
+    given = _given(asked, defaults)
+    if asked.thinking is not None:
+        given["thinking"] = asked.thinking
+    return given
 
 
 def _given(asked: Sampling, defaults: GenerationOptions) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from engine.server.limits import ANSWERING
 
-_MODEL = "/models/"
+_NAMED = ("/models/", "/responses/")
 
 
 def _spellings(path: str) -> list[str]:
@@ -29,7 +29,7 @@ class Paths:
         if scope["type"] == "http":
             path: str = scope["path"]
             path = OTHER_PATHS.get(path, path)
-            if path.startswith(_MODEL):
+            if path.startswith(_NAMED):
                 path = f"/v1{path}"
             # The server leaves the body of an answer to HEAD out, whatever is sent.
             method = "GET" if scope["method"] == "HEAD" else scope["method"]

@@ -14,8 +14,8 @@ from engine.images import ImageLimits, LoadedPicture, load_picture
 from engine.server.errors import ApiError, as_api_error
 from engine.server.fetch import Fetcher
 from engine.server.media import MediaRoot
-from engine.server.schemas import ImageURL
 from engine.server.settings import Settings
+from engine.server.turns import Shown
 from vision_add_ons.errors import ImageError
 
 LOW_DETAIL = 512
@@ -31,17 +31,19 @@ class PictureReader:
         root = settings.media_root
         self._media = None if root is None else MediaRoot(root)
 
-    async def read(self, images: Sequence[ImageURL], threads: Executor) -> Sequence[LoadedPicture]:
+    async def read(
+        self, images: Sequence[Shown], threads: Executor, field: str = "messages"
+    ) -> Sequence[LoadedPicture]:
         """Each picture decoded once, to know it, and kept as its encoded bytes.
 
         What is not allowed is refused before anything is fetched, and what is too large before it
-        is decoded. Raises `ApiError`.
+        is decoded. Raises `ApiError`; `field` is the request's that shows them.
         """
         if len(images) > self._max_images:
             message = f"a request may show {self._max_images} pictures, and this one has more"
-            raise ApiError(400, f"{message}: {len(images)}", "too_many_images", "messages")
+            raise ApiError(400, f"{message}: {len(images)}", "too_many_images", field)
         for image in images:
-            self._check_source(image.url)
+            self._check_source(image.url, field)
         loop = asyncio.get_running_loop()
         read, total = [], 0
         for image in images:
@@ -49,25 +51,24 @@ class PictureReader:
             if _scheme(image.url) in ("http", "https"):
                 assert self._fetcher is not None
                 data = await self._fetcher.fetch(image.url)
-            small = image.detail == "low"
-            picture, size = await loop.run_in_executor(threads, self._load, data, small)
+            picture, size = await loop.run_in_executor(threads, self._load, data, image.small)
             read.append(picture)
             total += size
             if total > self._max_total:
                 message = f"the request's pictures have more than {self._max_total:,} bytes"
-                raise ApiError(400, message, "too_many_images", "messages")
+                raise ApiError(400, message, "too_many_images", field)
         return read
 
-    def _check_source(self, url: str) -> None:
+    def _check_source(self, url: str, field: str) -> None:
         scheme = _scheme(url)
         if scheme in ("http", "https"):
             if self._fetcher is None:
-                raise _not_allowed("this server fetches no pictures; send a data URI")
+                raise _not_allowed("this server fetches no pictures; send a data URI", field)
         elif scheme == "file":
             if self._media is None:
-                raise _not_allowed("this server reads no files; send a data URI")
+                raise _not_allowed("this server reads no files; send a data URI", field)
         elif scheme not in (None, "data"):
-            raise _not_allowed("a picture comes as a data URI or as base64")
+            raise _not_allowed("a picture comes as a data URI or as base64", field)
 
     def _load(self, source: str | bytes, small: bool) -> tuple[LoadedPicture, int]:
         """A picture, and the bytes of its file."""
@@ -100,5 +101,5 @@ def _from_base64(text: str, max_bytes: int) -> bytes:
         raise ImageError("the picture is neither a data URI nor base64") from None
 
 
-def _not_allowed(message: str) -> ApiError:
-    return ApiError(400, message, "image_source_not_allowed", "messages")
+def _not_allowed(message: str, field: str) -> ApiError:
+    return ApiError(400, message, "image_source_not_allowed", field)

@@ -22,9 +22,9 @@ from engine.server.errors import ApiError, as_api_error
 from engine.server.fetch import Fetcher
 from engine.server.metrics import Metrics
 from engine.server.pictures import PictureReader
-from engine.server.schemas import ChatMessage, ImagePart, TextPart
 from engine.server.settings import Settings
 from engine.server.tokens import TokenTexts
+from engine.server.turns import Shown, Turn
 from vision_add_ons.errors import EngineClosed, PromptError, RequestError
 
 REMEMBERED_ANSWERS = 256
@@ -52,6 +52,9 @@ class Service:
         self.started = int(time.time())
         self._pictures = PictureReader(settings, fetcher)
         self._readers = ThreadPoolExecutor(READERS, "sightline-request")
+        # Each may wait for its grammar, for seconds: one for each request that there may be.
+        places = settings.max_queue + engine.parallel
+        self._compilers = ThreadPoolExecutor(places, "sightline-request-grammar")
         # Weak: an answer is under way for as long as somebody holds it.
         self._active: WeakSet[Generation] = WeakSet()
         self._stop = threading.Event()
@@ -84,27 +87,25 @@ class Service:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._readers, self.engine.detokenize, prompt)
 
-    async def read_messages(self, messages: Sequence[ChatMessage]) -> list[Message]:
-        """The engine's messages, their pictures read. Raises `ApiError`."""
-        listed = [part for message in messages for part in message.parts]
-        wanted = [part.source for part in listed if isinstance(part, ImagePart)]
-        pictures = iter(await self._pictures.read(wanted, self._readers))
+    async def read_turns(self, turns: Sequence[Turn], field: str = "messages") -> list[Message]:
+        """The engine's messages, their pictures read. Raises `ApiError`; `field` is what the
+        request has them in."""
+        wanted = [part for turn in turns for part in turn.parts if isinstance(part, Shown)]
+        pictures = iter(await self._pictures.read(wanted, self._readers, field))
         read = []
-        for message in messages:
-            role = "system" if message.role == "developer" else message.role
-            own = message.parts
-            parts = [p.text if isinstance(p, TextPart) else next(pictures) for p in own]
+        for turn in turns:
+            parts = [p if isinstance(p, str) else next(pictures) for p in turn.parts]
             text = "".join(part for part in parts if isinstance(part, str))
             try:
                 made = Message(
-                    role,
-                    parts if text or not message.tool_calls else [p for p in parts if p != ""],
-                    reasoning=message.reasoning_content or message.reasoning,
-                    tool_calls=[call.model_dump() for call in message.tool_calls or ()],  # type: ignore[arg-type]
-                    tool_call_id=message.tool_call_id,
-                    name=message.name,
+                    turn.role,
+                    parts if text or not turn.tool_calls else [p for p in parts if p != ""],
+                    reasoning=turn.reasoning,
+                    tool_calls=tuple(turn.tool_calls),
+                    tool_call_id=turn.tool_call_id,
+                    name=turn.name,
                 )
-                if role == "assistant":
+                if turn.role == "assistant":
                     known = self._answers.get(_known_by(text, made.tool_calls), ())
                     made = replace(made, tokens=known) if known else made
                 read.append(made)
@@ -146,8 +147,10 @@ class Service:
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._ended, finished)
 
+        guided = options.schema is not None or request.tool_choice.mode != "auto"
+        threads = self._compilers if guided else self._readers
         try:
-            submitted = self._readers.submit(
+            submitted = threads.submit(
                 self.engine.submit, request, on_finish=on_finish, cancel=self._stop
             )
             try:
@@ -171,7 +174,8 @@ class Service:
     def close(self) -> None:
         """Let go of the threads; the engine stays open."""
         self.cancel_all()
-        self._readers.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._readers, self._compilers):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def _ended(self, finished: Finished) -> None:
         self.metrics.ended(finished)

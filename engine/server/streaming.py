@@ -30,17 +30,20 @@ def head(kind: str, model: str, prefix: str) -> Json:
     return {"id": identity, "object": kind, "created": int(time.time()), "model": model}
 
 
-Piece = TextDelta | ToolCallDelta
+Piece = TextDelta | ToolCallDelta | ToolCall
 
 
 class Form(Protocol):
     """How one kind of request wants an answer written; each of several has its own."""
 
+    def start(self) -> Iterable[Json]:
+        """What a stream begins with, before the prompt is read."""
+
     def first(self) -> Iterable[Json]:
         """What goes before the first text of a stream."""
 
-    def piece(self, delta: Piece) -> Json | None:
-        """A token of a stream, or a piece of a call; None if there is nothing to tell of it."""
+    def piece(self, delta: Piece) -> Sequence[Json]:
+        """What a stream tells of a token, of a piece of a call, or of a call that is whole."""
 
     def last(self, finished: Finished) -> Iterable[Json]:
         """What goes behind its last text."""
@@ -108,7 +111,7 @@ class _AnswerResponse(Response):
         raise NotImplementedError
 
     async def fail(self, error: ApiError, scope: Scope, send: Send) -> None:
-        await error.response()(scope, _nothing, send)
+        await error.response()(scope, nothing, send)
 
 
 class WholeAnswer(_AnswerResponse):
@@ -120,30 +123,40 @@ class WholeAnswer(_AnswerResponse):
                 if isinstance(event, TextDelta):
                     deltas.append(event)
                 elif isinstance(event, Finished):
-                    _check(event)
+                    check_end(event)
                     ends.append(event)
                     wholes.append(form.whole(event, deltas))
         choices = [choice for whole in wholes for choice in whole["choices"]]
         told = wholes[0] | {"choices": choices, "usage": usage(ends, self.prompts)}
-        await json_response(told)(scope, _nothing, send)
+        await json_response(told)(scope, nothing, send)
 
 
 class EventStream(_AnswerResponse):
     """Server-sent events: a `data:` line for each token, comments for what is going on."""
 
     begun = False
+    end = "data: [DONE]\n\n"
+    """What stands behind all events."""
+    _written = 0.0
+    """When something was last written."""
+
+    @staticmethod
+    def line(chunk: Json) -> str:
+        """An event, as it is written."""
+        return f"data: {json.dumps(chunk, separators=(',', ':'))}\n\n"
 
     async def deliver(self, answers: Sequence[Generation], scope: Scope, send: Send) -> None:
         scope.setdefault("extensions", {})[COMMENT] = _STILL_HERE.encode()
         await send(_START)
         self.begun = True
-        await self._write(send, ": queued\n\n")
+        start = "".join(map(self.line, self.forms[0].start()))
+        await self._write(send, f"{start}: queued\n\n")
         keeping = asyncio.ensure_future(self._keep_alive(send))
         try:
             each = [self._tell(a, f, send) for a, f in zip(answers, self.forms, strict=True)]
             ends, rest = zip(*await _all(each), strict=True)
-            total = map(_data, self.forms[0].total(usage(ends, self.prompts)))
-            await self._write(send, "".join((*rest, *total)) + "data: [DONE]\n\n", False)
+            total = map(self.line, self.forms[0].total(usage(ends, self.prompts)))
+            await self._write(send, "".join((*rest, *total)) + self.end, False)
         finally:
             keeping.cancel()
             await asyncio.gather(keeping, return_exceptions=True)
@@ -154,19 +167,17 @@ class EventStream(_AnswerResponse):
         async for event in answer:
             if isinstance(event, Piece):
                 piece = form.piece(event)
-                if piece is None:
+                if not piece:
                     continue
                 start = [] if told else form.first()
                 told = True
-                await self._write(send, "".join(map(_data, (*start, piece))))
-            elif isinstance(event, ToolCall):
-                continue  # its pieces are told
+                await self._write(send, "".join(map(self.line, (*start, *piece))))
             elif isinstance(event, Progress):
-                await self._write(send, f": prefill {event.processed}/{event.total}\n\n")
+                await self.comment(send, f"prefill {event.processed}/{event.total}")
             else:
-                _check(event)
+                check_end(event)
                 start = [] if told else form.first()
-                chunks = "".join(map(_data, (*start, *form.last(event))))
+                chunks = "".join(map(self.line, (*start, *form.last(event))))
                 if len(self.forms) == 1:
                     return event, chunks
                 await self._write(send, chunks)
@@ -180,15 +191,27 @@ class EventStream(_AnswerResponse):
             if left > 0:
                 await asyncio.sleep(left)
             else:
-                await self._write(send, _STILL_HERE)
+                await self._write(send, self.still_here())
+
+    def still_here(self) -> str:
+        """What is written where there is nothing to tell."""
+        return _STILL_HERE
+
+    async def comment(self, send: Send, text: str) -> None:
+        """What proxies, and whoever looks at the stream, are told."""
+        await self._write(send, f": {text}\n\n")
 
     async def _write(self, send: Send, data: str, more: bool = True) -> None:
         self._written = time.monotonic()
         await send({"type": "http.response.body", "body": data.encode(), "more_body": more})
 
+    def failure(self, error: ApiError) -> Json:
+        """What a stream that has begun ends with, where it fails."""
+        return error.body
+
     async def fail(self, error: ApiError, scope: Scope, send: Send) -> None:
         if self.begun:
-            await self._write(send, _data(error.body), False)
+            await self._write(send, self.line(self.failure(error)), False)
         else:
             await super().fail(error, scope, send)
 
@@ -220,11 +243,7 @@ _START: Message = {
 }
 
 
-def _data(chunk: Json) -> str:
-    return f"data: {json.dumps(chunk, separators=(',', ':'))}\n\n"
-
-
-def _check(finished: Finished) -> None:
+def check_end(finished: Finished) -> None:
     """Raises `ApiError` for an answer that came to no good end."""
     if finished.error is not None:
         raise as_api_error(finished.error)
@@ -237,5 +256,5 @@ async def _until_left(receive: Receive) -> None:
         pass
 
 
-async def _nothing() -> Message:
+async def nothing() -> Message:
     return {"type": "http.disconnect"}

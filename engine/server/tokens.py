@@ -1,8 +1,10 @@
 """Token ids as the texts and bytes that log-probabilities are told with."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from engine.engine import Engine
+from engine.events import TextDelta
 
 
 class TokenTexts:
@@ -24,6 +26,19 @@ class TokenTexts:
         if known is None:
             known = self._known[token] = self._look_up(token)
         return known
+
+    def told(self, deltas: Iterable[TextDelta]) -> list[dict[str, Any]]:
+        """The log-probabilities of an answer's tokens, as OpenAI tells them."""
+        return [
+            self._entry(delta.token, delta.logprob)
+            | {"top_logprobs": [self._entry(*top) for top in delta.top_logprobs]}
+            for delta in deltas
+            if delta.token is not None and delta.logprob is not None
+        ]
+
+    def _entry(self, token: int, logprob: float) -> dict[str, Any]:
+        text, data = self(token)
+        return {"token": text, "logprob": logprob, "bytes": data}
 
     def joined(self, tokens: Sequence[int]) -> str:
         """The text that tokens make, as it goes on from another."""

@@ -12,7 +12,8 @@ HEADS = {
     "json_tools": r"\s*" + _JSON_HEAD,
     "mistral": r"(?:\s*\[\s*|\s*\}\s*,\s*)"
     + _JSON_HEAD
-    + r"|\s*(?:\[TOOL_CALLS\]\s*)?(?P<bare>[\w-]+)\s*\[ARGS\]\s*(?=\{)",
+    + r"|\s*(?:\[TOOL_CALLS\]\s*)?(?P<bare>[\w-]+)\s*(?:\[CALL_ID\]\s*(?P<id>[\w-]+)\s*)?"
+    r"\[ARGS\]\s*(?=\{)",
     "kimi_k2": r"\s*(?:<\|tool_call_end\|>\s*)?<\|tool_call_begin\|>\s*"
     r"(?P<id>(?:functions\.)?(?P<name>[^:<]+):\d+)\s*<\|tool_call_argument_begin\|>\s*(?=\{)",
 }

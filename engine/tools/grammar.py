@@ -7,6 +7,7 @@ from typing import Any
 
 from engine.decoding.guide import SPACE
 from engine.schema import Schema
+from engine.tools.mistral import CALL_ID
 from engine.tools.reader import CallForm
 from engine.tools.tool import Tool
 from vision_add_ons.errors import OptionError
@@ -71,6 +72,9 @@ class _Marks:
         self._token = token
         self.start, self.end = self(form.start), self(form.end) if form.end else ""
 
+    def is_token(self, text: str) -> bool:
+        return self._token(text) is not None
+
     def __call__(self, text: str) -> str:
         """Added tokens are no texts for llguidance; a tokenizer may have it one way or another."""
         token = self._token(text)
@@ -94,10 +98,12 @@ def _mistral(mark: _Marks, tools: Sequence[Tool], parallel: bool) -> list[str]:
 
 
 def _mistral_headed(mark: _Marks, tools: Sequence[Tool], parallel: bool) -> list[str]:
-    """A mark, the tool's name, another mark, the arguments."""
+    """A mark, the tool's name, an id where the model has a mark for it, another mark, the
+    arguments."""
+    id_ = f"({mark(CALL_ID)} /[A-Za-z0-9]{{9}}/)?" if mark.is_token(CALL_ID) else ""
     rules = ["calls: call+" if parallel else "calls: call", f"call: {_any('call', tools)}"]
     for i, tool in enumerate(tools):
-        between = f"{mark.start} {json.dumps(tool.name)} {mark('[ARGS]')}"
+        between = f"{mark.start} {json.dumps(tool.name)} {id_} {mark('[ARGS]')}"
         rules.append(f"call{i}: {between} arguments{i}")
     return rules + _arguments(tools)
 

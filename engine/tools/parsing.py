@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from engine.tools.mistral import with_ids
 from engine.tools.tool import Tool
 
 MOST_CALL = 2**20
@@ -64,7 +65,8 @@ class Parser:
     """One of mlx-lm's, for one loaded model."""
 
     def __init__(self, parse: Parse, name: str, seconds: float = SECONDS) -> None:
-        self._parse, self._seconds = parse, seconds
+        self._parse = with_ids(parse) if name == "mistral" else parse
+        self._seconds = seconds
         self._opener = OPENERS.get(name)
         self._places = threading.Semaphore(RUNNING)
 

@@ -52,6 +52,8 @@ class Tool:
             kind = type(self.description).__name__
             raise OptionError(f"{about} description is a text, not {kind}")
         object.__setattr__(self, "description", self.description or "")
+        if len(self.description) > MOST_SOURCE:
+            raise _too_much(len(self.description))
         check_flag(f"strict of the tool {self.name}", self.strict)
         object.__setattr__(self, "parameters", self._checked(self.parameters))
         check_characters(f"{about} description", self.description)
@@ -68,6 +70,8 @@ class Tool:
             raise OptionError(f"{about} is not: it is nested too deep") from error
         except (TypeError, ValueError) as error:
             raise OptionError(f"{about} is not: {error!s:.150}") from error
+        if len(written) > MOST_SOURCE:
+            raise _too_much(len(written))
         check_characters(f"{about} is not: a text in it", written)
         if _depth(written) > MOST_DEPTH:
             raise OptionError(f"{about} is not: it is nested deeper than {MOST_DEPTH} levels")
@@ -135,18 +139,22 @@ def _read(given: Any) -> tuple[Tool, ...]:
         raise OptionError(f"tools must be a list, not {type(given).__name__}")
     if len(given) > MOST_TOOLS:
         raise OptionError(f"tools must be at most {MOST_TOOLS}; these are {len(given)}")
-    tools = tuple(map(Tool.of, given))
-    seen: set[str] = set()
-    for tool in tools:
-        if tool.name in seen:
+    tools: dict[str, Tool] = {}
+    size = 0
+    for tool in map(Tool.of, given):
+        if tool.name in tools:
             raise OptionError(f"tools must have names of their own; two are called {tool.name}")
-        seen.add(tool.name)
-    size = len(json.dumps([tool.written for tool in tools], ensure_ascii=False)) if tools else 0
-    if size > MOST_SOURCE:
-        raise OptionError(
-            f"tools must have at most {MOST_SOURCE:,} characters together; these have {size:,}"
-        )
-    return tools
+        tools[tool.name] = tool
+        size += len(json.dumps(tool.written, ensure_ascii=False))
+        if size > MOST_SOURCE:
+            raise _too_much(size)
+    return tuple(tools.values())
+
+
+def _too_much(size: int) -> OptionError:
+    return OptionError(
+        f"tools must have at most {MOST_SOURCE:,} characters together; these have {size:,} or more"
+    )
 
 
 Mode = Literal["auto", "none", "required"]
@@ -205,7 +213,7 @@ def _shown(value: Any) -> str:
 def _depth(written: str) -> int:
     """How deep JSON is nested, outside its texts."""
     depth = most = 0
-    for bracket in re.findall(r"[\[{}\]]", re.sub(r'"(?:[^"\\]|\\.)*"', "", written)):
+    for bracket in re.findall(r"[\[{}\]]", re.sub(r'"[^"\\]*(?:\\.[^"\\]*)*"', "", written)):
         depth += 1 if bracket in "[{" else -1
         most = max(most, depth)
     return most

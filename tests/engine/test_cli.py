@@ -270,7 +270,8 @@ def test_inspect_and_add_ons(demo: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert main(["inspect", "smollm2"]) == 0
     told = inspect_checkpoint(demo).lines()
     lines = capsys.readouterr().out.splitlines()
-    assert [line for line in lines if not line.startswith("tools:")] == told
+    assert [line for line in lines if not line.startswith(("tools:", "thoughts:"))] == told
+    assert "thoughts:      none: no marks of thoughts are known" in lines
     assert "tools:         told in plain texts (the chat template knows none)" in lines
     assert main(["add-ons"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]

@@ -15,7 +15,7 @@ from vision_add_ons.testing import Reference
 
 Step = tuple[str, int]
 STEP = st.tuples(st.sampled_from(list(MOVES)), st.integers(0, 2**16))
-STEPS = st.sampled_from([2, *range(8, 12)]).flatmap(
+STEPS = st.sampled_from([2, *range(7, 10)]).flatmap(
     lambda count: st.lists(STEP, min_size=count, max_size=count)
 )
 """What each step does, and the seed of what is random about it: the shorter, the clearer. What is

@@ -74,7 +74,7 @@ def test_each_is_what_it_is_alone(
 ) -> None:
     reference = family(seed)
     written(reference, tmp_path)
-    asked = requests(reference, seed, 7)
+    asked = requests(reference, seed, 5)
     with load(tmp_path) as engine:
         alone = [told(engine.submit(request)) for request in asked]
     with load(tmp_path, parallel=4) as engine:

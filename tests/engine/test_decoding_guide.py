@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from support.at_once import all_at_once
 from support.random_schemas import SCHEMAS
 
 from engine import Engine, Finished, GenerationOptions, OptionError, Schema, TextDelta, load
+from engine.decoding import guide
 from engine.decoding.guide import KEPT, Guides
 
 BOB = {
@@ -92,15 +94,32 @@ def words(tiny_folder: Path) -> Iterator[Engine]:
 @settings(max_examples=12)
 @given(schema=SCHEMAS)
 def test_any_schema(words: Engine, schema: dict[str, Any]) -> None:
-    """Each is met, or refused when it is asked."""
+    """Each is met, or refused when it is asked; `scripts/check_schemas.py` has thousands."""
+    closing = {token: 9.0 for text in '"}]' for token in words.tokenize(text)}
+    bounded = options(schema, 1, max_tokens=60, logit_bias=closing)
     try:
-        asked = words.generate("Hello", options=options(schema, 1))
+        asked = words.generate("Hello", options=bounded)
     except OptionError as refusal:
         refused = str(refusal)
     else:
         holds(schema, asked.result())
         return
     assert refused.startswith("schema: ")
+
+
+def test_a_space_at_the_beginning(tiny: Engine) -> None:
+    """Which detokenizers drop."""
+    for schema, answers in (
+        (Schema.regex(" {2}b"), ["  b"]),
+        (Schema.regex(" "), [" "]),
+        ([" \n\u00e9", "  a"], [" \n\u00e9", "  a"]),
+        (["a b"], ["a b"]),
+    ):
+        for seed in range(3):
+            asked = tiny.generate("Hello", options=options(schema, seed))
+            told = "".join(event.text for event in asked if isinstance(event, TextDelta))
+            assert told in answers
+            assert asked.result().answer == told
 
 
 def test_each_is_what_it_is_alone(letters_folder: Path) -> None:
@@ -216,6 +235,34 @@ def test_it_is_compiled_once(letters: Engine) -> None:
         assert len(guides._compiled) == KEPT
     finally:
         guides._compile = compile_  # type: ignore[method-assign]
+
+
+def test_what_takes_too_long(letters_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is given up, and when nothing comes of it, so are those behind it; known ones are not."""
+    gate = threading.Event()
+    with load(letters_folder) as engine:
+        guides = engine._guides
+        assert isinstance(guides, Guides)
+        known = Schema.choices(["known"])
+        guides.guide(known)
+        monkeypatch.setattr(guide, "SECONDS", 0.1)
+        guides._compile = lambda schema: gate.wait()  # type: ignore[method-assign]
+        for i in range(guide.AT_ONCE + 2):
+            with pytest.raises(OptionError, match=r"^schema: it takes more than 0.1 seconds"):
+                engine.generate("Hello", options=options([f"number {i}"]))
+        assert engine.generate("Hello", options=options(known)).result().answer == "known"
+        gate.set()
+
+
+def test_those_that_took_long_are_not_many(letters: Engine) -> None:
+    guides = letters._guides
+    assert isinstance(guides, Guides)
+    for i in range(6):
+        guides.guide(Schema.choices([f"long {i}"]))
+    for one in guides._compiled.values():
+        one.seconds = guide.KEPT_SECONDS / 3.5
+    guides.guide(Schema.choices(["one more"]))
+    assert list(guides._compiled)[:-1] == [Schema.choices([f"long {i}"]) for i in (3, 4, 5)]
 
 
 def test_a_model_without_an_end(letters_folder: Path) -> None:

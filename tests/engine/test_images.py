@@ -246,6 +246,16 @@ def test_alpha_is_composited_on_white(mode: str, as_file: bool) -> None:
     assert np.abs(rgb(load_picture(source)) - on_white(color, alpha)).max() <= near
 
 
+def test_what_it_holds() -> None:
+    """A file may be large however few its pixels are, and one that was shrunk holds its own."""
+    file = io.BytesIO()
+    Image.new("RGB", (60, 40)).save(file, "PNG")
+    picture = load_picture(file.getvalue() + bytes(100_000))
+    assert picture.bytes_held == len(file.getvalue()) + 100_000
+    assert picture.within(30).bytes_held == picture.bytes_held + 3 * 30 * 20
+    assert load_picture(Image.new("RGB", (60, 40))).bytes_held == 3 * 60 * 40
+
+
 def test_transparent_palette_entries_and_colours() -> None:
     palette = Image.fromarray(np.array([[0, 1, 2]], np.uint8), "L")
     palette = palette.convert("P")

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import mlx.core as mx
@@ -78,3 +79,12 @@ def test_a_snapshot_holds_the_window_alone() -> None:
     (state,) = fitted(kv, snapshot(kv))
     assert state[0].shape[-2] == state[1].shape[-2] == 16
     assert same(state[0], kv[1].keys[..., -16:, :])
+
+
+def test_a_snapshot_can_be_written_by_any_thread() -> None:
+    """What is still to be computed has a stream, which belongs to the thread that asked for it."""
+    kv = RotatingKVCache(max_size=16)
+    kv.update_and_fetch(*(array + 1 for array in rows(9)))
+    states = snapshot([kv])
+    with ThreadPoolExecutor(1) as writer:
+        writer.submit(mx.eval, states).result()

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from engine import Message, PromptError, load_picture
 from engine.images import LoadedPicture
 from engine.prompts.chat_template import ChatTemplate
-from engine.prompts.messages import read_messages, read_parts
+from engine.prompts.messages import check_results, read_messages, read_parts
 from vision_add_ons.errors import ImageError
 
 RED = load_picture(Image.new("RGB", (2, 2), "red"))
@@ -266,6 +266,17 @@ def test_images_that_are_none() -> None:
             read_messages([{"role": "user", "content": "a", "images": images}])
     with pytest.raises(ImageError):
         read_messages([{"role": "user", "content": [{"type": "image", "image": b"none"}]}])
+
+
+def test_results_without_their_calls() -> None:
+    call = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    unnamed = {**call, "tool_calls": [{"name": "look", "arguments": {}}]}
+    result = {"role": "tool", "tool_call_id": "a1", "content": "Clouds."}
+    for taken in ([call, result, result], [unnamed, result], [{**result, "tool_call_id": None}]):
+        check_results(read_messages(taken))
+    for orphans in ([result], [result, call], [call, {**result, "tool_call_id": "b2"}]):
+        with pytest.raises(PromptError, match=r"no call of a tool has the id '(a1|b2)'"):
+            check_results(read_messages(orphans))
 
 
 def test_what_a_template_reads_beside_texts() -> None:

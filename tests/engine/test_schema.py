@@ -23,7 +23,7 @@ def test_forms() -> None:
     assert Schema.json(OrderedDict(OBJECT)) == whole
     assert Schema.json(True).source == "{}"
     assert Schema.regex("a+") != Schema.grammar("a+")
-    assert Schema.choices(["a", 'b"']).source == r'start: "a" | "b\""'
+    assert Schema.choices(["a", 'b"']).source == 'start: CHOICE\nCHOICE: "a" | "b\\""'
 
 
 def test_options_take_them_as_they_come() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.call_forms import BOTH, CALLS, FORMS, HEADED, ONE, OTHER, TOOLS, form_of
+from support.call_forms import BOTH, CALLS, FORMS, HEADED, NUMBERED, ONE, OTHER, TOOLS, form_of
 
 from engine.events import ToolCall, ToolCallDelta
 from engine.tools.arguments import HEADS
@@ -85,8 +85,10 @@ def test_two_calls_in_one_block(name: str, seed: int) -> None:
 
 
 def test_names_before_arguments(seed: int) -> None:
-    _, told = read(form_of("mistral"), [("call", HEADED)], seed)
-    assert (said(told), plain(told)) == ("", list(CALLS))
+    for body, ids in ((HEADED, None), (NUMBERED, ["a1b2c3d4e", "f5g6h7i8j"])):
+        reader, told = read(form_of("mistral"), [("call", body)], seed)
+        assert (said(told), plain(told)) == ("", list(CALLS))
+        assert ids in (None, [call.id for call in reader.calls])
 
 
 @pytest.mark.parametrize("name", sorted(HEADS))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from support import tiny
+from support import recited, tiny
 from support.guides import DOCS, blocks, run
 
 from engine.cli import main
@@ -105,8 +105,14 @@ CHECKS: list[Callable[[dict[str, Any], str], None]] = [
     pictures,
     errors,
 ]
-ANY_MODEL = (asyncio_bridge, memory, conversations, defaults)
+ANY_MODEL = (asyncio_bridge, memory, conversations, defaults, thoughts)
 """What these show does not depend on what the model says, so a small one says it."""
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+TAUGHT = {
+    forms: {1: '{"name": "Bob", "age": 42}', 3: "yes", 5: "1984"},
+    tools: {1: CALL, 3: "It rains."},
+}
+"""What a model says that these are shown with, by how long the conversation is."""
 SNIPPETS = blocks(GUIDE, "python")
 
 
@@ -138,7 +144,9 @@ def test_snippet(
         sample.convert("RGB").save("photo.jpg", quality=95)
     Path("letter.txt").write_text("Dear Sir or Madam")
     check = CHECKS[[snippet.values[1] for snippet in SNIPPETS].index(line)]
-    if check in ANY_MODEL:
+    if check in TAUGHT:
+        terse = recited.save(tmp_path / "taught", TAUGHT[check], recited.PLAIN)
+    if check in ANY_MODEL or check in TAUGHT:
         assert '"demo"' in code
         code = code.replace('"demo"', repr(str(terse)))
     names = run(GUIDE, code, line)

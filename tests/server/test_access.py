@@ -128,6 +128,8 @@ def test_a_listed_origin_gets_cors_and_no_other_does(locked: Running) -> None:
     assert reply.status == 200
     assert reply.headers["access-control-allow-origin"] == "https://app.example"
     assert "access-control-allow-credentials" not in reply.headers
+    methods = {**origin, **preflight, "access-control-request-method": "DELETE"}
+    assert locked.ask("OPTIONS", "/v1/responses/resp_1", headers=methods).status == 200
     # A wrong key is told in a way that the page can read.
     reply = locked.ask("GET", "/v1/models", headers=origin)
     assert reply.status == 401

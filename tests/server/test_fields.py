@@ -10,6 +10,7 @@ from support.serving import Running, data_uri, encoded, run_async, running
 
 from engine import Engine
 from engine.server.fields import IGNORED, NEUTRAL, OTHER_NAMES, changes_nothing
+from engine.server.responses.schemas import ResponseRequest
 from engine.server.schemas import ChatMessage, ChatRequest, CompletionRequest
 
 DOCS = Path(__file__).parents[2] / "docs" / "server.md"
@@ -62,6 +63,8 @@ def test_what_cannot_change_an_answer_is_ignored_whatever_it_says(server: Runnin
         assert text(server, **dict.fromkeys(IGNORED, value)) == plain
     body = {"prompt": "hello", "max_tokens": 2, **dict.fromkeys(IGNORED, "x")}
     assert server.ask("POST", "/v1/completions", body).status == 200
+    others = {name: "x" for name in IGNORED if name not in ResponseRequest.model_fields}
+    assert server.ask("POST", "/v1/responses", {"input": "hello", **others}).status == 200
 
 
 def test_what_would_change_it_is_taken_where_it_changes_nothing(server: Running) -> None:
@@ -227,7 +230,7 @@ def test_names_reach_templates_that_tell_them(server: Running) -> None:
     assert message(server, name="\ud800").error["param"] == "messages[0].name"
     service = server.server.app.state.service
     asked = [ChatMessage(role="user", content="hello", name="Ann")]
-    (read,) = run_async(service.read_messages(asked))
+    (read,) = run_async(service.read_turns([message.turn for message in asked]))
     assert (read.name, read.text) == ("Ann", "hello")
 
 
@@ -236,6 +239,8 @@ def test_no_field_is_in_two_columns() -> None:
     assert not own & {*IGNORED, *NEUTRAL}
     assert not set(IGNORED) & set(NEUTRAL)
     assert set(OTHER_NAMES) <= own
+    # What is kept of a response is no matter of a chat.
+    assert set(ResponseRequest.model_fields) & {*IGNORED, *NEUTRAL} == {"metadata", "store"}
 
 
 def test_the_docs_show_the_table() -> None:

@@ -39,7 +39,7 @@ def test_the_document_holds(documented: Running, mode: str) -> None:
 
     for result in document.get_all_operations():
         operation = result.ok()
-        if mode == "negative" and operation.method == "get":
+        if mode == "negative" and operation.method != "post":
             continue  # nothing that could be wrong
         cases = operation.as_strategy(schemathesis.GenerationMode(mode))
         settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))(
@@ -55,6 +55,8 @@ def test_it_says_what_the_server_takes(documented: Running) -> None:
     assert set(document["paths"]) == {
         "/v1/chat/completions",
         "/v1/completions",
+        "/v1/responses",
+        "/v1/responses/{identity}",
         "/v1/models",
         "/v1/models/{name}",
         "/health",

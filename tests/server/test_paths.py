@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.serving import Running, running
@@ -14,6 +15,15 @@ from engine.server.paths import OTHER_PATHS
 
 HELLO = [{"role": "user", "content": "hello"}]
 SHORT = {"messages": HELLO, "max_tokens": 2}
+ASKED: dict[str, dict[str, object]] = {
+    "/v1/chat/completions": {"messages": HELLO},
+    "/v1/completions": {"prompt": "hello"},
+    "/v1/responses": {"input": "hello"},
+}
+
+
+def said(answer: Any) -> Any:
+    return answer["output"][0]["content"] if "output" in answer else answer["choices"]
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +43,13 @@ def strict(letters_engine: Engine) -> Iterator[Running]:
 @pytest.mark.parametrize("path", sorted(OTHER_PATHS))
 def test_other_spellings_lead_to_the_same(server: Running, path: str) -> None:
     method = "GET" if OTHER_PATHS[path] == "/v1/models" else "POST"
-    body = None if method == "GET" else {**SHORT, "prompt": "hello"}
-    if body:
-        del body["prompt" if "chat" in path else "messages"]
+    body = None if method == "GET" else {**ASKED[OTHER_PATHS[path]], "max_tokens": 2}
     first, second = (server.ask(method, p, body) for p in (path, OTHER_PATHS[path]))
     assert first.status == second.status == 200, first.body
     if method == "GET":
         assert first.json == second.json
     else:
-        assert first.json["choices"] == second.json["choices"]
+        assert said(first.json) == said(second.json)
 
 
 def test_other_spellings_are_bounded_counted_and_locked_alike(
@@ -52,9 +60,21 @@ def test_other_spellings_are_bounded_counted_and_locked_alike(
     grown = [k for k, v in server.figures().items() if "413" in k and before.get(k) != v]
     assert grown
     assert all("/v1/chat/completions" in name for name in grown)
-    for path in ("/chat/completions", "/models", "/models/letters", "/v1/models/", "/completions/"):
+    for path in (
+        "/chat/completions",
+        "/models",
+        "/models/letters",
+        "/v1/models/",
+        "/completions/",
+        "/responses",
+        "/responses/resp_1",
+        "/v1/responses/resp_1",
+    ):
         assert strict.ask("GET", path).status == 401, path
         assert strict.ask("HEAD", path).status == 401, path
+    for path in ("/responses", "/responses/", "/responses/resp_1", "/v1/responses/resp_1"):
+        for method in ("GET", "HEAD", "DELETE", "POST"):
+            assert strict.ask(method, path).status == 401, path
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/models", "/health", "/metrics", "/", "/nowhere"])

@@ -19,7 +19,7 @@ from engine.prompts.prompt import Prompt
 from engine.server import Settings
 from engine.server.fetch import Fetcher
 from engine.server.pictures import PictureReader
-from engine.server.schemas import ImageURL
+from engine.server.turns import Shown
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -136,7 +136,7 @@ def test_low_detail_is_a_smaller_picture() -> None:
     url = data_uri(encoded((600, 300)))
     wanted: list[Any] = [None, "auto", "high", "low"]
     with ThreadPoolExecutor(1) as threads:
-        images = [ImageURL(url=url, detail=detail) for detail in wanted]
+        images = [Shown(url, detail == "low") for detail in wanted]
         pictures = run_async(reader.read(images, threads))
     assert [picture.size for picture in pictures] == [(600, 300)] * 3 + [(512, 256)]
 

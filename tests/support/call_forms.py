@@ -108,6 +108,10 @@ BOTH = {
 
 HEADED = 'weather[ARGS]{"city": "Ulm, a <b>", "days": 3}[TOOL_CALLS]clock[ARGS]{"zone": "UTC"}'
 """Both as Mistral's later templates have them."""
+NUMBERED = HEADED.replace("weather[", "weather[CALL_ID]a1b2c3d4e[").replace(
+    "clock[", "clock[CALL_ID]f5g6h7i8j["
+)
+"""And with ids."""
 
 FORMS = sorted(ONE)
 

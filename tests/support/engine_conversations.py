@@ -5,9 +5,11 @@ answer again, branch, alternate, lose what was kept of them, and outlive their e
 which some are damaged.
 """
 
+import logging
 import random
 import shutil
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -61,6 +63,21 @@ def look_alikes(chance: random.Random) -> list[Image.Image]:
     return pool
 
 
+@contextmanager
+def all_kept() -> Iterator[None]:
+    """Meanwhile, no conversation may be lost on the way to its file, which is a warning alone."""
+    lost: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: lost.append(record.getMessage())  # type: ignore[method-assign]
+    log = logging.getLogger("sightline")
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+    assert not [message for message in lost if "is not kept" in message], lost
+
+
 class Simulation:
     """Two engines with one checkpoint: one that keeps what it can, one that keeps nothing."""
 
@@ -80,6 +97,7 @@ class Simulation:
         self.pool = look_alikes(self.chance)
         self.talks: list[Turns] = []
         self.stack = ExitStack()
+        self.stack.enter_context(all_kept())
         self.cache_bytes = cache_bytes
         self.cache_dir = Path(self.stack.enter_context(TemporaryDirectory()))
         self.cold: Engine = self.stack.enter_context(load(folder, cache_bytes=0))

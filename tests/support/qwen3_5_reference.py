@@ -21,6 +21,7 @@ from support.experts import ChoosesExperts
 from support.qwen2_vl_reference import LINEAR, Qwen2VLReference
 from support.qwen3_vl_reference import Qwen3VLMoeReference, Qwen3VLReference
 from support.sizes import TEXT
+from support.summing import summed_in_order
 from vision_add_ons.errors import UnsupportedCheckpoint
 from vision_add_ons.testing import TOLERANCE, centred, relative_error
 
@@ -33,6 +34,9 @@ ROPE = {
 }
 ROPE_PARAMETERS = "rope_parameters"
 DEEPSTACK = "deepstack_visual_indexes"
+ORDERS = 16
+"""In so many orders of summation transformers' float32 is asked how far it is off its float64. One
+alone is a matter of luck: the same answer was off by 4e-6 in one and by 27e-6 in another."""
 NORMS = ("layernorm.weight", "language_model.norm.weight", "q_norm.weight", "k_norm.weight")
 """Those that count from 1."""
 
@@ -109,9 +113,12 @@ class Qwen35Reference(Qwen3VLReference):
     def allowed(self, tokens: list[int], images: list[Image.Image], answer: list[int]) -> float:
         start = len(tokens) - 1
         double = centred(self.logits(tokens, images, answer)[start:])
-        single = centred(super().logits(tokens, images, answer)[start:])
-        off = max(relative_error(a, b) for a, b in zip(single, double, strict=True))
-        return max(TOLERANCE, 1.5 * off)
+        off: list[float] = []
+        for order in range(ORDERS):
+            with summed_in_order(self.model, order):
+                single = centred(super().logits(tokens, images, answer)[start:])
+            off += [relative_error(a, b) for a, b in zip(single, double, strict=True)]
+        return max(TOLERANCE, 1.5 * max(off))
 
     def write(self, folder: Path, dialect: str) -> None:
         super().write(folder, dialect)

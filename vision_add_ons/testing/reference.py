@@ -134,7 +134,8 @@ class Reference(ABC):
         """How far logits may be off, of such an answer that is off by more than `TOLERANCE`.
 
         More than that only where float32 itself ends: at most 1.5 times what the other
-        implementation's float32 is off its own float64, for a reference in float64; infinity where
+        implementation's float32 is off its own float64, for a reference in float64 (in the worst of
+        some orders of summation, as one alone says little); infinity where
         the model chooses between two things, as experts, that float32 cannot tell apart.
         """
         return TOLERANCE
