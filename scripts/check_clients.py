@@ -7,9 +7,9 @@
     python -m scripts.check_clients --all           # all of these
 
 `--only NAME ...` runs some of them, `--feature NAME ...` some things, and `--write PAGE` puts the
-table into a page. Those that ask by the Responses protocol are among them with `--responses`.
-Environments and packages that are not there yet are installed into build/clients. Exits with 1 if
-something that a client offers does not work. Needs the extras `dev` and `parity` beside `clients`.
+table into a page. Environments and packages that are not there yet are installed into build/clients.
+Exits with 1 if something that a client offers does not work. Needs the extras `dev` and `parity`
+beside `clients`.
 """
 
 import argparse
@@ -73,8 +73,6 @@ def main() -> int:
         if kind is not Kind.EXTRA:
             parser.add_argument(f"--{kind.value}", action="store_true", help=kind.text)
     parser.add_argument("--all", action="store_true", help="all of them")
-    by = "also those that ask by the Responses protocol"
-    parser.add_argument("--responses", action="store_true", help=by)
     parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--feature", nargs="+", choices=FEATURES, help="these alone", default=[])
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table into this page")
@@ -82,7 +80,6 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and the servers with it
     kinds = {k for k in Kind if getattr(args, k.value.replace("-", "_"), False) or args.all}
     chosen = [c for c in CLIENTS if c.kind in (kinds or {Kind.EXTRA})]
-    chosen = [c for c in chosen if args.responses or not c.responses]
     if args.only:
         chosen = [c for c in CLIENTS if c.name in args.only]
     rows: list[Row] = []

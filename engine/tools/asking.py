@@ -25,11 +25,17 @@ def schema_of(request: "Request", builder: "PromptBuilder") -> Schema | None:
         return None
     tools = [tool for tool in request.tools if choice.name in (None, tool.name)]
     answer = schema if choice.mode == "auto" else None
-    return calls_grammar(form, tools, request.parallel_tool_calls, answer, builder.token_of)
+    return calls_grammar(form, tools, _several(request), answer, builder.token_of)
 
 
 def reader_of(request: "Request", builder: "PromptBuilder") -> CallReader | None:
     """What reads the answer's calls; None where there must be none."""
     if request.tool_choice.mode == "none":
         return None
-    return CallReader(builder.telling.form, request.tools, request.parallel_tool_calls)
+    return CallReader(builder.telling.form, request.tools, _several(request))
+
+
+def _several(request: "Request") -> bool:
+    """Whether an answer may call more than once. A tool that is named is called once, as OpenAI
+    has it: clients that ask for an object so take one call and no more."""
+    return request.parallel_tool_calls and request.tool_choice.name is None

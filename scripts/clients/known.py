@@ -36,8 +36,6 @@ class Client:
     environment: dict[str, str] = field(default_factory=dict)
     roomy: bool = False
     """Whether it needs a context of a size in which coding agents work."""
-    responses: bool = False
-    """Whether it asks by the Responses protocol."""
 
 
 QUIET = {"OPENAI_AGENTS_DISABLE_TRACING": "1", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
@@ -46,17 +44,16 @@ QUIET = {"OPENAI_AGENTS_DISABLE_TRACING": "1", "LITELLM_LOCAL_MODEL_COST_MAP": "
 CLIENTS = (
     Client("openai (Python)", Kind.EXTRA, "openai_python"),
     Client("langchain-openai", Kind.EXTRA, "langchain"),
-    Client("langchain-openai, Responses", Kind.EXTRA, "langchain responses", responses=True),
+    Client("langchain-openai, Responses", Kind.EXTRA, "langchain responses"),
     Client("litellm", Kind.EXTRA, "litellm_python", environment=QUIET),
     Client("pydantic-ai", Kind.EXTRA, "pydantic_ai"),
-    Client("pydantic-ai, Responses", Kind.EXTRA, "pydantic_ai responses", responses=True),
+    Client("pydantic-ai, Responses", Kind.EXTRA, "pydantic_ai responses"),
     Client("openai-agents", Kind.EXTRA, "openai_agents", environment=QUIET),
     Client(
         "openai-agents, Responses",
         Kind.EXTRA,
         "openai_agents responses",
         environment=QUIET,
-        responses=True,
     ),
     Client("llm", Kind.EXTRA, "llm_python"),
     Client("dspy", Kind.EXTRA, "dspy_python", environment=QUIET),
@@ -71,7 +68,7 @@ CLIENTS = (
     ),
     Client("openai (Node)", Kind.NPM, "openai.mjs"),
     Client("@ai-sdk/openai-compatible", Kind.NPM, "ai_sdk.mjs"),
-    Client("@ai-sdk/openai", Kind.NPM, "ai_sdk.mjs responses", responses=True),
+    Client("@ai-sdk/openai", Kind.NPM, "ai_sdk.mjs responses"),
     Client("@langchain/openai", Kind.NPM, "langchain.mjs"),
     Client("opencode", Kind.NPM, "agents.mjs opencode", roomy=True),
     Client("qwen-code", Kind.NPM, "agents.mjs qwen", roomy=True),

@@ -56,15 +56,17 @@ def cut(text: str, seed: int, most: int = 9) -> list[str]:
 
 def save(
     folder: Path,
-    scripts: Mapping[int, str | Sequence[str]],
+    scripts: Mapping[int | str, str | Sequence[str]],
     template: str = HERMES,
     parser: str | None = None,
     seed: int = 7,
     added: Sequence[str] = (),
-    endless: Container[int] = (),
+    endless: Container[int | str] = (),
     context: int = 8192,
 ) -> Path:
     """A checkpoint that says `scripts[n]` where the conversation has `n` messages, and ends.
+
+    A template may also write one letter, for the script by that name, where an answer begins.
 
     A script may come in tokens of its own; what is `added` is the token that it is, and stands in
     one script once. `parser` is mlx-lm's name for the form of its calls;

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from scripts.clients import program as p
 
 
-class Capital(BaseModel):
+class Capital(BaseModel, extra="forbid"):
     city: Literal["Paris", "Rome", "Ulm"]
     large: bool
 

@@ -30,7 +30,7 @@ def weather(city: str) -> str:
     return "sunny" if city == "Ulm" else ""
 
 
-class Capital(BaseModel):
+class Capital(BaseModel, extra="forbid"):
     """A capital."""
 
     city: Literal["Paris", "Rome", "Ulm"]

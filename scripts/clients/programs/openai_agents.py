@@ -37,7 +37,7 @@ def weather(city: str) -> str:
     return "sunny" if city == "Ulm" else ""
 
 
-class Capital(BaseModel):
+class Capital(BaseModel, extra="forbid"):
     city: Literal["Paris", "Rome", "Ulm"]
     large: bool
 
