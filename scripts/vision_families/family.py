@@ -58,7 +58,8 @@ def with_blocks(vision: Fields, blocks: int) -> Fields:
     if "fullatt_block_indexes" in vision:
         told["fullatt_block_indexes"] = [blocks - 1]
     if "deepstack_visual_indexes" in vision:
-        told["deepstack_visual_indexes"] = list(range(min(3, blocks)))
+        features = min(len(vision["deepstack_visual_indexes"]), blocks)
+        told["deepstack_visual_indexes"] = list(range(features))
     return {**vision, **told}
 
 

@@ -41,6 +41,7 @@ MARKS: Fields = {
 }
 QWEN3: Fields = {
     "model_type": "qwen3_vl_text",
+    "num_hidden_layers": 3,  # one for each of the tower's features
     "max_position_embeddings": 512,
     "rope_theta": 1e4,
     "tie_word_embeddings": True,
