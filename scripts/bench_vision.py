@@ -6,8 +6,8 @@ that it would load. `tiny` towers show what our own code costs; `real` ones are 
 with pictures small enough for a CPU. mlx-vlm has Gemma 3n's in published sizes alone.
 
 The two have to be the same, but for what `Family.off` tells of mlx-vlm's. With what decoders need
-beside embeddings it is not so: mlx-vlm reckons the positions of Qwen's families, GLM-4V and MiniCPM-V
-4.7 on this way, in less than a tenth of its time with tiny towers; ours do so later.
+beside embeddings it is not so: mlx-vlm reckons the positions of Qwen's families, GLM-4V and
+MiniCPM-V 4.7 on this way, in less than a tenth of its time with tiny towers; ours do so later.
 """
 
 import copy

@@ -7,9 +7,9 @@
     python -m scripts.check_clients --all           # all of these
 
 `--only NAME ...` runs some of them, `--feature NAME ...` some things, and `--write PAGE` puts the
-table into a page. Environments and packages that are not there yet are made in build/clients.
-Exits with 1 if something that a client offers does not work. Needs the extras `dev` and `parity`
-beside `clients`.
+table into a page. Environments and packages that are not there yet are installed into
+build/clients. Exits with 1 if something that a client offers does not work. Needs the extras `dev`
+and `parity` beside `clients`.
 """
 
 import argparse

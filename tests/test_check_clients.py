@@ -76,6 +76,9 @@ def test_the_table_tells_what_failed_and_what_is_not_offered() -> None:
     assert written.endswith(" after")
     assert "| a |" in written
     assert "old" not in written
+    again = table.written_into(written, "| b |", "macOS")
+    assert "| a |\n| b |" in again
+    assert "Linux" not in again
     with pytest.raises(ValueError, match="clients: begin"):
         table.written_into("nothing", "", "")
 

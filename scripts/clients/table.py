@@ -55,10 +55,16 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def written_into(page: str, table: str, machine: str) -> str:
-    """A page with the table between its two marks; raises ValueError where they are missing."""
+    """A page with the table between its two marks; rows of clients that are not in it stay.
+
+    Raises ValueError where the marks are missing.
+    """
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise ValueError(f"the page has no {BEGIN} and {END}")
+    old = [line for line in rest.partition(END)[0].splitlines() if line.startswith("| ")]
+    lines = {line.split(" | ")[0]: line for line in [*old, *table.splitlines()]}
+    table = "\n".join(lines.values())
     when = f"As of {datetime.date.today():%Y-%m-%d}, {machine}:"
     return f"{before}{begin}\n\n{when}\n\n{table}\n\n{end}{after}"
