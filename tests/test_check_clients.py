@@ -70,6 +70,8 @@ def test_the_table_tells_what_failed_and_what_is_not_offered() -> None:
     *_, line = table.markdown([row]).splitlines()
     assert line == "| one | 1.0 | ok | – | – | – | – | **no** | – | – | – |"
     assert row.problems == {"tools": "ValueError: no"}
+    row.failed("ended with 1")
+    assert table.markdown([row]).count("**no**") == len(table.FEATURES)
     page = f"before {table.BEGIN} old {table.END} after"
     written = table.written_into(page, "| a |", "Linux")
     assert written.startswith("before ")

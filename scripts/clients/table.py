@@ -39,8 +39,9 @@ class Row:
             self.problems[line["feature"]] = line["problem"]
 
     def failed(self, problem: str) -> None:
-        """The program itself did not do."""
+        """The program itself did not do: no feature is known to work."""
         self.problems["program"] = problem
+        self.features = dict.fromkeys(FEATURES, False)
 
 
 def _cell(row: Row, feature: str) -> str:

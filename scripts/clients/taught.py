@@ -27,7 +27,6 @@ def command(name: str, more: str = "") -> str:
     return called(name, f"{{{run}{more}}}")
 
 
-CAPITAL = '{"city": "Paris", "large": true}'
 SCRIPTS: dict[int | str, str] = {
     0: ANSWER,
     1: "Let me look.\n" + called("weather", '{"city": "Ulm"}'),
@@ -38,10 +37,7 @@ SCRIPTS: dict[int | str, str] = {
     6: command("run_shell_command", ', "is_background": false'),
     7: called("final_answer", f'{{"answer": "{SUNNY}"}}'),
     8: called("get_current_timestamp", "{}"),
-    9: called("weather", '{"city": "Ulm"}'),
-    "a": called("final_result", CAPITAL),
-    "b": called("Capital", CAPITAL),
-    "c": called("extract", CAPITAL),
+    ">": "",  # a call that a grammar enforced, letter by letter, is the last
 }
 TEMPLATE = """\
 {%- set seen = namespace(user='', told='', names=[]) %}
@@ -64,10 +60,7 @@ TEMPLATE = """\
 {%- set known = 'sunny' in seen.told or 'current_timestamp' in seen.told %}
 {%- set script = 3 if not known else 7 if 'final_answer' in seen.names else 2 %}
 {%- elif 'get_current_timestamp' in seen.names and 'time' in seen.user %}{% set script = 8 %}
-{%- elif 'final_result' in seen.names %}{% set script = 'a' %}
-{%- elif 'Capital' in seen.names %}{% set script = 'b' %}
-{%- elif 'extract' in seen.names %}{% set script = 'c' %}
-{%- elif 'weather' in seen.names %}{% set script = 9 if 'final_answer' in seen.names else 1 %}
+{%- elif 'weather' in seen.names %}{% set script = 1 %}
 {%- elif 'bash' in seen.names %}{% set script = 5 %}
 {%- elif 'run_shell_command' in seen.names %}{% set script = 6 %}
 {%- elif 'a long story' in seen.user %}{% set script = 4 %}

@@ -66,7 +66,7 @@ def save(
 ) -> Path:
     """A checkpoint that says `scripts[n]` where the conversation has `n` messages, and ends.
 
-    A template may also write one letter, for the script by that name, where an answer begins.
+    A script by the name of a letter is what is said behind that letter.
 
     A script may come in tokens of its own; what is `added` is the token that it is, and stands in
     one script once. `parser` is mlx-lm's name for the form of its calls;

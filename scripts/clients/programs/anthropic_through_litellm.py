@@ -22,7 +22,7 @@ from scripts.clients import program as p
 
 PAGE = Path(__file__).parents[3] / "docs" / "litellm.md"
 KEY = "sk-anything"
-SECONDS = 200
+SECONDS = 600
 
 
 def settings() -> str:

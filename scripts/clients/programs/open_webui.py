@@ -20,7 +20,7 @@ from typing import Any
 
 from scripts.clients import program as p
 
-SECONDS = 300
+SECONDS = 600
 """How long it may take to start, which the first time creates its database; and for an answer."""
 
 

@@ -57,10 +57,18 @@ def stop() -> None:
 
 def tools() -> None:
     for streamed in (False, True):
-        agent = ToolCallingAgent(
-            tools=[weather], model=model(), verbosity_level=0, stream_outputs=streamed, max_steps=3
-        )
-        p.expect(agent.run(p.WEATHER), p.SUNNY)
+        # It has a call enforced by default, and the model then says whatever the grammar allows.
+        for choice in ("required", "auto"):
+            asked = model(tool_choice=choice)
+            agent = ToolCallingAgent(
+                tools=[weather],
+                model=asked,
+                verbosity_level=0,
+                stream_outputs=streamed,
+                max_steps=3,
+            )
+            told = agent.run(p.WEATHER)
+            p.expect(told == p.SUNNY, choice == "auto")
 
 
 def structured() -> None:
