@@ -11,7 +11,7 @@ from PIL import Image
 from support import tiny
 
 from engine import Engine, GenerationOptions, Progress, Request, TextDelta, load
-from engine.decoding import alone, desk
+from engine.decoding import alone, desk, reading
 from engine.memory.features import FeatureCache
 
 ENDLESS: dict[str, Any] = {"max_tokens": 4000, "logit_bias": {2: -100}}
@@ -31,7 +31,10 @@ def pair(folder: Path) -> Iterator[Engine]:
         yield engine
 
 
-def test_a_long_prompt_lets_others_go_on(pair: Engine, folder: Path, seed: int) -> None:
+def test_a_long_prompt_lets_others_go_on(
+    pair: Engine, folder: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "GAP", 0.0)  # chunks are short, however quick the machine is
     prompt = "".join(random.Random(seed).choices("abcdefgh ", k=700))
     asked = Request(prompt, options=GenerationOptions(max_tokens=4, **QUANTIZED))
     order: list[str] = []
@@ -47,8 +50,9 @@ def test_a_long_prompt_lets_others_go_on(pair: Engine, folder: Path, seed: int) 
     tokens = pair.submit(asked, on_event=note).result(600).tokens
     text.cancel()
     first, last = order.index("chunk"), len(order) - order[::-1].index("chunk")
-    assert order[first:last].count("chunk") > 4
-    assert order[first:last].count("text") > 4
+    read = order[first:last]
+    assert read.count("chunk") > 8
+    assert read.count("text") >= read.count("chunk") - 1
     with load(folder) as engine:
         assert engine.submit(asked).result().tokens == tokens
 
