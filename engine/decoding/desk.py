@@ -10,8 +10,8 @@ from mlx_lm.generate import generation_stream, wired_limit
 from engine.decoding import alone, reading
 from engine.decoding.answer import Answer
 from engine.decoding.company import Company
-from engine.decoding.lane import decodes_together
 from engine.decoding.reading import Reading
+from engine.decoding.trial import decodes_together
 from engine.generation import Generation
 from engine.memory.memory import Memory
 
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 class Desk:
     """Answers as many requests at once as it has places. For the engine's thread alone.
 
-    With one place, each is answered by itself, as mlx-lm alone does. With more, prompts are read a
-    chunk or a picture at a time, with a step of all answers between two; what cannot be decoded
-    together (quantized KV caches) is answered by itself, in turns with the others, one token each.
+    With one place, each is answered by itself, as mlx-lm alone does. With more, or with drafts,
+    prompts are read a chunk or a picture at a time, with a step of all answers between two; what
+    cannot be decoded together (quantized KV caches) is answered by itself, in turns with the
+    others, one token each.
     """
 
     def __init__(self, kit: "ModelKit", memory: Memory, places: int) -> None:
@@ -33,10 +34,12 @@ class Desk:
         self._places = places
         self._single: Iterator[None] | None = None
         """The one that is answered by itself."""
-        self._company = Company(kit.text_model, memory.room)
+        self._company = Company(kit.text_model, memory.room, memory.drafts)
         self._reading: Reading | None = None
-        """None where nothing is decoded together."""
-        if places > 1 and decodes_together(kit):
+        """None where nothing is decoded together, or with drafts."""
+        if places > 1 and not decodes_together(kit):
+            self._places = 1
+        if self._places > 1 or memory.drafts is not None:
             self._reading = Reading(kit, self._company, memory)
         self._wired = ExitStack()
         self._due = 0.0
@@ -56,7 +59,9 @@ class Desk:
         return self._under_way < self._places and not (alone and self._single is not None)
 
     def _by_itself(self, generation: Generation) -> bool:
-        return self._reading is None or generation.options.kv_bits is not None
+        options = generation.options
+        undrafted = self._places == 1 and options.draft_tokens == 0
+        return self._reading is None or options.kv_bits is not None or undrafted
 
     @property
     def _under_way(self) -> int:

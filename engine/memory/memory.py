@@ -13,10 +13,12 @@ from engine.memory.disk_cache import DiskCache
 from engine.memory.disk_writer import DiskWriter
 from engine.memory.features import FeatureCache
 from engine.memory.kv_file import SUFFIX
+from engine.memory.needs import Needs
 from engine.memory.prompt_cache import PromptCache
 from engine.memory.room import Room
 
 if TYPE_CHECKING:
+    from engine.drafting.drafts import Drafts
     from engine.prompts.messages import Message
     from model_kit.kit import ModelKit
 
@@ -45,6 +47,8 @@ class Memory:
         # One for all models: what is saved twice to one place must be written in that order.
         self._writer = DiskWriter()
         self._of_models: dict[str, tuple[PromptCache, DiskCache]] = {}
+        self.drafts: Drafts | None = None
+        """What guesses how answers go on, if anything does."""
         self.serve(kit.fingerprint)
 
     def serve(self, fingerprint: str) -> None:
@@ -53,12 +57,21 @@ class Memory:
         Those of the others are kept for their return. Raises `OptionError` for a folder that
         cannot be used.
         """
+        self.prompts, self.disk = self._of_model(fingerprint, self._layers)
+
+    def _of_model(self, fingerprint: str, layers: int) -> tuple[PromptCache, DiskCache]:
         if fingerprint not in self._of_models:
             disk = DiskCache(
-                self._cache_dir, self._max_disk_bytes, fingerprint, self._layers, self._writer
+                self._cache_dir, self._max_disk_bytes, fingerprint, layers, self._writer
             )
             self._of_models[fingerprint] = PromptCache(self.budget, disk), disk
-        self.prompts, self.disk = self._of_models[fingerprint]
+        return self._of_models[fingerprint]
+
+    def of_draft(self, draft: "ModelKit") -> PromptCache:
+        """Keep KV caches of a model that drafts, too; they count as the others do."""
+        self.room.drafts = Needs(draft)
+        prompts, _ = self._of_model(f"draft {draft.fingerprint}", len(draft.make_cache()))
+        return prompts
 
     def save(
         self,
