@@ -24,7 +24,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "penalty_context": (1, LARGEST),
     "logit_bias": (-100.0, 100.0),
     "top_logprobs": (0, 100),
-    "draft_tokens": (0, 16),
+    "draft_tokens": (0, 64),
     "max_context": (2, LARGEST),
     "kv_bits": (2, 8),
     "kv_group_size": (32, 128),
@@ -107,7 +107,7 @@ class GenerationOptions:
     -infinity, is not."""
     draft_tokens: int | None = None
     """Of an engine that drafts (see `engine.load`), how many tokens are guessed at once while the
-    answer is alone: 0, which is none, to 16; None: as many as pay, by what was right so far."""
+    answer is alone: 0, which is none, to 64; None: as many as pay, by what was right so far."""
     max_context: int | None = None
     """A cap on prompt and answer together, in tokens, below the model's own: 2 to 2**31 - 1."""
     kv_bits: int | None = None

@@ -45,7 +45,8 @@ def main() -> int:
         print(
             f"{family.name:24}{simulation.steps} steps, {simulation.cached} tokens cached, "
             f"{simulation.from_disk} of them from disk after {simulation.restarts} restarts, "
-            f"{simulation.reused} images reused, {simulation.drafted} tokens drafted, worst error {simulation.worst:.1e}, "
+            f"{simulation.reused} images reused, {simulation.drafted} tokens drafted, "
+            f"worst error {simulation.worst:.1e}, "
             f"{time.perf_counter() - started:.0f} s",
             flush=True,
         )

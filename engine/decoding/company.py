@@ -9,7 +9,8 @@ from typing import Any
 import mlx.core as mx
 
 from engine.decoding.answer import Answer, Ending
-from engine.decoding.lane import Lane, LaneCache, LaneRow
+from engine.decoding.lane import Lane, LaneCache
+from engine.decoding.lane_row import LaneRow
 from engine.decoding.lanes import Lanes
 from engine.decoding.row_sampler import Row, RowSampler
 from engine.decoding.sampling import logits_processors

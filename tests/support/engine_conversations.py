@@ -79,15 +79,6 @@ def all_kept() -> Iterator[None]:
     assert not [message for message in lost if "is not kept" in message], lost
 
 
-def _leave(generation: Generation, tokens: int) -> None:
-    """Cancel an answer when it has so many tokens, if it comes to that."""
-    told = (event for event in generation if isinstance(event, TextDelta))
-    for count, _ in enumerate(told, 1):
-        if count == tokens:
-            generation.cancel()
-            break
-
-
 class Simulation:
     """Two engines with one checkpoint: one that keeps what it can, one that keeps nothing."""
 
@@ -248,8 +239,6 @@ class Simulation:
         """The answers to conversations that ask at once, having held each against a cold one."""
         requests = [self._request(talk) for talk in talks]
         begun = [self.warm.submit(request) for request in requests]
-        if self.draft is not None and self.chance.random() < 0.1:
-            _leave(begun[0], self.chance.randrange(1, 10))
         if len(begun) > 1 and self.chance.random() < 0.1:
             leaving = self.chance.choice(begun)
             next(leaving)
@@ -281,8 +270,16 @@ class Simulation:
 
     def _held(self, request: Request, warm_answer: Generation) -> list[Part]:
         answers = []
+        leave_at = 0
+        if self.draft is not None and self.chance.random() < 0.1:
+            leave_at = self.chance.randrange(1, 12)
         for generation in (warm_answer, self.cold.submit(request)):
-            deltas = [e for e in generation if isinstance(e, TextDelta) and e.token is not None]
+            deltas = []
+            for event in generation:
+                if isinstance(event, TextDelta) and event.token is not None:
+                    deltas.append(event)
+                if len(deltas) == leave_at > 0 and generation is warm_answer:
+                    generation.cancel()
             rows = np.zeros((len(deltas), VOCAB))
             for row, delta in zip(rows, deltas, strict=True):
                 for token, logprob in delta.top_logprobs:
