@@ -30,11 +30,16 @@ class PromptLookup:
         return self._find() is not None
 
     def draft(self, history: Sequence[int], last: mx.array, count: int) -> mx.array | None:
-        """What may follow `history` and the `last` token, [1]: at most `count` ids, or None."""
+        """What may follow `history` and the `last` token, [1]: `count` ids, or None."""
         known = len(self._tokens)
+        self._note()
         self._tokens.append(int(last))
         place = self._find()
-        drafted = [] if place is None else self._tokens[place : place + count]
+        if place is not None:
+            # What is there may end meanwhile: then it goes on with itself, as lists and loops do.
+            for i in range(place, place + count):
+                self._tokens.append(self._tokens[i])
+        drafted = self._tokens[known + 1 :]
         del self._tokens[known:]
         return mx.array(drafted, dtype=last.dtype) if drafted else None
 
