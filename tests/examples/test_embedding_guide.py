@@ -10,11 +10,14 @@ import pytest
 from PIL import Image
 from support import recited, tiny
 from support.guides import DOCS, blocks, run
+from support.serving import wait_for
 
+from engine import Event, Generation, TextDelta
 from engine.cli import main
 
 GUIDE = DOCS / "embedding.md"
 TEXT = GUIDE.read_text(encoding="utf-8")
+EMIT = Generation.emit
 SAMPLE = Path(__file__).parents[2] / "model_kit" / "demo_parts" / "samples" / "animals.png"
 
 
@@ -26,7 +29,14 @@ def quick_start(names: dict[str, Any], printed: str) -> None:
 
 def stopping(names: dict[str, Any], printed: str) -> None:
     assert printed == "cancelled 2\nloading the model was cancelled\n"
-    assert names["chat"].last.completion_tokens < 20
+    assert names["chat"].last.completion_tokens == 1
+
+
+def waiting(generation: Generation, event: Event) -> None:
+    """Deliver an event; the answer goes no further before it is cancelled."""
+    EMIT(generation, event)
+    if isinstance(event, TextDelta):
+        wait_for(lambda: generation.cancelled)
 
 
 def callback(names: dict[str, Any], printed: str) -> None:
@@ -156,6 +166,8 @@ def test_snippet(
     if check in ANY_MODEL or check in TAUGHT:
         assert '"demo"' in code
         code = code.replace('"demo"', repr(str(terse)))
+    if check is stopping:
+        monkeypatch.setattr(Generation, "emit", waiting)
     names = run(GUIDE, code, line)
     check(names, capsys.readouterr().out)
 

