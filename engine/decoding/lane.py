@@ -9,9 +9,9 @@ from collections.abc import Collection, Generator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import mlx.core as mx
-import numpy as np
 from mlx_lm.generate import generation_stream
 
+from engine.decoding.drawn import Drawn, DrawnToken
 from engine.decoding.guide import AnswerGuide
 from engine.decoding.prefill import prefill_together
 from engine.decoding.row_sampler import RowSampler
@@ -130,7 +130,7 @@ class LaneRow:
             logits = process(seen, logits)
         return logits
 
-    def allowed(self, token: int) -> mx.array | None:
+    def allowed(self, token: DrawnToken) -> mx.array | None:
         """Which tokens may follow `token`, [vocab_size]; None for all. To be asked once a token."""
         if self.guide is None:
             return None
@@ -194,18 +194,16 @@ class Lane:
             logits = mx.concatenate(parts)
         if any(row.guide is not None for row in self.rows):
             # Computed while we wait for the tokens before, and look what may follow them.
-            mx.async_eval(logits)
-            masks = [
-                row.allowed(int(t)) for row, t in zip(self.rows, np.array(tokens), strict=True)
-            ]
+            drawn = Drawn(tokens, logits)
+            masks = [row.allowed(drawn[i]) for i, row in enumerate(self.rows)]
             every = mx.ones(logits.shape[-1:], mx.bool_)
             allowed = mx.stack([every if mask is None else mask for mask in masks])
             logits = mx.where(allowed, logits, -mx.inf)
-        drawn = self._sampler(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
-        mx.async_eval(drawn)
+        following = self._sampler(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
+        mx.async_eval(following)
         for row in self.rows:
             row.length += 1
-        return drawn
+        return following
 
     def step(self) -> list[tuple[int, int]]:
         """Each row's name and its next token; what was told of it is at its `Row`.

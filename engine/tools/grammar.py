@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from engine.decoding.guide import SPACE
@@ -48,6 +49,18 @@ def calls_grammar(
         rules.append(f"answer: %json {_json(json.loads(answer.source), spaced)}")
     # As models write them behind a thought.
     return Schema.grammar("\n".join([f"start: {start}", r"BLANK: /\n{0,2}/", *rules]))
+
+
+def block_grammar(
+    form: CallForm, tools: Sequence[Tool], parallel: bool, token: TokenOf
+) -> Schema | None:
+    """A block of calls, from the mark on that begins it; None where the form is not known."""
+    make = _FORMS.get(_name(form))
+    if make is None:
+        return None
+    several = parallel and form.name not in _ONE_A_BLOCK
+    lenient = [replace(tool, strict=False) for tool in tools]
+    return Schema.grammar("\n".join(["start: calls", *make(_Marks(form, token), lenient, several)]))
 
 
 def can_enforce(form: CallForm) -> bool:
@@ -161,6 +174,9 @@ _FORMS: dict[str, Callable[[_Marks, Sequence[Tool], bool], list[str]]] = {
     "qwen3_coder": _qwen3_coder,
 }
 """By the names of mlx-lm's parsers."""
+
+_ONE_A_BLOCK = {"json_tools", "qwen3_coder"}
+"""Those of them whose blocks hold one call each."""
 
 
 def _objects(tools: Sequence[Tool]) -> list[str]:

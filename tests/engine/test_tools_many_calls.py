@@ -1,6 +1,7 @@
 """A model that would go on calling for ever comes to an end, with whole calls."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -97,3 +98,17 @@ def test_the_grammar_takes_so_many_and_no_more(engine: Engine, form: str) -> Non
         matcher = guides._compile(several)
         assert matcher.consume_tokens(tokens) == fits
         assert matcher.is_stopped() == (count >= MOST_CALLS or bool(after))
+
+
+@pytest.mark.parametrize("form", ["mistral"], indirect=True)
+def test_so_many_behind_their_names(engine: Engine) -> None:
+    """As Mistral's later templates have them."""
+    guides, builder = engine._guides, engine._builder()
+    assert guides is not None
+    headed = replace(builder.telling.form, headed=True)
+    several = calls_grammar(headed, read_tools([GO]), True, None, builder.token_of)
+    for count in (MOST_CALLS, MOST_CALLS + 1):
+        matcher = guides._compile(several)
+        tokens = engine.tokenize("[TOOL_CALLS]go[ARGS]{}" * count)
+        assert matcher.consume_tokens(tokens) == (count == MOST_CALLS)
+        assert matcher.is_stopped()

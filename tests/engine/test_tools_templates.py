@@ -155,3 +155,18 @@ def test_calls_that_must_be(engine: Engine, family: str) -> None:
     (made,) = end.tool_calls
     assert made.name == "weather"
     jsonschema.validate(dict(made.arguments), WEATHER["function"]["parameters"])
+
+
+def test_calls_that_it_begins(engine: Engine, family: str) -> None:
+    """Of its own accord, having no idea how to go on."""
+    form = engine._builder().telling.form
+    mark = engine._builder().token_of(form.start)
+    if PUBLISHED[family].form in (None, *NOT_ENFORCED) or mark is None:
+        return
+    bias = {token: 6.0 for text in '"}<' for token in engine.tokenize(text)} | {mark: 100.0}
+    options = GenerationOptions(max_tokens=900, temperature=1.0, seed=3, logit_bias=bias)
+    request = Request([QUESTION], options=options, tools=[WEATHER], parallel_tool_calls=False)
+    end = engine.submit(request).result()
+    assert end.finish_reason == "tool_calls", end
+    (made,) = end.tool_calls
+    jsonschema.validate(dict(made.arguments), WEATHER["function"]["parameters"])
