@@ -8,9 +8,9 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 from mlx_lm.generate import generation_stream
 
+from engine.decoding.drawn import Drawn
 from engine.decoding.lane_row import LaneRow
 from engine.decoding.row_sampler import RowSampler
 from engine.memory import kv_state
@@ -163,10 +163,8 @@ class Lane:
             logits = mx.concatenate(parts)
         if any(row.guide is not None for row in self.rows):
             # Computed while we wait for the tokens before, and look what may follow them.
-            mx.async_eval(logits)
-            masks = [
-                row.allowed(int(t)) for row, t in zip(self.rows, np.array(tokens), strict=True)
-            ]
+            drawn = Drawn(tokens, logits)
+            masks = [row.allowed(drawn[i]) for i, row in enumerate(self.rows)]
             every = mx.ones(logits.shape[-1:], mx.bool_)
             allowed = mx.stack([every if mask is None else mask for mask in masks])
             logits = mx.where(allowed, logits, -mx.inf)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
+from engine.decoding.drawn import DrawnToken
 from engine.decoding.guide import AnswerGuide
 from engine.decoding.sampling import LogitsProcessor
 
@@ -41,7 +42,7 @@ class LaneRow:
         if self._tokens is not None and count:
             self._tokens = self._tokens[:-count]
 
-    def allowed(self, token: int) -> mx.array | None:
+    def allowed(self, token: DrawnToken) -> mx.array | None:
         """Which tokens may follow `token`, [vocab_size]; None for all. To be asked once a token."""
         if self.guide is None:
             return None
