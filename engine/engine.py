@@ -24,6 +24,7 @@ from engine.checks import (
 from engine.events import Event, Finished
 from engine.generation import Generation
 from engine.options import GenerationOptions
+from engine.processes import check_process
 from engine.prompts.text_encoder import Cancelled
 from engine.request import Request
 from engine.schema import Schema
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from engine.prompts.prompt import Prompt
     from model_kit.kit import ModelKit
     from model_kit.report import LoadReport
+    from vision_add_ons.token_ids import TokenIds
 
 log = logging.getLogger("sightline")
 
@@ -158,9 +160,12 @@ class Engine:
         builder = self._builder()
         if not isinstance(request, Request):
             raise RequestError(f"submit takes a Request, not {type(request).__name__}")
-        check_callback("on_finish", on_finish)
-        check_callback("on_event", on_event)
-        check_cancel(cancel)
+        if on_finish is not None:
+            check_callback("on_finish", on_finish)
+        if on_event is not None:
+            check_callback("on_event", on_event)
+        if cancel is not None:
+            check_cancel(cancel)
         started = time.perf_counter()
         options = request.options
         self._check(options)
@@ -169,7 +174,7 @@ class Engine:
             from engine.tools.asking import schema_of
 
             schema = schema_of(request, builder)
-        guide = self._guide(schema)
+        guide = None if schema is None else self._guide(schema)
         prompt, cancelled = builder.nothing, False
         try:
             prompt = builder.build(
@@ -314,7 +319,7 @@ class Engine:
 
         There, all of an engine's methods do, except `close`, which does nothing.
         """
-        self._worker.check_process()
+        check_process(self._worker.process)
 
     def _builder(self) -> "PromptBuilder":
         self.check_process()
@@ -337,7 +342,7 @@ class Engine:
                 f"{len(prompt.tokens)} tokens, and the context ends at {limit}; shorten the "
                 "conversation or start a new one"
             )
-        if not prompt.fits(self._vocab_size):
+        if not cast("TokenIds", prompt.tokens).within(self._vocab_size):
             raise no_token_id(self._vocab_size)
 
     def _think(self, generation: Generation, guide: "Guide | None", request: Request) -> None:
@@ -356,10 +361,8 @@ class Engine:
             reader = reader_of(request, self._builder())
         generation.parts = parts_of(self._marks, thought, options, guide is not None, reader)
 
-    def _guide(self, schema: Any) -> "Guide | None":
-        """What holds an answer to its schema, if it has one."""
-        if schema is None:
-            return None
+    def _guide(self, schema: Any) -> "Guide":
+        """What holds an answer to its schema."""
         guides = self._guides
         if guides is None:
             raise EngineClosed("this engine is closed; load the model again")

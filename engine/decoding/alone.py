@@ -38,17 +38,21 @@ def steps(answer: Answer, step: Step | None = None) -> Iterator[None]:
 
 def _tokens(answer: Answer, step: Step | None) -> Generator[None, None, FinishReason]:
     left = answer.begin()
-    while not answer.fits():
+    while not answer.room.admits(answer):
         answer.stop_if_cancelled()
         yield  # until others have ended
-    options, kit, ahead = answer.options, answer.kit, len(answer.prompt.tokens) - answer.cached
-    wires = step is None and answer.prompt.spans  # mlx-lm's loop does it for what is left to it
-    with wired_limit(kit.text_model, [generation_stream]) if wires else nullcontext():
-        rest, extra = yield from _run_ahead(answer, left, step)
-    ahead -= len(rest)
+    options, kit, prompt = answer.options, answer.kit, answer.prompt
+    rest, progress = left, answer.progress
+    extra: dict[str, Any] = {}
+    pieces = step is not None or answer.border is not None
+    if pieces or prompt.spans or prompt.bidirectional:
+        wires = step is None and prompt.spans  # mlx-lm's loop does it for what is left to it
+        with wired_limit(kit.text_model, [generation_stream]) if wires else nullcontext():
+            rest, extra = yield from _run_ahead(answer, left, step)
+        ahead = len(left) - len(rest)
 
-    def progress(processed: int, total: int) -> None:
-        answer.progress(processed + ahead, total + ahead)
+        def progress(processed: int, total: int) -> None:
+            answer.progress(processed + ahead, total + ahead)
 
     if options.kv_bits is not None:
         extra |= {
@@ -59,7 +63,7 @@ def _tokens(answer: Answer, step: Step | None) -> Generator[None, None, FinishRe
     # The random state belongs to this thread: nobody else's numbers change.
     mx.random.seed(answer.seed)
     sampler = Sampler(options, kit.vocab_size)
-    processors = logits_processors(options, answer.prompt.tokens[: -len(rest)])
+    processors = logits_processors(options, prompt.tokens[: -len(rest)])
     if answer.guide is not None:
         processors.append(guided(answer.guide, lambda: sampler.drawn))
     responses = stream_generate(

@@ -35,50 +35,37 @@ class Desk:
         """The one that is answered by itself."""
         self._company = Company(kit.text_model, memory.room)
         self._reading: Reading | None = None
-        """None where nothing is decoded together."""
+        """None where nothing is decoded together: then there is one place."""
         if places > 1 and decodes_together(kit):
             self._reading = Reading(kit, self._company, memory)
+        else:
+            self._places = 1
         self._wired = ExitStack()
         self._due = 0.0
         """When those that are decoded wait no longer for prompts."""
 
-    @property
-    def busy(self) -> bool:
-        """Whether anything is under way."""
-        return self._under_way > 0
-
-    def takes(self, generation: Generation) -> bool:
-        """Whether there is room for another request, this one.
+    def takes(self, generation: Generation, under_way: int) -> bool:
+        """Whether there is room for another request, this one, beside so many.
 
         Of those that are answered by themselves there is one at a time.
         """
-        alone = self._by_itself(generation)
-        return self._under_way < self._places and not (alone and self._single is not None)
-
-    def _by_itself(self, generation: Generation) -> bool:
-        return self._reading is None or generation.options.kv_bits is not None
-
-    @property
-    def _under_way(self) -> int:
-        return self._together + (self._single is not None)
-
-    @property
-    def _together(self) -> int:
-        """How many are read and decoded together."""
-        return len(self._company) + len(self._reading or ())
+        free = self._single is None or generation.options.kv_bits is None
+        return under_way < self._places and free
 
     def admit(self, generation: Generation) -> None:
         """Begin to answer a request."""
         answer = Answer(self._kit, self._memory, generation)
-        if self._reading is not None and not self.busy:
+        if self._reading is None:
+            self._single = alone.steps(answer)
+            return
+        if not self._busy:
             # As mlx-lm's loop does for what it runs itself; one for all, as the one that is left
             # sets the limit that there was when it was entered.
             self._wired.enter_context(wired_limit(self._kit.text_model, [generation_stream]))
-        if self._reading is None or self._by_itself(generation):
-            step = None if self._reading is None else self._reading.step
-            self._single = alone.steps(answer, step)
-            return
-        self._reading.add(answer)
+        if generation.options.kv_bits is None:
+            self._reading.add(answer)
+        else:
+            self._single = alone.steps(answer, self._reading.step)
 
     def read(self) -> bool:
         """Read prompts; whether those of others may be read, too, before the next step."""
@@ -90,10 +77,16 @@ class Desk:
 
     def step(self) -> None:
         """A token of every answer that is under way."""
-        if len(self._company):
+        if self._reading is not None and len(self._company):
             self._company.step()
             self._due = time.perf_counter() + reading.GAP
         if self._single is not None and next(self._single, self) is self:
             self._single = None
-        if not self.busy:
+        if self._reading is not None and not self._busy:
             self._wired.close()
+
+    @property
+    def _busy(self) -> bool:
+        """Whether anything is under way, where answers are made together."""
+        together = self._reading is not None and (len(self._company) or len(self._reading))
+        return bool(together) or self._single is not None

@@ -13,6 +13,7 @@ from engine.memory.disk_cache import DiskCache
 from engine.memory.disk_writer import DiskWriter
 from engine.memory.features import FeatureCache
 from engine.memory.kv_file import SUFFIX
+from engine.memory.kv_state import rotates
 from engine.memory.prompt_cache import PromptCache
 from engine.memory.room import Room
 
@@ -40,8 +41,11 @@ class Memory:
         self.budget = Budget(max_bytes)
         self.features = FeatureCache(kit.add_on, self.budget)
         self.room = Room(kit, self.budget, self.features, memory_bytes, parallel)
-        self._layers = 0 if kit.text_model is None else len(kit.make_cache())
-        self._cache_dir, self._max_disk_bytes = cache_dir, max_disk_bytes
+        layers = [] if kit.text_model is None else kit.make_cache()
+        self._layers = len(layers)
+        self.rotates = rotates(layers)
+        """Whether the model's KV caches cannot all go back by themselves."""
+        self.cache_dir, self._max_disk_bytes = cache_dir, max_disk_bytes
         # One for all models: what is saved twice to one place must be written in that order.
         self._writer = DiskWriter()
         self._of_models: dict[str, tuple[PromptCache, DiskCache]] = {}
@@ -55,9 +59,9 @@ class Memory:
         """
         if fingerprint not in self._of_models:
             disk = DiskCache(
-                self._cache_dir, self._max_disk_bytes, fingerprint, self._layers, self._writer
+                self.cache_dir, self._max_disk_bytes, fingerprint, self._layers, self._writer
             )
-            self._of_models[fingerprint] = PromptCache(self.budget, disk), disk
+            self._of_models[fingerprint] = PromptCache(self.budget, disk, self.rotates), disk
         self.prompts, self.disk = self._of_models[fingerprint]
 
     def save(

@@ -21,6 +21,7 @@ from engine.prompts.text_encoder import (
     unless_cancelled,
 )
 from engine.prompts.thought import Switch
+from vision_add_ons.base import ExpandedPrompt
 from vision_add_ons.errors import ImageError, OptionError, PromptError
 from vision_add_ons.token_ids import TokenIds
 
@@ -78,20 +79,24 @@ class PromptBuilder:
         `Cancelled` soon after `cancel` was set.
         """
         length = 0
+        # A chat's messages were read when they were said.
+        read = type(prompt) is list and all(isinstance(m, Message) for m in prompt)
         if isinstance(prompt, str):
             check_text(prompt)
             length = len(prompt)
             make = partial(self._from_text, prompt, images, max_image_size)
         elif not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray | memoryview):
             raise PromptError("a prompt is a text, a list of token ids or a list of messages")
-        elif (tokens := self._as_tokens(prompt)) is not None:
+        elif not read and (tokens := self._as_tokens(prompt)) is not None:
             make = partial(self._from_tokens, tokens, images, max_image_size)
         else:
-            messages = read_messages(prompt, images)
-            check_results(messages)
+            messages: Sequence[Any] = prompt
+            if not (read and prompt and type(images) is tuple and not images):
+                messages = read_messages(prompt, images)
+            if any(message.role == "tool" for message in messages):
+                check_results(messages)
             if tools:  # without, calls and results are the template's own matter
-                told_of, told = self.telling.messages(messages, tools)
-                messages = list(told_of)
+                messages, told = self.telling.messages(messages, tools)
                 variables = {**(variables or {}), **told}
             length = sum(m.length for m in messages)
             if variables:
@@ -205,21 +210,20 @@ class PromptBuilder:
                 "this model has no chat template; give the whole prompt as one text instead"
             )
         pictures = [p.within(max_image_size) for m in messages for p in m.images]
-        self._check_sight(pictures)
+        if pictures:
+            self._check_sight(pictures)
         told = variables if thinking is None else self._switch.told(thinking, variables)
         encoded = self._messages.encode(messages, told)
         if thinking is not None:
             self._switch.check(thinking, encoded.thought)
-        if self._add_on is None:
-            border = None if encoded.thought == "none" else self._border(encoded.tokens)
-            return Prompt(encoded.tokens, thought=encoded.thought, border=border)
-        tokens: Sequence[int] = encoded.tokens
-        positions = encoded.positions
-        if not pictures:
-            positions = []
-        elif encoded.typed and positions is None:
-            tokens, positions = self._without_marks(tokens, encoded.typed)
-        expanded = self._add_on.expand_prompt(tokens, pictures, positions)
+        expanded = ExpandedPrompt(encoded.tokens)
+        if pictures:
+            assert self._add_on is not None
+            tokens: Sequence[int] = encoded.tokens
+            positions = encoded.positions
+            if encoded.typed and positions is None:
+                tokens, positions = self._without_marks(tokens, encoded.typed)
+            expanded = self._add_on.expand_prompt(tokens, pictures, positions)
         border = None if encoded.thought == "none" else self._border(expanded.tokens)
         return Prompt(
             expanded.tokens, expanded.spans, expanded.bidirectional, encoded.thought, border

@@ -15,7 +15,7 @@ from itertools import zip_longest
 from operator import itemgetter
 from typing import Any
 
-from engine.memory.prefix_tree import common_prefix
+from engine.memory.prompt_index import common_prefix
 from engine.prompts.chat_template import ChatTemplate
 from engine.prompts.messages import Message
 from engine.prompts.presence import Piece, Span, TextFinder
