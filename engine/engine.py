@@ -16,7 +16,6 @@ from engine.checks import (
     check_cancel,
     check_options,
     file_name,
-    no_token_id,
     reading,
     token_id,
     token_ids,
@@ -47,7 +46,6 @@ if TYPE_CHECKING:
     from engine.prompts.prompt import Prompt
     from model_kit.kit import ModelKit
     from model_kit.report import LoadReport
-    from vision_add_ons.token_ids import TokenIds
 
 log = logging.getLogger("sightline")
 
@@ -160,10 +158,8 @@ class Engine:
         builder = self._builder()
         if not isinstance(request, Request):
             raise RequestError(f"submit takes a Request, not {type(request).__name__}")
-        if on_finish is not None:
-            check_callback("on_finish", on_finish)
-        if on_event is not None:
-            check_callback("on_event", on_event)
+        check_callback("on_finish", on_finish)
+        check_callback("on_event", on_event)
         if cancel is not None:
             check_cancel(cancel)
         started = time.perf_counter()
@@ -342,8 +338,6 @@ class Engine:
                 f"{len(prompt.tokens)} tokens, and the context ends at {limit}; shorten the "
                 "conversation or start a new one"
             )
-        if not cast("TokenIds", prompt.tokens).within(self._vocab_size):
-            raise no_token_id(self._vocab_size)
 
     def _think(self, generation: Generation, guide: "Guide | None", request: Request) -> None:
         """Have an answer's thoughts, and calls, apart from what it says."""

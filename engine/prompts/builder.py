@@ -4,7 +4,7 @@ import json
 import threading
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from engine.checks import no_token_id, reading
 from engine.images import LoadedPicture, load_pictures
@@ -75,8 +75,8 @@ class PromptBuilder:
         `thinking` is `GenerationOptions.thinking`; `tools` are told in the way that the model
         knows. Pictures whose longer side exceeds `max_image_size` pixels are shrunk to it. The
         text, that of all messages together, may have `MOST_TEXT` characters. Raises `PromptError`,
-        `ContextExceeded`, `ImageError`, `ImageCountError` or `OptionError`, and for a long text
-        `Cancelled` soon after `cancel` was set.
+        `ContextExceeded`, `ImageError`, `ImageCountError`, `OptionError`, `RequestError` for what
+        is no token id, and for a long text `Cancelled` soon after `cancel` was set.
         """
         length = 0
         # A chat's messages were read when they were said.
@@ -109,6 +109,8 @@ class PromptBuilder:
             built = make()
         if not built.tokens:
             raise PromptError("the prompt is empty; give it some text")
+        if not cast(TokenIds, built.tokens).within(self._vocab_size):
+            raise no_token_id(self._vocab_size)
         if built.thought is None:  # no template wrote it
             if tools:
                 raise OptionError(
