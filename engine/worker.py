@@ -10,6 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine.generation import Generation, never_started
@@ -18,6 +19,7 @@ from engine.processes import check_process
 from vision_add_ons.errors import EngineClosed, EngineFailed
 
 if TYPE_CHECKING:
+    from engine.decoding.alone import Alone
     from engine.decoding.desk import Desk
     from engine.memory.memory import Memory
     from model_kit.kit import ModelKit
@@ -252,20 +254,19 @@ class Worker:
     def _serve(self) -> None:
         try:
             self.kit = self._load(self._check_open)
-            from engine.decoding.desk import Desk
+            from engine.decoding.desk import desk_for
 
             self.memory = self._remember(self.kit)
-            desk = Desk(self.kit, self.memory, self._parallel)
+            desk = desk_for(self.kit, self.memory, self._parallel)
         except BaseException as error:
             self._failure = error
             return
         self._loaded.set()
+        admit = partial(self._admit, desk, self.memory)
         try:
             while self._wait():
-                self._admit(desk, self.memory)
-                while desk.read() and self._admit(desk, self.memory):
-                    pass  # who came meanwhile is read with those before the next step
-                desk.step()
+                admit()
+                desk.step(admit)
                 if self.memory.cache_dir is not None and self._is_idle():
                     _keep_grown(self.memory)
         finally:
@@ -284,7 +285,7 @@ class Worker:
         """Whether there is nothing to do now."""
         return not self._waiting and all(job.done for job in self._running)
 
-    def _admit(self, desk: "Desk", memory: "Memory") -> bool:
+    def _admit(self, desk: "Desk | Alone", memory: "Memory") -> bool:
         """Begin what has its turn, as far as there is room; whether there was anything."""
         # A frame of its own: while it waits, the thread must not hold the previous generation and
         # its pictures.
@@ -304,7 +305,7 @@ class Worker:
                 self._end(job, error)
         return begun
 
-    def _next(self, desk: "Desk") -> Generation | Task | None:
+    def _next(self, desk: "Desk | Alone") -> Generation | Task | None:
         """What has its turn: a request when there is room, a task when what it waits for is done.
 
         Requests may go before others that there is no room for, and before a task that waits for

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 from mlx_lm import stream_generate
@@ -14,8 +14,37 @@ from engine.decoding.guide import guided
 from engine.decoding.prefill import prefill
 from engine.decoding.sampling import Sampler, logits_processors
 from engine.events import FinishReason
+from engine.generation import Generation
+from engine.memory.memory import Memory
+
+if TYPE_CHECKING:
+    from model_kit.kit import ModelKit
 
 Step = Callable[[int], int]
+
+
+class Alone:
+    """Answers one request after the other, as mlx-lm alone does. For the engine's thread alone."""
+
+    def __init__(self, kit: "ModelKit", memory: Memory) -> None:
+        self._kit = kit
+        self._memory = memory
+        self._steps: Iterator[None] | None = None
+        """Those of the answer that is under way."""
+
+    def takes(self, generation: Generation, under_way: int) -> bool:
+        """Whether there is room for another request, this one, beside so many."""
+        return not under_way
+
+    def admit(self, generation: Generation) -> None:
+        """Begin to answer a request."""
+        self._steps = steps(Answer(self._kit, self._memory, generation))
+
+    def step(self, admit: Callable[[], bool]) -> None:
+        """A token of the answer that is under way; there is no room for those whom `admit` lets
+        in."""
+        if self._steps is not None and next(self._steps, self) is self:
+            self._steps = None
 
 
 def steps(answer: Answer, step: Step | None = None) -> Iterator[None]:

@@ -1,13 +1,14 @@
 """Requests under way: which are read and decoded together, which by themselves, in what turns."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from mlx_lm.generate import generation_stream, wired_limit
 
 from engine.decoding import alone, reading
+from engine.decoding.alone import Alone
 from engine.decoding.answer import Answer
 from engine.decoding.company import Company
 from engine.decoding.lane import decodes_together
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
 
 
 class Desk:
-    """Answers as many requests at once as it has places. For the engine's thread alone.
+    """Answers several requests at once. For the engine's thread alone.
 
-    With one place, each is answered by itself, as mlx-lm alone does. With more, prompts are read a
-    chunk or a picture at a time, with a step of all answers between two; what cannot be decoded
-    together (quantized KV caches) is answered by itself, in turns with the others, one token each.
+    Prompts are read a chunk or a picture at a time, with a step of all answers between two; what
+    cannot be decoded together (quantized KV caches) is answered by itself, in turns with the
+    others, one token each.
     """
 
     def __init__(self, kit: "ModelKit", memory: Memory, places: int) -> None:
@@ -34,15 +35,15 @@ class Desk:
         self._single: Iterator[None] | None = None
         """The one that is answered by itself."""
         self._company = Company(kit.text_model, memory.room)
-        self._reading: Reading | None = None
-        """None where nothing is decoded together: then there is one place."""
-        if places > 1 and decodes_together(kit):
-            self._reading = Reading(kit, self._company, memory)
-        else:
-            self._places = 1
+        self._reading = Reading(kit, self._company, memory)
         self._wired = ExitStack()
         self._due = 0.0
         """When those that are decoded wait no longer for prompts."""
+
+    @property
+    def _busy(self) -> bool:
+        """Whether anything is under way."""
+        return bool(self._single is not None or len(self._company) or len(self._reading))
 
     def takes(self, generation: Generation, under_way: int) -> bool:
         """Whether there is room for another request, this one, beside so many.
@@ -55,9 +56,6 @@ class Desk:
     def admit(self, generation: Generation) -> None:
         """Begin to answer a request."""
         answer = Answer(self._kit, self._memory, generation)
-        if self._reading is None:
-            self._single = alone.steps(answer)
-            return
         if not self._busy:
             # As mlx-lm's loop does for what it runs itself; one for all, as the one that is left
             # sets the limit that there was when it was entered.
@@ -67,26 +65,29 @@ class Desk:
         else:
             self._single = alone.steps(answer, self._reading.step)
 
-    def read(self) -> bool:
-        """Read prompts; whether those of others may be read, too, before the next step."""
-        if self._reading is None:
-            return False
-        if not len(self._company):
-            self._due = time.perf_counter() + reading.FIRST
-        return self._reading.go_on(self._due)
+    def step(self, admit: Callable[[], bool]) -> None:
+        """A token of every answer that is under way, behind what is read of prompts.
 
-    def step(self) -> None:
-        """A token of every answer that is under way."""
-        if self._reading is not None and len(self._company):
+        `admit` lets others in, and says whether there were any: who came meanwhile is read with
+        those before the next step.
+        """
+        while self._read() and admit():
+            pass
+        if len(self._company):
             self._company.step()
             self._due = time.perf_counter() + reading.GAP
         if self._single is not None and next(self._single, self) is self:
             self._single = None
-        if self._reading is not None and not self._busy:
+        if not self._busy:
             self._wired.close()
 
-    @property
-    def _busy(self) -> bool:
-        """Whether anything is under way, where answers are made together."""
-        together = self._reading is not None and (len(self._company) or len(self._reading))
-        return bool(together) or self._single is not None
+    def _read(self) -> bool:
+        """Read prompts; whether those of others may be read, too, before the next step."""
+        if not len(self._company):
+            self._due = time.perf_counter() + reading.FIRST
+        return self._reading.go_on(self._due)
+
+
+def desk_for(kit: "ModelKit", memory: Memory, places: int) -> Desk | Alone:
+    """What answers so many requests at once, as far as the model can."""
+    return Desk(kit, memory, places) if places > 1 and decodes_together(kit) else Alone(kit, memory)
