@@ -49,7 +49,8 @@ class Request:
         if whole or not isinstance(self.prompt, Sequence):
             raise PromptError("a prompt is a text, a list of token ids or a list of messages")
         check_kind("options", self.options, GenerationOptions, "GenerationOptions")
-        check_client(self.client)
+        if self.client is not None:
+            check_client(self.client)
         told = type(self.tools) is not tuple or self.tools or self.tool_choice is not AUTO
         if told or self.parallel_tool_calls is not True:
             check_flag("parallel_tool_calls", self.parallel_tool_calls)

@@ -1,5 +1,6 @@
 """The tokens of answers that are decoded together, drawn together, each as if it were alone."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
@@ -7,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p
 
-from engine.decoding.sampling import GREEDY, Alternatives, Way, alternatives_of, beside, checked
+from engine.decoding.sampling import GREEDY, Alternatives, Way, alternatives_of, beside, not_finite
 from engine.options import GenerationOptions
 
 
@@ -54,7 +55,9 @@ class Row:
         """
         told, i = self.told.pop(0)
         logprobs, *likeliest = told.rows
-        logprob = checked(float(logprobs[i, 0]))
+        logprob = float(logprobs[i, 0])
+        if not math.isfinite(logprob):
+            raise not_finite()
         if not self.count:
             return logprob, ()
         return logprob, alternatives_of(*(array[i] for array in likeliest))[: self.count]

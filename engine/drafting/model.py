@@ -7,8 +7,8 @@ import mlx.core as mx
 from mlx_lm.generate import generation_stream
 
 from engine.memory import kv_state
-from engine.memory.prefix_tree import common_prefix
 from engine.memory.prompt_cache import PromptCache, Start
+from engine.memory.prompt_index import common_prefix
 from engine.prompts.prompt import Prompt
 from vision_add_ons.token_ids import TokenIds
 
