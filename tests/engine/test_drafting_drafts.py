@@ -72,10 +72,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_an_answer_is_what_it_is_without(drafted: Engine, name: str, seed: int) -> None:
-    asked = {"max_tokens": 40, "logprobs": True, "top_logprobs": 3, **OPTIONS[name]}
+    asked = {"max_tokens": 25, "logprobs": True, "top_logprobs": 3, **OPTIONS[name]}
     prompt = prompt_of(seed)
     expected, _ = events(drafted, prompt, draft_tokens=0, **asked)
-    for count in (1, 5, None):
+    for count in (5, None):
         deltas, end = events(drafted, prompt, draft_tokens=count, **asked)
         assert [d.token for d in deltas] == [d.token for d in expected]
         assert "".join(d.text for d in deltas) == end.answer
@@ -144,7 +144,7 @@ def test_a_conversation_goes_on_from_where_an_answer_was_cut(
 
 def test_in_company_drafts_rest(drafted: Engine, seed: int) -> None:
     """And come back when the others have left; no answer is another's matter."""
-    options = GenerationOptions(max_tokens=60, draft_tokens=4, temperature=0.3, **NEVER_ENDS)
+    options = GenerationOptions(max_tokens=40, draft_tokens=4, temperature=0.3, **NEVER_ENDS)
     prompts = [prompt_of(seed + i) for i in range(3)]
     asked = [
         Request(prompt, options=GenerationOptions(**{**vars(options), "seed": i, "stop": ()}))
@@ -236,7 +236,7 @@ def test_a_picture_s_tokens_are_no_words() -> None:
 # --- planted faults: what the tests above are there for -------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["mistral", "lfm2", "qwen3_5"])
+@pytest.mark.parametrize("name", ["mistral", "qwen3_5"])
 @pytest.mark.parametrize("fault", ["trimmed twice", "not run again", "none"])
 def test_planted_faults_are_seen(
     name: str, fault: str, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
@@ -257,7 +257,7 @@ def test_planted_faults_are_seen(
 
     other = tiny.save_of_few_words(tiny.of_few_words(seed + 1), tmp_path / "other")
     prompt = [BOS, *random.Random(seed).choices(WORDS, k=20)]
-    options = {"max_tokens": 24, "top_logprobs": 5, **NEVER_ENDS}
+    options = {"max_tokens": 16, "top_logprobs": 5, **NEVER_ENDS}
     with load(folder, draft=other, parallel=2) as engine:
         plain = engine.generate(prompt, options=GenerationOptions(draft_tokens=0, **options))
         expected = [e.logprob for e in plain if isinstance(e, TextDelta)]

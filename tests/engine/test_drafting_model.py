@@ -59,7 +59,7 @@ def grown(kit: ModelKit, model: DraftModel, history: list[int], chance: random.R
     """A history that goes on as the draft has it, for a while, and then otherwise; or as nobody
     drafted it."""
     last = chance.choice(WORDS)
-    for _ in range(8):
+    for _ in range(6):
         count = chance.randrange(1, 7)
         if chance.random() < 0.3:
             history = [*history, last, *chance.choices(WORDS, k=chance.randrange(50))]
@@ -78,8 +78,8 @@ def grown(kit: ModelKit, model: DraftModel, history: list[int], chance: random.R
 def test_it_says_what_it_would_say_alone(kit: ModelKit, seed: int) -> None:
     """Over several answers of one conversation, of which the later begin with what was kept."""
     chance, memory, owner = random.Random(seed), Memory(kit, 2**24, None, 0), object()
-    history = [BOS, *chance.choices(WORDS, k=70)]
-    for turn in range(3):
+    history = [BOS, *chance.choices(WORDS, k=50)]
+    for turn in range(2):
         model = drafting(kit, memory, owner)
         history = grown(kit, model, history, chance)
         model.close(history)
@@ -104,7 +104,8 @@ def test_what_was_drafted_last_and_never_said_is_not_kept(kit: ModelKit, seed: i
     memory.close()
 
 
-def test_who_is_cancelled_reads_no_further(kit: ModelKit, seed: int) -> None:
+def test_who_is_cancelled_reads_no_further(tmp_path: Path, seed: int) -> None:
+    kit = load_model_kit(tiny.save_of_few_words(tiny.of_few_words(seed), tmp_path / "draft"))
     memory = Memory(kit, 2**24, None, 0)
     history = [BOS, *random.Random(seed).choices(WORDS, k=5000)]
     asked = []
