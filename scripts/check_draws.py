@@ -3,7 +3,7 @@
     python scripts/check_draws.py [--draws 10000] [--seed N] [--draft itself|other]
 
 A tiny random model is asked the same again and again, on fresh seeds. The tokens at each place, of
-which drafts may have guessed all but the first, are counted, and the counts of both ways held against
+which drafts may have guessed all but the first, are counted, and both ways' counts are held against
 each other by a chi-square test; the exit code tells whether any is less likely than one in 10,000.
 Needs the extras `dev` and `parity`.
 """
