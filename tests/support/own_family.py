@@ -78,8 +78,8 @@ ELSEWHERE = [
     "test_text_is_left_alone",
     "test_two_engines_on_two_threads",
 ]
-"""What one family of each kind has in the test command. There, tests/engine/test_conversations.py
-holds warm answers against cold ones, and text is held against mlx-lm itself below."""
+"""What one family of each kind has in the test command. Each has `test_a_conversation`, which goes
+on from its cache, and has its text held against mlx-lm itself below."""
 
 
 class OwnFamily(Conformance):
