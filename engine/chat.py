@@ -4,9 +4,10 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from engine.checks import check_cancel, check_flag, check_options, reading
+from engine.checks import check_flag, check_options, reading
 from engine.events import Finished
 from engine.generation import Generation
 from engine.options import GenerationOptions
@@ -84,14 +85,15 @@ class Chat:
         of the calls, or by their ids (`ToolCall.id`). Raises `ChatBusy` while the
         previous answer is under way, or another `RequestError`.
         """
-        from engine.prompts.messages import read_messages
+        from engine.prompts.messages import Message, read_messages
 
         self._engine.check_process()
-        check_options(options)
-        check_cancel(cancel)
         new = []
         if results is None:
-            new = read_messages([{"role": "user", "content": content}], images)
+            if type(content) is str and type(images) is tuple and not images:
+                new = [Message("user", (content,))]
+            else:
+                new = read_messages([{"role": "user", "content": content}], images)
         else:
             with reading("the pictures", PromptError):
                 if content is not None or images:
@@ -103,9 +105,6 @@ class Chat:
             self._busy = True
             history = self._messages
 
-        def answered(finished: Finished) -> None:
-            self._answered(history, new, finished)
-
         # Not under the lock: building a long prompt takes its time.
         try:
             if results is not None:
@@ -115,12 +114,13 @@ class Chat:
             request = Request(
                 [*history, *new],
                 (),
-                options or self._options,
+                self._options if options is None else options,
                 owner=self._owner,
                 tools=called,
                 tool_choice=tool_choice,
                 parallel_tool_calls=parallel_tool_calls,
             )
+            answered = partial(self._answered, history, new)
             generation = self._engine.submit(request, on_finish=answered, cancel=cancel)
         except BaseException:
             with self._lock:

@@ -16,7 +16,6 @@ from engine.checks import (
     check_cancel,
     check_options,
     file_name,
-    no_token_id,
     reading,
     token_id,
     token_ids,
@@ -24,6 +23,7 @@ from engine.checks import (
 from engine.events import Event, Finished
 from engine.generation import Generation
 from engine.options import GenerationOptions
+from engine.processes import check_process
 from engine.prompts.text_encoder import Cancelled
 from engine.request import Request
 from engine.schema import Schema
@@ -160,7 +160,8 @@ class Engine:
             raise RequestError(f"submit takes a Request, not {type(request).__name__}")
         check_callback("on_finish", on_finish)
         check_callback("on_event", on_event)
-        check_cancel(cancel)
+        if cancel is not None:
+            check_cancel(cancel)
         started = time.perf_counter()
         options = request.options
         self._check(options)
@@ -169,7 +170,7 @@ class Engine:
             from engine.tools.asking import schema_of
 
             schema = schema_of(request, builder)
-        guide = self._guide(schema)
+        guide = None if schema is None else self._guide(schema)
         prompt, cancelled = builder.nothing, False
         try:
             prompt = builder.build(
@@ -314,7 +315,7 @@ class Engine:
 
         There, all of an engine's methods do, except `close`, which does nothing.
         """
-        self._worker.check_process()
+        check_process(self._worker.process)
 
     def _builder(self) -> "PromptBuilder":
         self.check_process()
@@ -337,29 +338,25 @@ class Engine:
                 f"{len(prompt.tokens)} tokens, and the context ends at {limit}; shorten the "
                 "conversation or start a new one"
             )
-        if not prompt.fits(self._vocab_size):
-            raise no_token_id(self._vocab_size)
 
     def _think(self, generation: Generation, guide: "Guide | None", request: Request) -> None:
         """Have an answer's thoughts, and calls, apart from what it says."""
         from engine.decoding.parts import parts_of
         from engine.decoding.thinking import thinking_guide
 
-        thought, options = generation.prompt.thought, generation.options
-        generation.guide = thinking_guide(
-            self._marks, self._vocab_size, thought, options, guide, self._ends
-        )
+        marks, thought, options = self._marks, generation.prompt.thought, generation.options
+        held = thinking_guide(marks, self._vocab_size, thought, options, guide, self._ends)
         reader = None
         if request.tools:
-            from engine.tools.asking import reader_of
+            from engine.tools.asking import guide_of, reader_of
 
             reader = reader_of(request, self._builder())
-        generation.parts = parts_of(self._marks, thought, options, guide is not None, reader)
+            held = guide_of(request, self._builder(), self._guides, held)
+        generation.guide = held
+        generation.parts = parts_of(marks, thought, options, guide is not None, reader)
 
-    def _guide(self, schema: Any) -> "Guide | None":
-        """What holds an answer to its schema, if it has one."""
-        if schema is None:
-            return None
+    def _guide(self, schema: Any) -> "Guide":
+        """What holds an answer to its schema."""
         guides = self._guides
         if guides is None:
             raise EngineClosed("this engine is closed; load the model again")

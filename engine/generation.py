@@ -66,7 +66,8 @@ class Generation:
         self._on_event = on_event
         self._callback_failed = False
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
-        self._arrival, self._end = Bell(), Bell()
+        self._bells: dict[str, Bell] = {}
+        """What wakes coroutines that wait for the next "event" or the "end", once any do."""
         self._cancelled = threading.Event()
         self._cancelled_from_outside = cancel
         self._ended = threading.Event()
@@ -94,7 +95,8 @@ class Generation:
             try:
                 event = self._events.get_nowait()
             except queue.Empty:
-                await self._arrival.wait(lambda: not self._events.empty())
+                bell = self._bells.setdefault("event", Bell())
+                await bell.wait(lambda: not self._events.empty())
                 continue
             if event is None:
                 self._deliver(None)
@@ -105,7 +107,8 @@ class Generation:
         """The final event, or the error that ended the generation, as `result` has it."""
         check_process(self._process)
         while not self._ended.is_set():
-            yield from self._end.wait(self._ended.is_set).__await__()
+            bell = self._bells.setdefault("end", Bell())
+            yield from bell.wait(self._ended.is_set).__await__()
         return self.result()
 
     def cancel(self) -> None:
@@ -166,7 +169,8 @@ class Generation:
         if self._on_finish is not None:
             self._call(self._on_finish, finished)
         self._ended.set()
-        self._end.ring()
+        if "end" in self._bells:
+            self._bells["end"].ring()
         self.emit(finished)
         self._deliver(None)
         # A finished answer that is kept must not keep a model in memory.
@@ -174,7 +178,8 @@ class Generation:
 
     def _deliver(self, event: Event | None) -> None:
         self._events.put(event)
-        self._arrival.ring()
+        if "event" in self._bells:
+            self._bells["event"].ring()
 
     def _call(self, callback: Callable[[SomeEvent], None], event: SomeEvent) -> None:
         try:

@@ -10,6 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine.generation import Generation, never_started
@@ -18,6 +19,7 @@ from engine.processes import check_process
 from vision_add_ons.errors import EngineClosed, EngineFailed
 
 if TYPE_CHECKING:
+    from engine.decoding.alone import Alone
     from engine.decoding.desk import Desk
     from engine.memory.memory import Memory
     from model_kit.kit import ModelKit
@@ -40,6 +42,11 @@ class Task:
     future: Future[Any]
     exclusive: bool
     owner: object
+
+    @property
+    def done(self) -> bool:
+        """Whether it was done."""
+        return self.future.done()
 
     def waits_for(self, other: Generation) -> bool:
         """Whether an answer under way has to end first."""
@@ -88,7 +95,8 @@ class Worker:
         """What loading raised."""
         self._death: BaseException | None = None
         """What ended the thread before its time."""
-        self._process = os.getpid()
+        self.process = os.getpid()
+        """The process that has the thread; a forked one has it not."""
         self.kit: ModelKit | None = None
         self.memory: Memory | None = None
         self.thread = threading.Thread(target=self._main, name="sightline-engine", daemon=True)
@@ -110,10 +118,6 @@ class Worker:
     def _check_open(self) -> None:
         if self._closed:
             raise EngineClosed("the engine was closed while its model was loading")
-
-    def check_process(self) -> None:
-        """Raises `ForkedProcess` in a process that was forked from the one that has the thread."""
-        check_process(self._process)
 
     def submit(self, generation: Generation) -> None:
         """Have a request answered in its client's turn; one that is cancelled already ends here.
@@ -144,11 +148,11 @@ class Worker:
         return task.future
 
     def _put(self, job: Generation | Task) -> None:
-        self.check_process()
+        check_process(self.process)
         with self._changed:
             if self._ended or (self._closed and isinstance(job, Generation)):
                 raise self._refusal()
-            self._waiting.insert(self._place(job), job)
+            self._waiting.insert(self._place(job) if self._waiting else 0, job)
             self._changed.notify()
 
     def _refusal(self) -> EngineClosed:
@@ -160,7 +164,7 @@ class Worker:
         return error
 
     def _place(self, job: Generation | Task) -> int:
-        """Where in the queue `job` comes: nobody's second request before another's first.
+        """Where among those that wait `job` comes: nobody's second before another's first.
 
         What was queued after a task is done after it.
         """
@@ -182,7 +186,7 @@ class Worker:
 
         Safe to call twice, and from any thread.
         """
-        if os.getpid() != self._process:
+        if os.getpid() != self.process:
             return  # the thread is another process's, and so may be the lock
         with self._changed:
             self._closed = True
@@ -244,41 +248,44 @@ class Worker:
     def _end(self, job: Generation | Task, error: BaseException) -> None:
         if isinstance(job, Generation):
             job.finish(never_started(job, error))
-        elif not job.future.done():
+        elif not job.done:
             job.future.set_exception(error)
 
     def _serve(self) -> None:
         try:
             self.kit = self._load(self._check_open)
-            from engine.decoding.desk import Desk
+            from engine.decoding.desk import desk_for
 
             self.memory = self._remember(self.kit)
-            desk = Desk(self.kit, self.memory, self._parallel)
+            desk = desk_for(self.kit, self.memory, self._parallel)
         except BaseException as error:
             self._failure = error
             return
         self._loaded.set()
+        admit = partial(self._admit, desk, self.memory)
         try:
-            while self._wait(desk):
-                self._admit(desk, self.memory)
-                while desk.read() and self._admit(desk, self.memory):
-                    pass  # who came meanwhile is read with those before the next step
-                desk.step()
-                if not (desk.busy or self._waiting):
+            while self._wait():
+                admit()
+                desk.step(admit)
+                if self.memory.cache_dir is not None and self._is_idle():
                     _keep_grown(self.memory)
         finally:
             self.memory.close()
 
-    def _wait(self, desk: "Desk") -> bool:
+    def _wait(self) -> bool:
         """Wait until there is something to do; whether there ever will be."""
         with self._changed:
-            self._running = [job for job in self._running if not _is_done(job)]
-            while not (desk.busy or self._waiting or self._closed):
+            self._running = [job for job in self._running if not job.done]
+            while not (self._running or self._waiting or self._closed):
                 self._changed.wait()
-            self._ended = not (desk.busy or self._waiting)
+            self._ended = not (self._running or self._waiting)
             return not self._ended
 
-    def _admit(self, desk: "Desk", memory: "Memory") -> bool:
+    def _is_idle(self) -> bool:
+        """Whether there is nothing to do now."""
+        return not self._waiting and all(job.done for job in self._running)
+
+    def _admit(self, desk: "Desk | Alone", memory: "Memory") -> bool:
         """Begin what has its turn, as far as there is room; whether there was anything."""
         # A frame of its own: while it waits, the thread must not hold the previous generation and
         # its pictures.
@@ -298,19 +305,19 @@ class Worker:
                 self._end(job, error)
         return begun
 
-    def _next(self, desk: "Desk") -> Generation | Task | None:
+    def _next(self, desk: "Desk | Alone") -> Generation | Task | None:
         """What has its turn: a request when there is room, a task when what it waits for is done.
 
         Requests may go before others that there is no room for, and before a task that waits for
         one answer; nothing goes before a task that waits for all.
         """
         with self._changed:
-            self._running = [job for job in self._running if not _is_done(job)]
+            self._running = [job for job in self._running if not job.done]
             under_way = [job for job in self._running if isinstance(job, Generation)]
             passed = False
             for job in self._waiting:
                 if isinstance(job, Generation):
-                    ready = desk.takes(job)
+                    ready = desk.takes(job, len(under_way))
                 else:
                     ready = not (passed or any(map(job.waits_for, under_way)))
                 if ready:
@@ -324,17 +331,13 @@ class Worker:
 
     def _withdraw(self, generation: Generation) -> None:
         """End a cancelled generation that has not started, without waiting for its turn."""
-        if os.getpid() != self._process:
+        if os.getpid() != self.process:
             return
         with self._changed:
             if generation not in self._waiting:
                 return
             self._waiting.remove(generation)
         generation.finish(never_started(generation))
-
-
-def _is_done(job: Generation | Task) -> bool:
-    return job.done if isinstance(job, Generation) else job.future.done()
 
 
 def _keep_grown(memory: "Memory") -> None:

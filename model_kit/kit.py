@@ -4,6 +4,7 @@ import hashlib
 import os
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +93,7 @@ class ModelKit:
         if adapter is not None:
             adapter.put(self.text_model)
 
-    @property
+    @cached_property
     def vocab_size(self) -> int:
         """How many logits the decoder gives."""
         return int(self.config.decoder.get("vocab_size") or len(self.tokenizer))

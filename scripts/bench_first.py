@@ -27,8 +27,8 @@ from mlx_lm import stream_generate
 from mlx_lm.models.cache import KVCache, make_prompt_cache, trim_prompt_cache
 
 from engine import Chat, Engine, Finished, GenerationOptions, Progress, TextDelta, load
-from engine.memory.prefix_tree import common_prefix
 from engine.memory.prompt_cache import Start
+from engine.memory.prompt_index import common_prefix
 from engine.prompts.messages import Message
 from engine.prompts.text_encoder import TextEncoder
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 from mlx_lm import stream_generate
@@ -14,8 +14,37 @@ from engine.decoding.guide import guided
 from engine.decoding.prefill import prefill
 from engine.decoding.sampling import Sampler, logits_processors
 from engine.events import FinishReason
+from engine.generation import Generation
+from engine.memory.memory import Memory
+
+if TYPE_CHECKING:
+    from model_kit.kit import ModelKit
 
 Step = Callable[[int], int]
+
+
+class Alone:
+    """Answers one request after the other, as mlx-lm alone does. For the engine's thread alone."""
+
+    def __init__(self, kit: "ModelKit", memory: Memory) -> None:
+        self._kit = kit
+        self._memory = memory
+        self._steps: Iterator[None] | None = None
+        """Those of the answer that is under way."""
+
+    def takes(self, generation: Generation, under_way: int) -> bool:
+        """Whether there is room for another request, this one, beside so many."""
+        return not under_way
+
+    def admit(self, generation: Generation) -> None:
+        """Begin to answer a request."""
+        self._steps = steps(Answer(self._kit, self._memory, generation))
+
+    def step(self, admit: Callable[[], bool]) -> None:
+        """A token of the answer that is under way; there is no room for those whom `admit` lets
+        in."""
+        if self._steps is not None and next(self._steps, self) is self:
+            self._steps = None
 
 
 def steps(answer: Answer, step: Step | None = None) -> Iterator[None]:
@@ -38,17 +67,21 @@ def steps(answer: Answer, step: Step | None = None) -> Iterator[None]:
 
 def _tokens(answer: Answer, step: Step | None) -> Generator[None, None, FinishReason]:
     left = answer.begin()
-    while not answer.fits():
+    while not answer.room.admits(answer):
         answer.stop_if_cancelled()
         yield  # until others have ended
-    options, kit, ahead = answer.options, answer.kit, len(answer.prompt.tokens) - answer.cached
-    wires = step is None and answer.prompt.spans  # mlx-lm's loop does it for what is left to it
-    with wired_limit(kit.text_model, [generation_stream]) if wires else nullcontext():
-        rest, extra = yield from _run_ahead(answer, left, step)
-    ahead -= len(rest)
+    options, kit, prompt = answer.options, answer.kit, answer.prompt
+    rest, progress = left, answer.progress
+    extra: dict[str, Any] = {}
+    pieces = step is not None or answer.border is not None
+    if pieces or prompt.spans or prompt.bidirectional:
+        wires = step is None and prompt.spans  # mlx-lm's loop does it for what is left to it
+        with wired_limit(kit.text_model, [generation_stream]) if wires else nullcontext():
+            rest, extra = yield from _run_ahead(answer, left, step)
+        ahead = len(left) - len(rest)
 
-    def progress(processed: int, total: int) -> None:
-        answer.progress(processed + ahead, total + ahead)
+        def progress(processed: int, total: int) -> None:
+            answer.progress(processed + ahead, total + ahead)
 
     if options.kv_bits is not None:
         extra |= {
@@ -59,7 +92,7 @@ def _tokens(answer: Answer, step: Step | None) -> Generator[None, None, FinishRe
     # The random state belongs to this thread: nobody else's numbers change.
     mx.random.seed(answer.seed)
     sampler = Sampler(options, kit.vocab_size)
-    processors = logits_processors(options, answer.prompt.tokens[: -len(rest)])
+    processors = logits_processors(options, prompt.tokens[: -len(rest)])
     if answer.guide is not None:
         processors.append(guided(answer.guide, lambda: sampler.drawn))
     responses = stream_generate(

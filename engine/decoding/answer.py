@@ -4,8 +4,7 @@ import logging
 import secrets
 import time
 import traceback
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -20,11 +19,11 @@ from engine.events import (
     ToolCall,
     ToolCallDelta,
 )
-from engine.generation import Generation, never_started
-from engine.memory.kv_state import finite, frozen, kv_length, rotates, snapshot
+from engine.generation import Generation
+from engine.memory.kv_state import finite, frozen, kv_length, snapshot
 from engine.memory.memory import Memory
-from engine.memory.prefix_tree import common_prefix, joined
 from engine.memory.prompt_cache import Start
+from engine.memory.prompt_index import common_prefix, joined
 from engine.options import LARGEST
 from vision_add_ons.base import ImageSpan, Picture
 from vision_add_ons.cache_views import plain_caches
@@ -62,9 +61,12 @@ class Answer:
         self.generation = generation
         self.options = generation.options
         self.prompt = generation.prompt
-        self._cache, self._features, self._room = memory.prompts, memory.features, memory.room
+        self.room = memory.room
+        self._cache, self._features, self._rotates = memory.prompts, memory.features, memory.rotates
         self._parts = generation.parts
-        self._stops = StopStrings(self.options.stop) if self._parts is None else self._parts.stops
+        self._stops = None if self._parts is None else self._parts.stops
+        if self._parts is None and self.options.stop:
+            self._stops = StopStrings(self.options.stop)
         self.guide = generation.guide
         """What holds it to its schema, if it has one, and its thought to its length."""
         seed = self.options.seed
@@ -74,6 +76,8 @@ class Answer:
         """What holds the prompt, and the answer so far."""
         self.start = Start(None, 0, generation.owner)
         """What of the prompt was in the cache."""
+        self.cached = 0
+        """How many tokens of it those were."""
         self.border: int | None = None
         """How many of the tokens left to run are before the border of this turn, where it is known
         that later turns go on from there, and caches cannot go back by themselves."""
@@ -81,6 +85,8 @@ class Answer:
         """Of how many tokens the prompt is run at once, at most."""
         self.limit: int | None = None
         """How many tokens the answer may have where memory ends before `max_tokens` do."""
+        self.drafted = 0
+        """How many of its tokens were drafted."""
         self._started = time.perf_counter()
         self._first_token: float | None = None
         self._last_token: float | None = None
@@ -101,16 +107,13 @@ class Answer:
         self.stop_if_cancelled()
         self.start = self._cache.take(self.prompt, self.options.kv_variant, self.start.owner)
         self.kv, self.start.kv = self.start.kv, None
+        self.cached = self.start.length
         if self.kv is None:
             self.kv = self.kit.make_cache()
         border = self.prompt.border
-        if border is not None and self.cached < border and rotates(self.kv):
+        if border is not None and self.cached < border and self._rotates:
             self.border = border - self.cached
         return self.prompt.tokens[self.cached :]
-
-    def fits(self) -> bool:
-        """Whether there is memory for it now; raises `NotEnoughMemory` if there never is."""
-        return self._room.admits(self)
 
     def shares(self, other: "Answer") -> int:
         """How many tokens the other's prompt begins with as this one does; 0 for too few."""
@@ -127,24 +130,14 @@ class Answer:
 
         It is not called where there is no memory for them to be there twice.
         """
-        if not self._room.copies(self):
+        if not self.room.copies(self):
             return
         kv = take()
-        key, length = self._key, kv_length(kv) or 0
+        key, length = joined(self.prompt.key, TokenIds(self._fed)), kv_length(kv) or 0
         if 0 < length <= len(key):
             asked = min(length, len(self.prompt.tokens))
             start = Start(None, 0, None, dict(self.start.snapshots), asked=asked)
             self._cache.put(key[:length], frozen(kv), self.options.kv_variant, start)
-
-    @property
-    def _key(self) -> Sequence[Hashable]:
-        """What stands for the prompt, and for all tokens generated."""
-        return joined(self.prompt.key, TokenIds(self._fed))
-
-    @property
-    def cached(self) -> int:
-        """How many tokens of the prompt were in the cache."""
-        return self.start.length
 
     @property
     def spans(self) -> list[ImageSpan]:
@@ -219,7 +212,7 @@ class Answer:
     def progress(self, processed: int, total: int) -> None:
         """Tell that so many of the tokens left to run were; raises `Cancelled`."""
         border = total - 1 if self.border is None else self.border
-        if processed == border and self.kv and rotates(plain_caches(self.kv)):
+        if processed == border and self.kv and self._rotates:
             # The border of a turn: from here another answer can be tried, or the next turn goes on.
             self.start.snapshots[self.cached + processed] = snapshot(plain_caches(self.kv))
         self.generation.emit(Progress(processed, total, self.cached))
@@ -252,7 +245,7 @@ class Answer:
         self._last_token = time.perf_counter()
         if self._first_token is None:
             self._first_token = self._last_token
-            self._room.has_read(self)
+            self.room.has_read(self)
         self._fed.append(token)
         if self.guide is not None and self.guide.error is not None and ended is None:
             raise self.guide.error
@@ -268,11 +261,13 @@ class Answer:
             of_token = {"token": token, "logprob": told, "top_logprobs": alternatives}
             for event in self._parts.feed(token, text, {} if ended == "stop" else of_token):
                 self._release(event)
-        elif ended == "stop":
-            self._release(TextDelta(self._stops.feed(text)))
         else:
-            self._release(TextDelta(self._stops.feed(text), token, told, alternatives))
-        if self._stops.matched is not None:
+            text = text if self._stops is None else self._stops.feed(text)
+            if ended == "stop":
+                self._release(TextDelta(text))
+            else:
+                self._release(TextDelta(text, token, told, alternatives))
+        if self._stops is not None and self._stops.matched is not None:
             return "stop_string"
         if ended is not None:
             return ended
@@ -308,21 +303,23 @@ class Answer:
             traceback.clear_frames(error.__traceback__)
             error.__traceback__ = None
         try:
-            self._release_rest(reason)
+            # A plain answer that came to its end has told all of it.
+            if self._stops is not None or reason in ("cancelled", "error"):
+                self._release_rest(reason)
             if reason == "stop" and self._parts is not None and self._parts.calls:
                 reason = "tool_calls"
             self._store(reason, failed=error is not None)
         except BaseException as e:
             error = error or e
         self.kv, self._rows = None, {}
-        self._room.leave(self)
+        self.room.leave(self)
         self.generation.finish(self._finished("error" if error else reason, error))
 
     def _release_rest(self, reason: FinishReason) -> None:
         """Give out text that was held back, by the stop strings or by mlx-lm's detokenizer."""
-        if self._stops.matched is not None:
+        stops, text = self._stops, ""
+        if stops is not None and stops.matched is not None:
             return
-        text = ""
         if reason in ("cancelled", "error") and self._tokens:
             # Leaving mlx-lm's loop early leaves its detokenizer's last characters there.
             detokenizer = self.kit.tokenizer.detokenizer
@@ -332,7 +329,7 @@ class Answer:
             detokenizer.finalize()
             text = detokenizer.last_segment.rstrip("\ufffd")
         if self._parts is None:
-            self._release(TextDelta(self._stops.feed(text) + self._stops.flush()))
+            self._release(TextDelta(text if stops is None else stops.feed(text) + stops.flush()))
             return
         for event in self._parts.rest(text, by_itself=reason == "stop"):
             self._release(event)
@@ -346,9 +343,9 @@ class Answer:
         length = kv_length(self.kv) if self.kv is not None else None
         if not length or (failed and length != self.cached):
             return
-        key = self._key[:length]
+        key = joined(self.prompt.key, TokenIds(self._fed))[:length]
         if len(key) == length:  # else it holds a token that nobody was told
-            kv = plain_caches(self.kv or [])
+            kv = plain_caches(self.kv or []) if self.prompt.spans else self.kv or []
             # What was run and gave no token that was handed on, nobody has looked at.
             if reason in ("cancelled", "stop_string", "tool_calls") and not finite(kv):
                 return
@@ -360,11 +357,11 @@ class Answer:
         if first is not None and self._last_token is not None and self._last_token > first:
             speed = (len(self._fed) - 1) / (self._last_token - first)
         parts, tokens = self._parts, tuple(self._tokens)
-        return replace(
-            never_started(self.generation, error),
+        return Finished(
             finish_reason=reason,
             answer="".join(self._released),
             tokens=tokens,
+            prompt_tokens=len(self.prompt.tokens),
             cached_tokens=self.cached,
             disk_tokens=self.cached if self.start.from_disk else 0,
             images_encoded=self._images_encoded,
@@ -374,7 +371,9 @@ class Answer:
             time_to_first_token=first - submitted if first and self._tokens else None,
             tokens_per_second=speed,
             seed=self.seed,
-            stop_string=self._stops.matched,
+            drafted_tokens=self.drafted,
+            stop_string=None if self._stops is None else self._stops.matched,
+            error=error,
             tool_calls=() if parts is None else parts.calls,
             broken_calls=() if parts is None else parts.broken_calls,
             reasoning="" if parts is None else parts.reasoning,

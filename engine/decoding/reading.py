@@ -14,7 +14,6 @@ from engine.decoding.groups import Unread, alike
 from engine.decoding.lane import LaneCache
 from engine.decoding.looking import Looking
 from engine.decoding.prefill import prefill, prefill_together
-from engine.memory.kv_state import rotates
 from engine.memory.memory import Memory
 from vision_add_ons.cache_views import plain_caches
 
@@ -51,7 +50,7 @@ class Reading:
         self._room = memory.room
         at_once = 1 if kit.add_on is None else kit.add_on.images_at_once
         self._looking = Looking(memory.features, at_once)
-        self._rotates = rotates(kit.make_cache())
+        self._rotates = memory.rotates
         # A cache that rotates serves at its borders alone, and those of others are elsewhere.
         self._sharing = memory.budget.max_bytes > 0 and not self._rotates
         self._waiting: dict[Answer, Answer | None] = {}
@@ -146,7 +145,7 @@ class Reading:
         """Let one begin if there is memory for it."""
         try:
             one.answer.stop_if_cancelled()
-            if one.answer.fits():
+            if self._room.admits(one.answer):
                 begun.append(one)
             else:
                 self._stalled = one

@@ -76,7 +76,9 @@ class Sampler:
         token alone.
         """
         told = self._told.popleft()
-        logprob = checked(float(told[0]))
+        logprob = float(told[0])
+        if not math.isfinite(logprob):
+            raise not_finite()
         # As arrays of the processor: MLX would compute the parts behind the step under way.
         likeliest = [np.array(array)[0] for array in told[1:]]
         return logprob, alternatives_of(*likeliest) if likeliest else ()
@@ -92,14 +94,12 @@ def beside(logprobs: mx.array, tokens: mx.array, count: int) -> list[mx.array]:
     return told
 
 
-def checked(logprob: float) -> float:
-    """A token's log-probability; raises `NumericalError` for one that is not finite."""
-    if not math.isfinite(logprob):
-        raise NumericalError(
-            "the model computed NaN or infinity instead of probabilities: its weights are "
-            "damaged, or too large for their dtype; fetch it again, or convert it to bfloat16"
-        )
-    return logprob
+def not_finite() -> NumericalError:
+    """What is raised for a token's log-probability that is not finite."""
+    return NumericalError(
+        "the model computed NaN or infinity instead of probabilities: its weights are "
+        "damaged, or too large for their dtype; fetch it again, or convert it to bfloat16"
+    )
 
 
 def alternatives_of(ids: np.ndarray, values: np.ndarray) -> Alternatives:

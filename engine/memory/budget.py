@@ -62,9 +62,9 @@ class Budget:
         item.nbytes = nbytes
 
     def remove(self, item: Kept) -> None:
-        """Count an item no longer. Raises KeyError for one that is not counted."""
-        del self._kept[id(item)]
-        self.nbytes -= item.nbytes
+        """Count an item no longer, if it is counted at all."""
+        if self._kept.pop(id(item), None) is not None:
+            self.nbytes -= item.nbytes
 
     def clear(self) -> None:
         """Know of nothing any more: what drops an item holds its keeper, which holds all items."""

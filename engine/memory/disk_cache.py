@@ -16,7 +16,6 @@ from engine.memory.disk_writer import DiskWriter, Write
 from engine.memory.kv_file import SUFFIX, Contents, UnusableFile
 from engine.memory.kv_state import Snapshot, as_caches, fit, frozen, nbytes
 from engine.memory.prompt_index import PromptIndex, Stored
-from engine.prompts.prompt import Prompt
 from model_kit.files import UNFINISHED, remove_leftovers
 from vision_add_ons.errors import OptionError
 
@@ -117,7 +116,8 @@ class DiskCache:
         self._folder: Path | None = None
         self._fingerprint = fingerprint
         self._layers = layers
-        self._index: PromptIndex[StoredFile] = PromptIndex()
+        self.index: PromptIndex[StoredFile] = PromptIndex()
+        """The files that are known."""
         self._named: dict[Path, StoredFile] = {}
         """Files of the user's."""
         self._writer = writer
@@ -133,7 +133,7 @@ class DiskCache:
         for path in found:
             stored = self._describe(path, replaceable=True)
             if stored is not None:
-                self._index.add(stored)
+                self.index.add(stored)
         self._writer.start()
 
     def add(self, path: Path) -> None:
@@ -144,13 +144,7 @@ class DiskCache:
         stored = self._describe(path, replaceable=False) if self._layers else None
         if stored is not None:
             self._named[path] = stored
-            self._index.add(stored)
-
-    def longest(
-        self, prompt: Prompt, variant: Hashable, beyond: int
-    ) -> tuple[StoredFile | None, int]:
-        """The file that serves most of a prompt, if that is more than `beyond` tokens."""
-        return self._index.longest(prompt, variant, beyond)
+            self.index.add(stored)
 
     def load(self, stored: StoredFile) -> tuple[list[Any], dict[int, Snapshot]] | None:
         """The caches and snapshots of a file; None if it is gone or no longer what it was.
@@ -205,7 +199,7 @@ class DiskCache:
 
         stored = entry.file = StoredFile(path, contents, replaceable=False)
         stored.written = self._writer.submit(bounded)
-        self._index.add(stored)
+        self.index.add(stored)
         if not at_leisure:
             stored.written.exception()
 
@@ -254,7 +248,7 @@ class DiskCache:
     def forget(self, stored: StoredFile) -> None:
         """Look for a file no longer."""
         with suppress(KeyError, ValueError):  # forgotten already
-            self._index.remove(stored)
+            self.index.remove(stored)
 
     def _make_room(self, path: Path, nbytes: int) -> bool:
         """Remove the least recently used until `nbytes` fit; on the writer's thread.

@@ -12,8 +12,7 @@ from engine.memory import kv_state
 from engine.memory.budget import Budget
 from engine.memory.disk_cache import DiskCache, StoredFile
 from engine.memory.kv_state import Snapshot, kv_length
-from engine.memory.prefix_tree import common_prefix
-from engine.memory.prompt_index import PromptIndex, covers, usable
+from engine.memory.prompt_index import PromptIndex, common_prefix, covers, usable
 from engine.prompts.prompt import Prompt
 from vision_add_ons.token_ids import TokenIds
 
@@ -49,6 +48,8 @@ class Entry:
     variant: Hashable
     asked: int
     """How many of its tokens are the latest prompt's; the rest is the answer."""
+    owner: Callable[[], object]
+    """Gives whose conversation it is; None once nobody holds the owner any more."""
     snapshots: dict[int, Snapshot] = field(default_factory=dict)
     """By the number of tokens from which on the conversation can start again."""
     turns: int = 1
@@ -58,42 +59,26 @@ class Entry:
     lasting: bool = False
     """Whether it is worth writing after one turn: the latest of what was somebody's."""
     nbytes: int = 0
+    borders: Collection[int] = ()
+    least: int = 0
+    """The length below which a cold run's cache would not be quantized, if this one is."""
 
     def __post_init__(self) -> None:
-        self.owner = None
         kv_state.fit(self.kv)
         self.snapshots = {n: kv_state.fitted(self.kv, s) for n, s in self.snapshots.items()}
         self.nbytes = kv_state.nbytes(self.kv, self.snapshots)
-
-    @property
-    def owner(self) -> object:
-        """Whose conversation it is; None once nobody holds the owner any more."""
-        return self._owner()
-
-    @owner.setter
-    def owner(self, owner: object) -> None:
-        self._owner = _reference(owner)
-        self.lasting = self.owned
+        self.borders = self.snapshots.keys()
+        if isinstance(self.variant, tuple) and any(hasattr(c, "bits") for c in self.kv):
+            self.least = int(self.variant[2])
 
     @property
     def owned(self) -> bool:
         """Whether a conversation that somebody holds will go on with it."""
-        return self.owner is not None
-
-    @property
-    def borders(self) -> Collection[int]:
-        return self.snapshots.keys()
+        return self.owner() is not None
 
     @property
     def trims(self) -> bool:
         return bool(can_trim_prompt_cache(self.kv))
-
-    @property
-    def least(self) -> int:
-        """The length below which a cold run's cache would not be quantized, if this one is."""
-        if isinstance(self.variant, tuple) and any(hasattr(c, "bits") for c in self.kv):
-            return int(self.variant[2])
-        return 0
 
 
 @dataclass
@@ -122,9 +107,11 @@ class PromptCache:
     store, so it is extended in place: a follow-up copies nothing.
     """
 
-    def __init__(self, budget: Budget, disk: DiskCache) -> None:
+    def __init__(self, budget: Budget, disk: DiskCache, rotates: bool = False) -> None:
+        """`rotates` says that of the model's caches; see `kv_state.rotates`."""
         self._budget = budget
         self._disk = disk
+        self._rotates = rotates
         self._index: PromptIndex[Entry] = PromptIndex()
         self._entries: dict[int, Entry] = {}
         self._own: dict[Hashable, Entry] = {}
@@ -146,36 +133,55 @@ class PromptCache:
         left in the store and its common part copied. A request of nobody's leaves a cache its
         owner's. A file is read only if it serves more than anything in memory.
         """
-        start = self._take(prompt, variant, owner)
-        start.asked = len(prompt.key)
-        return start
-
-    def _take(self, prompt: Prompt, variant: Hashable, owner: object) -> Start:
         entry, length = self._find(prompt, variant, owner)
-        while True:
-            stored, on_disk = self._disk.longest(prompt, variant, length)
-            if stored is None:
-                break
-            loaded = self._disk.load(stored)
-            if loaded is not None:
-                start = _from_file(stored, *loaded, on_disk, owner)
-                if start is not None:
-                    return start
-                self._disk.forget(stored)
+        asked = len(prompt.tokens)
+        if self._disk.index.count:
+            start = self._from_disk(prompt, variant, length, owner)
+            if start is not None:
+                return start
         if entry is None:
-            return Start(None, 0, owner)
-        own = _owns(owner, entry)
-        snapshots = _upto(entry.snapshots, length)
-        if not own and length < len(entry.key):
+            return Start(None, 0, owner, asked=asked)
+        kv, snapshots = entry.kv, _upto(entry.snapshots, length)
+        if length < len(entry.key) and entry is not self.of(owner):
             self._budget.touch(entry)
-            kv = kv_state.branch(entry.kv, entry.snapshots, length)
-            return Start(kv, length, owner, snapshots)
+            kv = kv_state.branch(kv, entry.snapshots, length)
+            return Start(kv, length, owner, snapshots, asked=asked)
         self._remove(entry)
-        kv = _ready(entry.kv, entry.snapshots, length, len(entry.key), snapshots)
-        if kv_length(kv) != length:  # some caches trim less than they are asked to
-            return Start(None, 0, owner)
-        owner = entry.owner if owner is None else owner
-        return Start(kv, length, owner, snapshots, turns=entry.turns, file=entry.file)
+        if length < len(entry.key):
+            kv = kv_state.shortened(kv, entry.snapshots, length)
+            if kv_length(kv) != length:  # some caches trim less than they are asked to
+                return Start(None, 0, owner, asked=asked)
+        elif self._rotates:  # they could not come back to here
+            snapshots[length] = kv_state.snapshot(kv)
+        if owner is None:
+            owner = entry.owner()
+        return Start(kv, length, owner, snapshots, False, entry.turns, entry.file, asked)
+
+    def _from_disk(
+        self, prompt: Prompt, variant: Hashable, beyond: int, owner: object
+    ) -> Start | None:
+        """What a file has that serves more than `beyond` tokens."""
+        while True:
+            stored, length = self._disk.index.longest(prompt, variant, beyond)
+            if stored is None:
+                return None
+            loaded = self._disk.load(stored)
+            if loaded is None:
+                continue
+            kv, snapshots = loaded
+            kept = _upto(snapshots, length)
+            if length < len(stored.key):
+                kv = kv_state.shortened(kv, snapshots, length)
+            elif self._rotates:
+                kept[length] = kv_state.snapshot(kv)
+            if kv_length(kv) != length:
+                self._disk.forget(stored)
+                continue
+            file = None
+            if length == len(stored.key) and stored.replaceable:
+                # The conversation goes on, not a branch of it, and takes its file over.
+                file, stored.replaceable = stored, False
+            return Start(kv, length, owner, kept, True, 1, file, len(prompt.tokens))
 
     def put(self, key: Sequence[Hashable], kv: list[Any], variant: Hashable, start: Start) -> None:
         """Store a KV cache that holds exactly `key`, and began as `start`.
@@ -186,40 +192,36 @@ class PromptCache:
         """
         latest = sorted(start.snapshots.items())[-MAX_SNAPSHOTS:]
         snapshots = {n: s for n, s in latest if n < len(key)}
-        turns = start.turns + 1
         entry = Entry(
             key if isinstance(key, TokenIds) else tuple(key),
             kv,
             variant,
             start.asked,
+            _reference(start.owner),
             snapshots,
-            turns,
+            start.turns + 1,
             start.file,
+            lasting=start.owner is not None,
         )
-        entry.owner = start.owner
         before = self.of(start.owner)
         if before is not None:  # left behind: an answer that another one took the place of
-            before.owner = None
+            before.owner, before.lasting = _reference(None), False
         for other in self._index.starts_of(entry):
             if not other.owned and covers(entry, other):
                 self._remove(other)
                 _inherit(entry, other)
-        if not self._covered(entry):
-            self._add(entry)
-            self._drop_older_answers(entry)
-
-    def _add(self, entry: Entry) -> None:
+        if start.owner is None and self._covered(entry):
+            return
         self._index.add(entry)
         self._entries[id(entry)] = entry
         self.nbytes += entry.nbytes
-        if entry.owned:
-            self._own[_name(entry.owner)] = entry
+        if start.owner is not None:
+            self._own[_name(start.owner)] = entry
         self._budget.add(entry, lambda: self._evict(entry))
+        self._drop_older_answers(entry)
 
     def _covered(self, entry: Entry) -> bool:
-        """Whether it is nobody's and another serves all that it would: that one counts as used."""
-        if entry.owned:
-            return False
+        """Whether another serves all that it would: that one counts as used."""
         for other in self._index.beginning_with(entry.key, entry.variant):
             if covers(other, entry):
                 _inherit(other, entry)
@@ -229,11 +231,12 @@ class PromptCache:
 
     def _drop_older_answers(self, entry: Entry) -> None:
         """Of all that is nobody's and answers the same prompt, keep the latest alone."""
-        same = self._index.beginning_with(entry.key[: entry.asked], entry.variant)
         answers = [
             e
             for e in self._entries.values()
-            if e in same and e.asked == entry.asked and not e.owned
+            if (e.asked, e.variant) == (entry.asked, entry.variant)
+            and not e.owned
+            and common_prefix(e.key, entry.key) >= entry.asked
         ]
         for old in answers[:-MAX_ANSWERS]:
             self._remove(old)
@@ -242,7 +245,8 @@ class PromptCache:
     def of(self, owner: object) -> Entry | None:
         """The latest conversation of an owner."""
         entry = self._own.get(_name(owner))
-        return entry if entry is not None and _owns(owner, entry) else None
+        # Of one that is gone, another object may have the name.
+        return entry if entry is not None and entry.owned else None
 
     def recount(self, entry: Entry) -> None:
         """Count what an entry takes now: whoever writes it cuts it to its tokens."""
@@ -284,19 +288,19 @@ class PromptCache:
             best_length = usable(own, prompt, common_prefix(own.key, prompt.key))
             best = own if best_length else None
         enough = best_length + WORTH_A_COPY if best_length else 0
-        other, length = self._index.longest(prompt, variant, enough)
-        return (other, length) if other is not None else (best, best_length)
+        if enough < len(prompt.tokens) - 1:  # else no other can serve more
+            other, length = self._index.longest(prompt, variant, enough)
+            if other is not None:
+                return other, length
+        return best, best_length
 
     def _evict(self, entry: Entry) -> None:
-        self._forget(entry)
+        self._remove(entry)
         self._keep(entry)
         _let_go(entry.file)
 
     def _remove(self, entry: Entry) -> None:
         self._budget.remove(entry)
-        self._forget(entry)
-
-    def _forget(self, entry: Entry) -> None:
         self._index.remove(entry)
         del self._entries[id(entry)]
         self.nbytes -= entry.nbytes
@@ -316,11 +320,6 @@ def _name(owner: object) -> Hashable:
     return ("", owner) if isinstance(owner, str | int) else id(owner)
 
 
-def _owns(owner: object, entry: Entry) -> bool:
-    held = entry.owner  # another object may have the place of one that is gone
-    return held is not None and _name(held) == _name(owner)
-
-
 def _inherit(entry: Entry, gone: Entry) -> None:
     """Let an entry stand for another, which was its start."""
     entry.turns = max(entry.turns, gone.turns)
@@ -334,40 +333,6 @@ def _inherit(entry: Entry, gone: Entry) -> None:
 def _let_go(file: StoredFile | None) -> None:
     if file is not None:
         file.replaceable = True  # whoever goes on with the conversation takes it over
-
-
-def _from_file(
-    stored: StoredFile,
-    kv: list[Any],
-    snapshots: dict[int, Snapshot],
-    length: int,
-    owner: object,
-) -> Start | None:
-    """A start from what was read; None if the caches do not trim as they should."""
-    kept = _upto(snapshots, length)
-    kv = _ready(kv, snapshots, length, len(stored.key), kept)
-    if kv_length(kv) != length:
-        return None
-    file = None
-    if length == len(stored.key) and stored.replaceable:
-        # The conversation goes on, not a branch of it, and takes its file over.
-        file, stored.replaceable = stored, False
-    return Start(kv, length, owner, kept, from_disk=True, turns=1, file=file)
-
-
-def _ready(
-    kv: list[Any],
-    snapshots: dict[int, Snapshot],
-    length: int,
-    holds: int,
-    kept: dict[int, Snapshot],
-) -> list[Any]:
-    """The caches at `length`; a snapshot of it in `kept`, if they could not come back to it."""
-    if length < holds:
-        return kv_state.shortened(kv, snapshots, length)
-    if kv_state.rotates(kv):
-        kept[length] = kv_state.snapshot(kv)
-    return kv
 
 
 def _upto(snapshots: dict[int, Snapshot], length: int) -> dict[int, Snapshot]:

@@ -1,10 +1,14 @@
-"""Which of the stored KV caches serves most of a prompt."""
+"""Which of the stored KV caches serves most of a prompt: they lie in radix trees, by their keys."""
 
-from collections.abc import Collection, Hashable, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
-from engine.memory.prefix_tree import PrefixTree
 from engine.prompts.prompt import Prompt
+from vision_add_ons.token_ids import TokenIds
+
+T = TypeVar("T")
 
 
 class Stored(Protocol):
@@ -38,23 +42,20 @@ class PromptIndex(Generic[E]):
     """Stored KV caches by variant and by their tokens and pictures."""
 
     def __init__(self) -> None:
-        self._trees: dict[Hashable, PrefixTree[E]] = {}
-        self._count = 0
-
-    def __len__(self) -> int:
-        return self._count
+        self._trees: defaultdict[Hashable, PrefixTree[E]] = defaultdict(PrefixTree)
+        self.count = 0
+        """How many there are."""
 
     def add(self, entry: E) -> None:
-        tree = self._trees.setdefault(entry.variant, PrefixTree())
         for end in _ends(entry):
-            tree.insert(entry.key[:end], entry)
-        self._count += 1
+            self._trees[entry.variant].insert(entry.key[:end], entry)
+        self.count += 1
 
     def remove(self, entry: E) -> None:
         """Raises ValueError or KeyError if it is not there."""
         for end in _ends(entry):
             self._trees[entry.variant].remove(entry.key[:end], entry)
-        self._count -= 1
+        self.count -= 1
 
     def longest(self, prompt: Prompt, variant: Hashable, beyond: int = 0) -> tuple[E | None, int]:
         """The entry that serves most of a prompt, if that is more than `beyond` tokens."""
@@ -89,7 +90,9 @@ def covers(longer: Stored, shorter: Stored) -> bool:
 
 def usable(entry: Stored, prompt: Prompt, common: int) -> int:
     """How much of an entry can serve a prompt with which it shares `common` tokens; 0 for none."""
-    length = prompt.cut(min(common, len(prompt.tokens) - 1))
+    length = min(common, len(prompt.tokens) - 1)
+    if prompt.spans:
+        length = prompt.cut(length)
     if length < len(entry.key) and not entry.trims:
         # No picture is cut at a border, so going back to an earlier one keeps them whole.
         length = max((n for n in entry.borders if n <= length), default=0)
@@ -99,3 +102,136 @@ def usable(entry: Stored, prompt: Prompt, common: int) -> int:
 def _ends(entry: Stored) -> set[int]:
     """The lengths at which a search has to come upon an entry."""
     return {*entry.borders, len(entry.key)}
+
+
+@dataclass(slots=True, eq=False)
+class _Node(Generic[T]):
+    """`label` leads to here from the parent; `values` are those whose sequence ends here."""
+
+    label: Sequence[Hashable]
+    children: "dict[Hashable, _Node[T]]" = field(default_factory=dict)
+    values: list[T] = field(default_factory=list)
+
+
+class PrefixTree(Generic[T]):
+    """A radix tree: edges carry whole stretches, and only sequences that differ part ways.
+
+    A lookup takes time in proportion to the sequence looked up, however many are stored, and two
+    nodes at most are kept for each of those.
+    """
+
+    def __init__(self) -> None:
+        self._root: _Node[T] = _Node(())
+
+    def insert(self, key: Sequence[Hashable], value: T) -> None:
+        """Store `value` under `key`, `TokenIds` or a tuple, which may have others."""
+        node, done = self._root, 0
+        while done < len(key):
+            child = node.children.get(key[done])
+            if child is None:
+                child = node.children[key[done]] = _Node(key[done:])
+                node = child
+                break
+            shared = common_prefix(child.label, key[done:])
+            if shared < len(child.label):
+                child = self._split(node, child, shared)
+            node, done = child, done + shared
+        node.values.append(value)
+
+    def remove(self, key: Sequence[Hashable], value: T) -> None:
+        """Take back what `insert` stored. Raises ValueError or KeyError if it is not there."""
+        path = [self._root]
+        done = 0
+        while done < len(key):
+            path.append(path[-1].children[key[done]])
+            done += len(path[-1].label)
+        path[-1].values.remove(value)
+        while len(path) > 1 and not path[-1].values and len(path[-1].children) < 2:
+            node = path.pop()
+            if node.children:
+                (only,) = node.children.values()
+                only.label = joined(node.label, only.label)
+                path[-1].children[only.label[0]] = only
+                break
+            del path[-1].children[node.label[0]]
+
+    def longest(self, key: Sequence[Hashable]) -> Iterator[tuple[int, T]]:
+        """Values by the length of the start that their sequences share with `key`, longest first.
+
+        Of sequences that go on beyond what they share, one stands for all of its branch.
+        """
+        path: list[tuple[int, _Node[T], _Node[T] | None]] = []
+        node, done = self._root, 0
+        while True:
+            child = node.children.get(key[done]) if done < len(key) else None
+            shared = 0
+            if child is not None:
+                shared = common_prefix(child.label, key[done : done + len(child.label)])
+            path.append((done, node, child))
+            done += shared
+            if child is None or shared < len(child.label):
+                break
+            node = child
+        if child is not None:
+            yield done, _any_value(child)
+        for length, node, followed in reversed(path):
+            for value in reversed(node.values):
+                yield length, value
+            for other in reversed(node.children.values()):
+                if other is not followed:
+                    yield length, _any_value(other)
+                    break
+
+    def beginning_with(self, key: Sequence[Hashable]) -> Iterator[T]:
+        """The values of all sequences that are `key`, or go on from it."""
+        node, done = self._root, 0
+        while done < len(key):
+            child = node.children.get(key[done])
+            if child is None:
+                return
+            wanted = key[done : done + len(child.label)]
+            if common_prefix(child.label, wanted) < len(wanted):
+                return
+            node, done = child, done + len(wanted)
+        below = [node]
+        while below:
+            node = below.pop()
+            yield from node.values
+            below += node.children.values()
+
+    @staticmethod
+    def _split(parent: _Node[T], child: _Node[T], at: int) -> _Node[T]:
+        """Put a node into the edge to `child`, `at` elements behind its beginning."""
+        middle: _Node[T] = _Node(child.label[:at])
+        parent.children[middle.label[0]] = middle
+        child.label = child.label[at:]
+        middle.children[child.label[0]] = child
+        return middle
+
+
+def _any_value(node: _Node[T]) -> T:
+    """A value below a node or at it, of the branch that began last: there is always one."""
+    while not node.values:
+        node = next(reversed(node.children.values()))
+    return node.values[-1]
+
+
+def common_prefix(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
+    """How many leading elements two sequences share."""
+    if isinstance(a, TokenIds) and isinstance(b, TokenIds):
+        return a.shared(b)
+    low, high = 0, min(len(a), len(b))
+    # Comparing slices runs in C, so halving beats a loop over elements by far.
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def joined(a: Sequence[Hashable], b: Sequence[Hashable]) -> Sequence[Hashable]:
+    """One sequence and another behind it; token ids where both are."""
+    both = isinstance(a, TokenIds) and isinstance(b, TokenIds)
+    return TokenIds.joined((a, b)) if both else (*a, *b)  # type: ignore[arg-type]

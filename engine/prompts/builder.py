@@ -4,7 +4,7 @@ import json
 import threading
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from engine.checks import no_token_id, reading
 from engine.images import LoadedPicture, load_pictures
@@ -21,6 +21,7 @@ from engine.prompts.text_encoder import (
     unless_cancelled,
 )
 from engine.prompts.thought import Switch
+from vision_add_ons.base import ExpandedPrompt
 from vision_add_ons.errors import ImageError, OptionError, PromptError
 from vision_add_ons.token_ids import TokenIds
 
@@ -74,24 +75,28 @@ class PromptBuilder:
         `thinking` is `GenerationOptions.thinking`; `tools` are told in the way that the model
         knows. Pictures whose longer side exceeds `max_image_size` pixels are shrunk to it. The
         text, that of all messages together, may have `MOST_TEXT` characters. Raises `PromptError`,
-        `ContextExceeded`, `ImageError`, `ImageCountError` or `OptionError`, and for a long text
-        `Cancelled` soon after `cancel` was set.
+        `ContextExceeded`, `ImageError`, `ImageCountError`, `OptionError`, `RequestError` for what
+        is no token id, and for a long text `Cancelled` soon after `cancel` was set.
         """
         length = 0
+        # A chat's messages were read when they were said.
+        read = type(prompt) is list and all(isinstance(m, Message) for m in prompt)
         if isinstance(prompt, str):
             check_text(prompt)
             length = len(prompt)
             make = partial(self._from_text, prompt, images, max_image_size)
         elif not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray | memoryview):
             raise PromptError("a prompt is a text, a list of token ids or a list of messages")
-        elif (tokens := self._as_tokens(prompt)) is not None:
+        elif not read and (tokens := self._as_tokens(prompt)) is not None:
             make = partial(self._from_tokens, tokens, images, max_image_size)
         else:
-            messages = read_messages(prompt, images)
-            check_results(messages)
+            messages: Sequence[Any] = prompt
+            if not (read and prompt and type(images) is tuple and not images):
+                messages = read_messages(prompt, images)
+            if any(message.role == "tool" for message in messages):
+                check_results(messages)
             if tools:  # without, calls and results are the template's own matter
-                told_of, told = self.telling.messages(messages, tools)
-                messages = list(told_of)
+                messages, told = self.telling.messages(messages, tools)
                 variables = {**(variables or {}), **told}
             length = sum(m.length for m in messages)
             if variables:
@@ -104,6 +109,8 @@ class PromptBuilder:
             built = make()
         if not built.tokens:
             raise PromptError("the prompt is empty; give it some text")
+        if not cast(TokenIds, built.tokens).within(self._vocab_size):
+            raise no_token_id(self._vocab_size)
         if built.thought is None:  # no template wrote it
             if tools:
                 raise OptionError(
@@ -205,21 +212,20 @@ class PromptBuilder:
                 "this model has no chat template; give the whole prompt as one text instead"
             )
         pictures = [p.within(max_image_size) for m in messages for p in m.images]
-        self._check_sight(pictures)
+        if pictures:
+            self._check_sight(pictures)
         told = variables if thinking is None else self._switch.told(thinking, variables)
         encoded = self._messages.encode(messages, told)
         if thinking is not None:
             self._switch.check(thinking, encoded.thought)
-        if self._add_on is None:
-            border = None if encoded.thought == "none" else self._border(encoded.tokens)
-            return Prompt(encoded.tokens, thought=encoded.thought, border=border)
-        tokens: Sequence[int] = encoded.tokens
-        positions = encoded.positions
-        if not pictures:
-            positions = []
-        elif encoded.typed and positions is None:
-            tokens, positions = self._without_marks(tokens, encoded.typed)
-        expanded = self._add_on.expand_prompt(tokens, pictures, positions)
+        expanded = ExpandedPrompt(encoded.tokens)
+        if pictures:
+            assert self._add_on is not None
+            tokens: Sequence[int] = encoded.tokens
+            positions = encoded.positions
+            if encoded.typed and positions is None:
+                tokens, positions = self._without_marks(tokens, encoded.typed)
+            expanded = self._add_on.expand_prompt(tokens, pictures, positions)
         border = None if encoded.thought == "none" else self._border(expanded.tokens)
         return Prompt(
             expanded.tokens, expanded.spans, expanded.bidirectional, encoded.thought, border

@@ -15,7 +15,7 @@ from itertools import zip_longest
 from operator import itemgetter
 from typing import Any
 
-from engine.memory.prefix_tree import common_prefix
+from engine.memory.prompt_index import common_prefix
 from engine.prompts.chat_template import ChatTemplate
 from engine.prompts.messages import Message
 from engine.prompts.presence import Piece, Span, TextFinder
@@ -28,6 +28,9 @@ REMEMBERED = 8
 
 Answer = tuple[int, int, tuple[int, ...]]
 """Where an answer's text begins and ends, and the ids that it was generated as."""
+
+Mark = tuple[int, str]
+"""Where an image token stands that a message holds as text, and its text."""
 
 
 @dataclass(frozen=True)
@@ -106,28 +109,34 @@ class MessageEncoder:
             _kept(known, pieces, shared) if known is not None else [],
             lambda words: self._template.render(messages, words, variables),
         )
-        plain = _Plain(rendered, self._template)
-        check_text(plain.text)
+        text, own = rendered, spans
+        places: Sequence[int] = ()
+        marks: Sequence[Mark] = ()
+        if self._template.private in rendered:
+            plain = _Plain(rendered, self._template)
+            text, places, marks = plain.text, plain.places, plain.typed
+            own = [(plain.moved(begin), plain.moved(end)) for begin, end in spans]
+        check_text(text)
         sure = () if known is None else known.answers
-        answers = self._answers(messages, pieces, spans, plain, {id(ids) for _, _, ids in sure})
-        if known is not None and not (plain.text is rendered and known.text is known.rendered):
-            shared = _shared(known.text, plain.text)
+        answers = self._answers(messages, pieces, own, {id(ids) for _, _, ids in sure})
+        if known is not None and not (text is rendered and known.text is known.rendered):
+            shared = _shared(known.text, text)
         if any(piece.called for piece in pieces):
-            answers = sorted([*answers, *self._calling(messages, pieces, spans, plain)])
-        before, behind = self._around(plain.text)
+            answers = sorted([*answers, *self._calling(messages, pieces, own, text)])
+        before, behind = self._around(text)
         thought: Thought = "none"
         if self._thought is not None:
             thought = self._ends(rendered, pieces, spans, self._thought)
         if self._encoder.cuts is None:
-            return self._by_parts(plain, before, behind, thought)
-        made = self._continue(known, shared, rendered, pieces, spans, plain.text, answers)
+            return self._by_parts(text, places, marks, before, behind, thought)
+        made = self._continue(known, shared, rendered, pieces, spans, text, answers)
         self._remember(made, known)
-        positions = [bisect_left(made.starts, place) for place in plain.places]
-        typed = [bisect_left(made.starts, place) for place, _ in plain.typed]
-        borders = [*plain.places, *(place for place, _ in plain.typed)]
+        positions = [bisect_left(made.starts, place) for place in places]
+        typed = [bisect_left(made.starts, place) for place, _ in marks]
+        borders = [*places, *(place for place, _ in marks)]
         for index, place in zip([*positions, *typed], borders, strict=True):
             if place != (made.starts[index] if index < len(made.starts) else len(made.text)):
-                return self._by_parts(plain, before, behind, thought)
+                return self._by_parts(text, places, marks, before, behind, thought)
         return EncodedMessages(
             TokenIds.joined((before, made.tokens, behind)),
             [len(before) + i for i in positions] or None,
@@ -181,7 +190,6 @@ class MessageEncoder:
         messages: Sequence[Message],
         pieces: Sequence[Piece],
         spans: Sequence[Span],
-        plain: "_Plain",
         sure: Collection[int],
     ) -> list[Answer]:
         """Those whose ids are known and may be this model's, in order.
@@ -194,7 +202,7 @@ class MessageEncoder:
             if not tokens or not piece.alone or begin == end:
                 continue
             if id(tokens) in sure or max(tokens) < self._vocab_size:
-                answers.append((plain.moved(begin), plain.moved(end), tokens))
+                answers.append((begin, end, tokens))
         return sorted(answers, key=itemgetter(0, 1))
 
     def _calling(
@@ -202,12 +210,12 @@ class MessageEncoder:
         messages: Sequence[Message],
         pieces: Sequence[Piece],
         spans: Sequence[Span],
-        plain: "_Plain",
+        text: str,
     ) -> list[Answer]:
         """Answers that call tools, where the template writes them to the letter as they were
         generated, marks and all: they are looked for between the texts before and behind them."""
         texts = [
-            (piece.message, plain.moved(begin), plain.moved(end))
+            (piece.message, begin, end)
             for piece, (begin, end) in zip(pieces, spans, strict=True)
             if not piece.called and piece.role != "system"
         ]
@@ -217,9 +225,9 @@ class MessageEncoder:
             if not (tokens and message.tool_calls) or max(tokens) >= self._vocab_size:
                 continue
             after = max((end for at, _, end in texts if at < i), default=0)
-            before = min((begin for at, begin, _ in texts if at > i), default=len(plain.text))
+            before = min((begin for at, begin, _ in texts if at > i), default=len(text))
             raw = self._decode(tokens)
-            place = plain.text.find(raw, after, before)
+            place = text.find(raw, after, before)
             if raw and place >= 0:
                 answers.append((place, place + len(raw), tokens))
         return answers
@@ -261,7 +269,10 @@ class MessageEncoder:
         for begin, end, _ in reversed(known.answers):
             if begin < shared < end:
                 shared = begin
-        index = self._encoder.cuts.last(known.text, known.tokens, known.starts, shared)
+        # So that any token that begins before there ends, and the character behind it is, within
+        # what is shared.
+        place = shared - self._encoder.cuts.longest
+        index = self._encoder.cuts.before(known.text, known.tokens, known.starts, place)
         for begin, end in reversed(known.replaced):
             if begin <= known.starts[index] < end:
                 index = self._encoder.cuts.before(known.text, known.tokens, known.starts, begin)
@@ -295,7 +306,9 @@ class MessageEncoder:
 
     def _by_parts(
         self,
-        plain: "_Plain",
+        text: str,
+        places: Sequence[int],
+        marks: Sequence[Mark],
         before: tuple[int, ...],
         behind: tuple[int, ...],
         thought: Thought,
@@ -305,13 +318,13 @@ class MessageEncoder:
         positions: list[int] = []
         typed: list[int] = []
         done = 0
-        borders = [(place, "") for place in plain.places] + plain.typed
-        for place, mark in sorted(borders, key=lambda border: border[0]):
-            tokens += self._encoder.encode(plain.text[done:place])
+        borders = [*((place, "") for place in places), *marks]
+        for place, mark in sorted(borders, key=itemgetter(0)):
+            tokens += self._encoder.encode(text[done:place])
             (typed if mark else positions).append(len(tokens))
             tokens += self._encoder.encode(mark) if mark else []
             done = place + len(mark)
-        tokens += self._encoder.encode(plain.text[done:])
+        tokens += self._encoder.encode(text[done:])
         return EncodedMessages(TokenIds([*tokens, *behind]), positions or None, typed, thought)
 
 
@@ -322,12 +335,9 @@ class _Plain:
         self.text = rendered
         self.places: list[int] = []
         """Where a marker stood, in order."""
-        self.typed: list[tuple[int, str]] = []
-        """Where an image token stands that a message holds as text, and its text."""
+        self.typed: list[Mark] = []
         self._edits: list[int] = []
         self._moves: list[int] = [0]
-        if template.private not in rendered:
-            return
         out: list[str] = []
         done = length = 0
         for found in re.finditer(template.private + "-[it][0-9]+\ue001", rendered):

@@ -2,8 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from engine.checks import reading
@@ -40,46 +39,43 @@ class Message:
     """Which call a tool's message answers."""
     name: str | None = None
     """Who speaks, or which tool."""
+    text: str = field(init=False, repr=False, compare=False)
+    """All its texts, one after the other."""
+    images: tuple[LoadedPicture, ...] = field(init=False, repr=False, compare=False)
+    """All its images, in order."""
+    length: int = field(init=False, repr=False, compare=False)
+    """The characters of all that it says, calls of tools among them."""
 
     def __post_init__(self) -> None:
         with reading("a message", PromptError):
-            self._check()
-
-    def _check(self) -> None:
-        if not isinstance(self.role, str) or self.role not in ROLES:
-            known = ", ".join(ROLES)
-            raise PromptError(f"a message's role is one of {known}, not {self.role!r:.80}")
-        single = isinstance(self.parts, str | LoadedPicture)
-        object.__setattr__(self, "parts", (self.parts,) if single else tuple(self.parts))
-        object.__setattr__(self, "tokens", tuple(self.tokens))
-        object.__setattr__(self, "tool_calls", tuple(map(_tool_call, self.tool_calls)))
-        for part in self.parts:
-            if isinstance(part, str):
-                check_text(part)
-            elif not isinstance(part, LoadedPicture):
-                raise PromptError(f"a message's part is a text or an image, not {part!r:.80}")
-        if not all(type(t) is int and 0 <= t < 2**31 for t in self.tokens):
-            raise PromptError("a message's tokens are token ids")
-        for text in (self.reasoning, self.tool_call_id, self.name):
-            if text is not None:
+            if not isinstance(self.role, str) or self.role not in ROLES:
+                known = ", ".join(ROLES)
+                raise PromptError(f"a message's role is one of {known}, not {self.role!r:.80}")
+            single = isinstance(self.parts, str | LoadedPicture)
+            parts = (self.parts,) if single else tuple(self.parts)
+            texts = [part for part in parts if isinstance(part, str)]
+            images = tuple(part for part in parts if isinstance(part, LoadedPicture))
+            for part in parts:
+                if not isinstance(part, str | LoadedPicture):
+                    raise PromptError(f"a message's part is a text or an image, not {part!r:.80}")
+            tokens = tuple(self.tokens)
+            if not all(type(t) is int and 0 <= t < 2**31 for t in tokens):
+                raise PromptError("a message's tokens are token ids")
+            others = [t for t in (self.reasoning, self.tool_call_id, self.name) if t is not None]
+            for text in (*texts, *others):
                 check_text(text)
-
-    @cached_property
-    def text(self) -> str:
-        """All its texts, one after the other."""
-        return "".join(part for part in self.parts if isinstance(part, str))
-
-    @cached_property
-    def length(self) -> int:
-        """The characters of all that it says, calls of tools among them."""
-        others = (self.reasoning, self.tool_call_id, self.name)
-        calls = json.dumps(self.tool_calls, ensure_ascii=False) if self.tool_calls else ""
-        return len(self.text) + len(calls) + sum(len(text) for text in others if text)
-
-    @cached_property
-    def images(self) -> tuple[LoadedPicture, ...]:
-        """All its images, in order."""
-        return tuple(part for part in self.parts if isinstance(part, LoadedPicture))
+            calls = tuple(map(_tool_call, self.tool_calls))
+            written = json.dumps(calls, ensure_ascii=False) if calls else ""
+            made: dict[str, Any] = {
+                "parts": parts,
+                "tokens": tokens,
+                "tool_calls": calls,
+                "images": images,
+            }
+            made["text"] = "".join(texts)
+            made["length"] = sum(map(len, (*texts, *others, written)))
+            for name, value in made.items():
+                object.__setattr__(self, name, value)
 
 
 def answer_message(end: Finished) -> Message:
@@ -105,7 +101,8 @@ def read_messages(messages: Sequence[Any], images: Sequence[Any] = ()) -> list[M
         read = [m if isinstance(m, Message) else _read(m) for m in messages]
     if not read:
         raise PromptError("there are no messages; give at least one user message")
-    if pictures := load_pictures(images):
+    pictures = load_pictures(images) if type(images) is not tuple or images else ()
+    if pictures:
         last = max((i for i, m in enumerate(read) if m.role == "user"), default=None)
         if last is None:
             raise PromptError("pictures need a user message to belong to")

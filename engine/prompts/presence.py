@@ -139,9 +139,16 @@ class TextFinder:
         roles = [*(piece.role for piece in pieces), ""]
         literals = [self._between.get(pair) for pair in pairwise(roles)]
         known = [literal for literal in literals if literal is not None]
-        if len(known) < len(literals):
+        if len(known) < len(literals) or not rendered.startswith(known[0], at):
             return None
-        return _walk(rendered, at, known, pieces[1:])
+        spans, begin = [], at + len(known[0])
+        for piece, literal in zip(pieces[1:], known[1:], strict=True):
+            end = begin + len(piece.text)
+            if not rendered.startswith(piece.text + literal, begin):
+                return _walk(rendered, at, known, pieces[1:])  # not as it is, then
+            spans.append((begin, end))
+            begin = end + len(literal)
+        return spans if begin == len(rendered) else _walk(rendered, at, known, pieces[1:])
 
     def _learn(self, pieces: Sequence[Piece], literals: Sequence[str]) -> None:
         for i, piece in enumerate(pieces):

@@ -7,7 +7,6 @@ from functools import cached_property
 
 from engine.prompts.thought import Thought
 from vision_add_ons.base import ExpandedPrompt
-from vision_add_ons.token_ids import TokenIds
 
 
 @dataclass(frozen=True)
@@ -19,10 +18,6 @@ class Prompt(ExpandedPrompt):
     border: int | None = None
     """How many tokens are before the thought that the template began, which it leaves out of the
     prompts of later turns."""
-
-    def fits(self, vocab_size: int) -> bool:
-        """Whether all its ids are of a vocabulary."""
-        return TokenIds(self.tokens).within(vocab_size)
 
     @cached_property
     def key(self) -> Sequence[Hashable]:

@@ -1,12 +1,17 @@
-"""Texts become token ids: within a bound, and with nobody waiting for another's."""
+"""Texts become token ids: within a bound, with nobody waiting for another's, and only what is new.
+
+A tokenizer of the `tokenizers` library first cuts a text at its added tokens (`<|im_start|>`,
+`[INST]`), and encodes each stretch between two of them by itself. So two texts that share their
+beginning up to such a token share the ids up to it, and what begins with it can be encoded alone.
+"""
 
 import threading
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import cached_property
 from typing import Any, TypeVar
 
-from engine.prompts.token_reuse import Cuts
 from vision_add_ons.errors import ContextExceeded, PromptError
 
 MOST_TEXT = 4 * 2**20
@@ -28,6 +33,36 @@ class Cancelled(Exception):
     """Raised where a prompt was being built that nobody wants any more."""
 
 
+class Cuts:
+    """The added tokens of a backend of the `tokenizers` library at which a text may be cut."""
+
+    def __init__(self, backend: Any) -> None:
+        added = backend.get_added_tokens_decoder()
+        # One that is sought in the normalized text is found after the text was cut, and whether
+        # one that stands alone is found depends on what is before it.
+        self._texts = {
+            token_id: token.content
+            for token_id, token in added.items()
+            if not token.normalized and not token.single_word and not token.lstrip
+        }
+        self.longest = max((len(token.content) for token in added.values()), default=0)
+        """How many characters a token that is found can have."""
+
+    def before(self, text: str, ids: Sequence[int], starts: Sequence[int], place: int) -> int:
+        """The index of the last of a text's token `ids` that it may be cut before, or 0.
+
+        They begin at the characters `starts`, that one before the character `place`.
+        """
+        index = bisect_left(starts, place) - 1
+        while index > 0:
+            added = self._texts.get(ids[index])
+            # A model may have the same id for something else: what is unknown to it, or blanks.
+            if added is not None and text.startswith(added, starts[index]):
+                return index
+            index -= 1
+        return 0
+
+
 class TextEncoder:
     """A loaded model's tokenizer; any thread may call it, and none waits for another.
 
@@ -41,7 +76,7 @@ class TextEncoder:
         self._backend: Any = None
         own = self.encode(PROBE)
         self._backend = getattr(tokenizer, "backend_tokenizer", None)
-        if self._backend is not None and self._with_places(PROBE).ids != own:
+        if self._backend is not None and self.encode_with_starts(PROBE)[0] != own:
             self._backend = None
         self.cuts = None if self._backend is None else Cuts(self._backend)
         """Where texts may be cut; None where it is unknown where tokens begin."""
@@ -74,7 +109,7 @@ class TextEncoder:
 
     def encode_with_starts(self, text: str) -> tuple[list[int], list[int]]:
         """Token ids and the index in `text` where each begins; where `cuts` are known."""
-        encoding = self._with_places(text)
+        encoding = self._backend.encode_batch([text], add_special_tokens=False)[0]
         starts = []
         done = 0
         for start, end in encoding.offsets:
@@ -82,9 +117,6 @@ class TextEncoder:
             starts.append(done if done < start else start)
             done = end
         return encoding.ids, starts
-
-    def _with_places(self, text: str) -> Any:
-        return self._backend.encode_batch([text], add_special_tokens=False)[0]
 
 
 def check_text(text: object) -> None:

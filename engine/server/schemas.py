@@ -26,6 +26,7 @@ from engine.server.values import (
     TokenId,
     Unsupported,
 )
+from engine.tools.tool import MOST_CALLS
 
 
 class ChatMessage(Strict):
@@ -135,7 +136,7 @@ class ChatRequest(Completions, Conversing):
         description='"auto" by default. Enforced where the form of calls is known.',
     )
     parallel_tool_calls: bool | None = Field(
-        None, description="False: an answer ends behind its first call."
+        None, description=f"False: an answer ends behind its first call; else behind {MOST_CALLS}."
     )
     functions: Empty = None
     function_call: Literal["none", "auto"] | None = None

@@ -16,6 +16,9 @@ MOST_TOOLS = 256
 MOST_SOURCE = 2**19
 """Characters of all tools of a request together, written out as JSON."""
 
+MOST_CALLS = 32
+"""Calls that one answer may have: it ends behind the last of them. Nobody else's number: OpenAI
+takes back up to 128, and servers whose grammars have no bound go on to the end of the context."""
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/-]{0,127}")
 """What a tool may be called. The forms in which models write calls have no quotes around it."""

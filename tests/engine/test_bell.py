@@ -37,7 +37,7 @@ async def events(generation: Generation) -> list[Event]:
 
 async def until_waiting(generation: Generation, tasks: int = 1) -> None:
     """So many tasks of this loop wait for the next event."""
-    while len(generation._arrival._waiting) < tasks:
+    while "event" not in generation._bells or len(generation._bells["event"]._waiting) < tasks:
         await asyncio.sleep(0)
 
 

@@ -21,7 +21,8 @@ from engine import Engine, Finished, Generation, GenerationOptions, Request, Tex
 from engine.decoding import lanes as lanes_module
 from engine.decoding import reading as reading_module
 from engine.decoding.company import Company
-from engine.decoding.lane import Lane, LaneRow
+from engine.decoding.lane import Lane
+from engine.decoding.lane_row import LaneRow
 from engine.decoding.lanes import SHARE, groups_of
 from vision_add_ons.cache_views import plain_caches
 from vision_add_ons.testing import EOS, TOLERANCE, Reference, written

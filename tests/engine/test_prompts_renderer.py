@@ -10,7 +10,7 @@ from support import gemma4_templates, published_qwen_templates, published_templa
 from support.prompting import tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from engine.prompts.renderer import Renderer
+from engine.prompts.chat_template import Renderer
 
 TEMPLATES = {
     **{

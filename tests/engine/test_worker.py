@@ -66,8 +66,10 @@ def test_a_thread_that_dies_ends_all_that_waits(letters_folder: Path, tmp_path: 
         assert other.chat(restore=tmp_path / "talk").messages == chat.messages
 
 
-def test_what_goes_wrong_between_answers_ends_nothing(letters_folder: Path) -> None:
-    with load(letters_folder) as engine:
+def test_what_goes_wrong_between_answers_ends_nothing(
+    letters_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with load(letters_folder, cache_dir=tmp_path) as engine:
         assert isinstance(engine._worker.call(exits).exception(WAIT), SystemExit)
         with engine._worker._changed:  # so that the callback is there before the task has ended
             engine._worker.call(lambda memory: None).add_done_callback(exits)
@@ -75,6 +77,7 @@ def test_what_goes_wrong_between_answers_ends_nothing(letters_folder: Path) -> N
         engine._worker.memory.prompts.keep_grown = refuses  # type: ignore[method-assign]
         for _ in range(2):
             assert engine.generate("abc", options=SHORT).result(WAIT).answer
+    assert "KV caches could not be written to the disk" in caplog.text
 
 
 @pytest.mark.parametrize("cancel", [lambda: False, 5, True, threading.Event])

@@ -87,6 +87,12 @@ def thoughts(names: dict[str, Any], printed: str) -> None:
     assert names["chat"].messages[1].reasoning is None
 
 
+def sooner(names: dict[str, Any], printed: str) -> None:
+    guessed, told = (int(number) for number in re.findall(r"\d+", printed))
+    assert 0 <= guessed < told == names["end"].completion_tokens
+    assert names["chat"].last.drafted_tokens == 0
+
+
 def pictures(names: dict[str, Any], printed: str) -> None:
     assert printed == "badger and owl\n"
     messages = names["chat"].messages
@@ -112,6 +118,7 @@ CHECKS: list[Callable[[dict[str, Any], str], None]] = [
     forms,
     tools,
     thoughts,
+    sooner,
     pictures,
     errors,
 ]

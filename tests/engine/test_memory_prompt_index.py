@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.memory.prefix_tree import PrefixTree, common_prefix
+from engine.memory.prompt_index import PrefixTree, common_prefix
 from vision_add_ons.token_ids import TokenIds
 
 keys = st.lists(st.integers(0, 2), max_size=8).flatmap(
