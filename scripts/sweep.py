@@ -21,7 +21,7 @@ ELSEWHERE = "not test_skills and not test_killed_while_saving and not test_the_d
 
 ITEMS: dict[str, tuple[str, ...]] = {
     "parity": (*PYTEST, "tests/parity", "examples/sightline-llava/tests"),
-    "tests": (*PYTEST, "tests", "--ignore=tests/parity", "-m", "drawn", "-k", ELSEWHERE),
+    "tests": (*PYTEST, "tests", "--ignore=tests/parity", "-m", "drawn or whole", "-k", ELSEWHERE),
     "hypothesis": (*PYTEST, "tests", "-m", "hypothesis"),
     "schemathesis": (*PYTEST, "tests/server", "-k", "test_the_document_holds"),
     "scenes": (*PYTEST, "tests", "-k", "test_skills"),

@@ -1,4 +1,7 @@
-"""A few random conversations for every family; `scripts/check_conversations.py` has thousands."""
+"""A few random conversations for a family of every kind, and in a sweep for all of them.
+
+`scripts/check_conversations.py` has thousands.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +13,7 @@ from hypothesis import strategies as st
 pytest.importorskip("torch")
 
 from support.engine_conversations import MOVES, Simulation
-from support.families import FAMILIES
+from support.families import FAMILIES, FAMILIES_IN_TURN
 
 from engine.decoding.lane import Lane
 from vision_add_ons.testing import Reference
@@ -24,7 +27,7 @@ STEPS = st.sampled_from([2, *range(7, 10)]).flatmap(
 tried first is always the simplest, the same step again and again: it need not be long."""
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@pytest.mark.parametrize("family", FAMILIES_IN_TURN, ids=lambda family: family.name)
 def test_warm_answers_are_cold_answers(
     family: type[Reference], tmp_path: Path, seed: int, record_property
 ) -> None:
