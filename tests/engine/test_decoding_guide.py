@@ -11,6 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 from hypothesis import given, settings
+from PIL import Image
 from support.at_once import all_at_once
 from support.random_schemas import SCHEMAS
 
@@ -139,6 +140,26 @@ def test_each_is_what_it_is_alone(letters_folder: Path) -> None:
             assert tuple(e.token for e in told) == end.tokens
             assert all(e.logprob is not None and math.isfinite(e.logprob) for e in told)
             assert all(math.isfinite(p) for e in told for _, p in e.top_logprobs)
+
+
+@pytest.mark.parametrize("parallel", [1, 4])
+def test_about_pictures(seeing_folder: Path, parallel: int) -> None:
+    """Also in company, and when it goes on; scripts/check_schemas.py has hundreds."""
+    with load(seeing_folder, parallel=parallel) as engine:
+        with all_at_once(engine):
+            shown = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]
+            asked = [
+                engine.generate("What?", [picture], options(BOB, seed))
+                for seed, picture in enumerate(shown)
+            ]
+        ends = [generation.result() for generation in asked]
+        assert [end.images_encoded for end in ends] == [1, 1]
+        assert all(holds(BOB, end) for end in ends)
+        chat = engine.chat(options=options(["yes", "no"]))
+        assert chat.send("Red?", images=[shown[0]]).result().answer in ("yes", "no")
+        second = chat.send("Blue?").result()
+        assert second.answer in ("yes", "no")
+        assert second.cached_tokens > second.prompt_tokens // 2
 
 
 def test_no_end_before_it_is_whole(engine: Engine) -> None:
