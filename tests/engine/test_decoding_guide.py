@@ -251,6 +251,10 @@ def test_it_is_compiled_once(letters: Engine) -> None:
         for _ in range(3):
             letters.generate("Hello", options=options(Schema.regex("compiled once"))).result()
         assert len(compiled) == 1
+        for _ in range(2):  # nor is one that is wrong
+            with pytest.raises(OptionError, match="unclosed group"):
+                letters.generate("Hello", options=options(Schema.regex("(compiled once")))
+        assert len(compiled) == 2
         for i in range(KEPT + 5):
             guides.guide(Schema.choices([f"number {i}"]))
         assert len(guides._compiled) == KEPT
