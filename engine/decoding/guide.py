@@ -91,9 +91,12 @@ class Guides:
                 target=self._settle, args=(schema, compiled), name="sightline-schema", daemon=True
             ).start()
         try:
-            matcher = compiled.matcher.result(SECONDS if seconds is None else seconds)
+            error = compiled.matcher.exception(SECONDS if seconds is None else seconds)
         except TimeoutError:
-            raise _too_slow() from None
+            raise _TooSlow from None
+        if isinstance(error, OptionError):  # it may be kept, and is raised to several
+            raise OptionError(str(error)) from error.__cause__
+        matcher = compiled.matcher.result()
         with self._lock:
             return Guide(matcher.deep_copy(), self._vocab_size, self.ends)
 
@@ -114,7 +117,7 @@ class Guides:
         """On a thread of its own, which cannot be stopped: what waits for it may have left."""
         try:
             if not self._places.acquire(timeout=SECONDS):
-                raise _too_slow()
+                raise _TooSlow
             try:
                 matcher = self._compile(schema)
             finally:
@@ -125,9 +128,13 @@ class Guides:
             compiled.matcher.set_result(matcher)
         except BaseException as error:
             with self._lock:
-                if self._compiled.get(schema) is compiled:
+                compiled.seconds = time.thread_time()
+                # That a schema is wrong is known from now on; anything else may come out otherwise.
+                known = isinstance(error, OptionError) and not isinstance(error, _TooSlow)
+                if not known and self._compiled.get(schema) is compiled:
                     del self._compiled[schema]
-            compiled.matcher.set_exception(error)
+                self._forget()
+            compiled.matcher.set_exception(error.with_traceback(None))
 
     def _compile(self, schema: Schema) -> Any:
         if not self.ends:
@@ -182,7 +189,7 @@ class _Compiled:
 
     def __init__(self) -> None:
         self.matcher: Future[Any] = Future()
-        """llguidance's, for answers to begin with."""
+        """llguidance's, for answers to begin with; or why there is none."""
         self.seconds = 0.0
         """What it took, of a processor's time."""
 
@@ -267,11 +274,12 @@ def guided(guide: AnswerGuide, drawn: Callable[[], mx.array | None]) -> LogitsPr
     return process
 
 
-def _too_slow() -> OptionError:
-    return OptionError(
-        f"schema: it takes more than {SECONDS:g} seconds to be compiled, or to wait for others "
-        "that do"
-    )
+class _TooSlow(OptionError):
+    def __init__(self) -> None:
+        super().__init__(
+            f"schema: it takes more than {SECONDS:g} seconds to be compiled, or to wait for others "
+            "that do"
+        )
 
 
 def _refusal(matcher: Any) -> OptionError:

@@ -53,11 +53,11 @@ def guide_of(
     if request.tool_choice.mode != "auto" or request.options.schema is not None or guides is None:
         return limit
     form = builder.telling.form
-    grammar = block_grammar(form, request.tools, request.parallel_tool_calls, builder.token_of)
     mark = builder.token_of(form.start)
-    if grammar is None or mark is None:
-        return limit
     try:
+        grammar = block_grammar(form, request.tools, request.parallel_tool_calls, builder.token_of)
+        if grammar is None or mark is None:
+            return limit
         call = guides.guide(grammar, SECONDS)
     except OptionError as error:
         log.debug("calls are not held to their schemas: %s", error)

@@ -8,6 +8,7 @@ from typing import Any
 
 from engine.decoding.guide import SPACE
 from engine.schema import Schema
+from engine.tools.kinds import is_text, texts_of
 from engine.tools.mistral import CALL_ID
 from engine.tools.reader import CallForm
 from engine.tools.tool import MOST_CALLS, Tool
@@ -153,11 +154,17 @@ def _qwen3_coder(mark: _Marks, tools: Sequence[Tool], parallel: bool) -> list[st
 
 def _element(name: str, schema: Any, tool: Tool) -> str:
     begin = json.dumps(f"<parameter={name}>\n")
-    if isinstance(schema, dict) and schema.get("type") == "string":
-        choices = schema.get("enum", [schema["const"]] if "const" in schema else [])
-        if choices and all(isinstance(choice, str) for choice in choices):
+    if is_text(schema, tool.parameters):
+        choices = texts_of(schema, tool.parameters)
+        if choices:
             texts = " | ".join(json.dumps(f"{choice}\n</parameter>\n") for choice in choices)
             return f"{begin} ({texts})"
+        unheld = [key for key in ("pattern", "format", "minLength", "maxLength") if key in schema]
+        if tool.strict and unheld:
+            raise OptionError(
+                f"tools must ask for what can be held to where they are strict: {unheld[0]} of "
+                f"{tool.name}'s {name!r:.60} cannot, for this model writes texts as they stand"
+            )
         return f"{begin} text"
     within = {
         key: tool.parameters[key] for key in ("$defs", "definitions") if key in tool.parameters

@@ -98,6 +98,10 @@ def test_where_a_call_cannot_be_held(made: Made, monkeypatch: pytest.MonkeyPatch
     for tool in (Tool("odd", "", odd), Tool("odd", "", odd, strict=True)):
         end = asked(engine, tools=[tool]).result()
         assert end.broken_calls == ('<tool_call>{"name": "sing"}</tool_call>',)
+    wordy = {"name": "wordy", "parameters": {"properties": {"a": {"enum": ["\u00e9" * 300_000]}}}}
+    message = [{"role": "user", "content": "Hi"}]  # the tool would not fit in the prompt
+    request = Request(message, tools=[wordy])
+    assert asking.guide_of(request, engine._builder(), engine._guides, None) is None
     monkeypatch.setattr(asking, "SECONDS", 0.0)
     late = {**WEATHER, "name": "late"}
     end = asked(engine, tools=[late]).result()

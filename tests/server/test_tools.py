@@ -161,6 +161,23 @@ def test_choices(client: openai.OpenAI) -> None:
             assert choice.finish_reason == "length"
 
 
+def test_some_of_the_tools(client: openai.OpenAI) -> None:
+    """As OpenAI has it: an answer may call these alone."""
+
+    def allowed(name: str, mode: str) -> dict[str, Any]:
+        tools = [{"type": "function", "function": {"name": name}}]
+        return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+    message = ask(client, QUESTION, tool_choice=allowed("weather", "auto")).choices[0].message
+    assert [call.function.name for call in message.tool_calls] == ["weather"]
+    asked = {"parallel_tool_calls": False, "max_tokens": 400}
+    choice = ask(client, QUESTION, tool_choice=allowed("clock", "required"), **asked).choices[0]
+    if choice.finish_reason == "tool_calls":  # else a text has no end yet
+        assert [call.function.name for call in choice.message.tool_calls] == ["clock"]
+    with pytest.raises(openai.BadRequestError, match="tool_choice allows a tool that there is not"):
+        ask(client, QUESTION, tool_choice=allowed("sing", "auto"))
+
+
 REFUSED: list[tuple[Any, str]] = [
     ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
     ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
@@ -177,6 +194,17 @@ REFUSED: list[tuple[Any, str]] = [
         "tool_choice",
     ),
     ({"tool_choice": "required"}, "tool_choice"),
+    ({"tools": OFFERED, "tool_choice": {"type": "custom"}}, "tool_choice"),
+    (
+        {
+            "tools": OFFERED,
+            "tool_choice": {
+                "type": "allowed_tools",
+                "allowed_tools": {"mode": "auto", "tools": []},
+            },
+        },
+        "tool_choice.allowed_tools.tools",
+    ),
     ({"parallel_tool_calls": "no"}, "parallel_tool_calls"),
 ]
 
