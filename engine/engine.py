@@ -23,7 +23,7 @@ from engine.checks import (
 from engine.events import Event, Finished
 from engine.generation import Generation
 from engine.options import GenerationOptions
-from engine.processes import check_process
+from engine.processes import forked
 from engine.prompts.text_encoder import Cancelled
 from engine.request import Request
 from engine.schema import Schema
@@ -41,9 +41,8 @@ from vision_add_ons.errors import (
 if TYPE_CHECKING:
     from engine.decoding.guide import Guide
     from engine.memory.memory import Memory
-    from engine.prompts.builder import PromptBuilder
+    from engine.prompts.builder import Prompt, PromptBuilder
     from engine.prompts.messages import Message
-    from engine.prompts.prompt import Prompt
     from model_kit.kit import ModelKit
     from model_kit.report import LoadReport
 
@@ -315,7 +314,8 @@ class Engine:
 
         There, all of an engine's methods do, except `close`, which does nothing.
         """
-        check_process(self._worker.process)
+        if os.getpid() != self._worker.process:
+            raise forked()
 
     def _builder(self) -> "PromptBuilder":
         self.check_process()

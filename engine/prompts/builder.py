@@ -1,8 +1,10 @@
 """Messages and pictures become a `Prompt`: token ids with placeholders, spans, cache key."""
 
+import hashlib
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,7 +14,6 @@ from engine.pieces import piece_bytes
 from engine.prompts.chat_template import ChatTemplate
 from engine.prompts.message_encoder import MessageEncoder
 from engine.prompts.messages import Message, check_results, read_messages
-from engine.prompts.prompt import Prompt
 from engine.prompts.text_encoder import (
     LONG_TEXT,
     TextEncoder,
@@ -20,7 +21,7 @@ from engine.prompts.text_encoder import (
     check_text,
     unless_cancelled,
 )
-from engine.prompts.thought import Switch
+from engine.prompts.thought import Switch, Thought
 from vision_add_ons.base import ExpandedPrompt
 from vision_add_ons.errors import ImageError, OptionError, PromptError
 from vision_add_ons.token_ids import TokenIds
@@ -33,6 +34,41 @@ if TYPE_CHECKING:
 
 MOST_WRITTEN = 32
 """Tokens that a template writes behind the mark of a thought that it begins, at most."""
+
+
+@dataclass(frozen=True)
+class Prompt(ExpandedPrompt):
+    """An expanded prompt and what the prompt cache knows it by."""
+
+    thought: Thought | None = None
+    """How what a chat template wrote for the answer ends; None if no template wrote the prompt."""
+    border: int | None = None
+    """How many tokens are before the thought that the template began, which it leaves out of the
+    prompts of later turns."""
+
+    @cached_property
+    def key(self) -> Sequence[Hashable]:
+        """What the prompt cache compares: ids, with a picture's digest in place of its ids.
+
+        Two pictures of one size make the same placeholders, so the ids alone would not do. Where
+        tokens see each other whole, each stands for all of them.
+        """
+        if not self.spans and not self.bidirectional:
+            return self.tokens
+        key: list[Hashable] = list(self.tokens)
+        for span in self.spans:
+            key[span.start : span.end] = [span.picture.digest] * span.length
+        for start, end in self.bidirectional:
+            whole = hashlib.sha256(repr(key[start:end]).encode()).hexdigest()
+            key[start:end] = [whole] * (end - start)
+        return tuple(key)
+
+    def cut(self, length: int) -> int:
+        """The longest start of at most `length` tokens that cuts no picture in two."""
+        for span in self.spans:
+            if span.start < length < span.end:
+                return span.start
+        return length
 
 
 class PromptBuilder:
