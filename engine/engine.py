@@ -16,6 +16,7 @@ from engine.checks import (
     check_cancel,
     check_options,
     file_name,
+    no_token_id,
     reading,
     token_id,
     token_ids,
@@ -187,8 +188,7 @@ class Engine:
         generation = Generation(
             prompt, options, request.owner, on_finish, started, on_event, cancel
         )
-        generation.client = request.client
-        generation.guide = guide
+        generation.client, generation.guide = request.client, guide
         if self._marks.there or request.tools:
             self._think(generation, guide, request)
         generation.engine = self
@@ -338,6 +338,8 @@ class Engine:
                 f"{len(prompt.tokens)} tokens, and the context ends at {limit}; shorten the "
                 "conversation or start a new one"
             )
+        if not cast(Any, prompt.tokens).within(self._vocab_size):
+            raise no_token_id(self._vocab_size)
 
     def _think(self, generation: Generation, guide: "Guide | None", request: Request) -> None:
         """Have an answer's thoughts, and calls, apart from what it says."""

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from engine.checks import no_token_id, reading
 from engine.images import LoadedPicture, load_pictures
@@ -111,8 +111,8 @@ class PromptBuilder:
         `thinking` is `GenerationOptions.thinking`; `tools` are told in the way that the model
         knows. Pictures whose longer side exceeds `max_image_size` pixels are shrunk to it. The
         text, that of all messages together, may have `MOST_TEXT` characters. Raises `PromptError`,
-        `ContextExceeded`, `ImageError`, `ImageCountError`, `OptionError`, `RequestError` for what
-        is no token id, and for a long text `Cancelled` soon after `cancel` was set.
+        `ContextExceeded`, `ImageError`, `ImageCountError` or `OptionError`, and for a long text
+        `Cancelled` soon after `cancel` was set.
         """
         length = 0
         # A chat's messages were read when they were said.
@@ -145,8 +145,6 @@ class PromptBuilder:
             built = make()
         if not built.tokens:
             raise PromptError("the prompt is empty; give it some text")
-        if not cast(TokenIds, built.tokens).within(self._vocab_size):
-            raise no_token_id(self._vocab_size)
         if built.thought is None:  # no template wrote it
             if tools:
                 raise OptionError(
@@ -255,11 +253,12 @@ class PromptBuilder:
         if thinking is not None:
             self._switch.check(thinking, encoded.thought)
         expanded = ExpandedPrompt(encoded.tokens)
-        if pictures:
-            assert self._add_on is not None
+        if self._add_on is not None:
             tokens: Sequence[int] = encoded.tokens
             positions = encoded.positions
-            if encoded.typed and positions is None:
+            if not pictures:
+                positions = []
+            elif encoded.typed and positions is None:
                 tokens, positions = self._without_marks(tokens, encoded.typed)
             expanded = self._add_on.expand_prompt(tokens, pictures, positions)
         border = None if encoded.thought == "none" else self._border(expanded.tokens)
