@@ -16,6 +16,7 @@ from engine.checks import (
     check_cancel,
     check_options,
     file_name,
+    no_token_id,
     reading,
     token_id,
     token_ids,
@@ -23,7 +24,7 @@ from engine.checks import (
 from engine.events import Event, Finished
 from engine.generation import Generation
 from engine.options import GenerationOptions
-from engine.processes import check_process
+from engine.processes import forked
 from engine.prompts.text_encoder import Cancelled
 from engine.request import Request
 from engine.schema import Schema
@@ -41,9 +42,8 @@ from vision_add_ons.errors import (
 if TYPE_CHECKING:
     from engine.decoding.guide import Guide
     from engine.memory.memory import Memory
-    from engine.prompts.builder import PromptBuilder
+    from engine.prompts.builder import Prompt, PromptBuilder
     from engine.prompts.messages import Message
-    from engine.prompts.prompt import Prompt
     from model_kit.kit import ModelKit
     from model_kit.report import LoadReport
 
@@ -188,8 +188,7 @@ class Engine:
         generation = Generation(
             prompt, options, request.owner, on_finish, started, on_event, cancel
         )
-        generation.client = request.client
-        generation.guide = guide
+        generation.client, generation.guide = request.client, guide
         if self._marks.there or request.tools:
             self._think(generation, guide, request)
         generation.engine = self
@@ -315,7 +314,8 @@ class Engine:
 
         There, all of an engine's methods do, except `close`, which does nothing.
         """
-        check_process(self._worker.process)
+        if os.getpid() != self._worker.process:
+            raise forked()
 
     def _builder(self) -> "PromptBuilder":
         self.check_process()
@@ -338,6 +338,8 @@ class Engine:
                 f"{len(prompt.tokens)} tokens, and the context ends at {limit}; shorten the "
                 "conversation or start a new one"
             )
+        if not cast(Any, prompt.tokens).within(self._vocab_size):
+            raise no_token_id(self._vocab_size)
 
     def _think(self, generation: Generation, guide: "Guide | None", request: Request) -> None:
         """Have an answer's thoughts, and calls, apart from what it says."""

@@ -26,8 +26,7 @@ from vision_add_ons.errors import (
 if TYPE_CHECKING:
     import mlx.core as mx
 
-    from engine.prompts.builder import PromptBuilder
-    from engine.prompts.prompt import Prompt
+    from engine.prompts.builder import Prompt, PromptBuilder
     from model_kit.kit import ModelKit
 
 Progress = Callable[[str, int, int], None]
@@ -280,7 +279,7 @@ def _check(source: "ModelKit", target: "ModelKit") -> "ModelKit | None":
 
 
 def _text_prompt(kit: "ModelKit", builder: "PromptBuilder", text: str) -> "Prompt":
-    from engine.prompts.prompt import Prompt
+    from engine.prompts.builder import Prompt
 
     if not isinstance(text, str):
         raise PromptError(f"a text is wanted, not {type(text).__name__}")

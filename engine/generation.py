@@ -12,12 +12,12 @@ from engine.bell import Bell
 from engine.checks import seconds
 from engine.events import Event, Finished
 from engine.options import GenerationOptions
-from engine.processes import check_process
+from engine.processes import forked
 
 if TYPE_CHECKING:
     from engine.decoding.guide import AnswerGuide
     from engine.decoding.parts import Parts
-    from engine.prompts.prompt import Prompt
+    from engine.prompts.builder import Prompt
 
 log = logging.getLogger("sightline")
 
@@ -79,7 +79,8 @@ class Generation:
         return self
 
     def __next__(self) -> Event:
-        check_process(self._process)
+        if os.getpid() != self._process:
+            raise forked()
         event = self._events.get()
         if event is None:
             self._deliver(None)  # for whoever asks again
@@ -90,7 +91,8 @@ class Generation:
         return self
 
     async def __anext__(self) -> Event:
-        check_process(self._process)
+        if os.getpid() != self._process:
+            raise forked()
         while True:
             try:
                 event = self._events.get_nowait()
@@ -105,7 +107,8 @@ class Generation:
 
     def __await__(self) -> Generator[Any, None, Finished]:
         """The final event, or the error that ended the generation, as `result` has it."""
-        check_process(self._process)
+        if os.getpid() != self._process:
+            raise forked()
         while not self._ended.is_set():
             bell = self._bells.setdefault("end", Bell())
             yield from bell.wait(self._ended.is_set).__await__()
@@ -142,7 +145,8 @@ class Generation:
         `OptionError` for a `timeout` that is no time, `ForkedProcess` in a process that was forked
         from the one that asked.
         """
-        check_process(self._process)
+        if os.getpid() != self._process:
+            raise forked()
         timeout = seconds(timeout)
         if not self._ended.wait(timeout):
             raise TimeoutError(f"no answer within {timeout} seconds")

@@ -9,13 +9,12 @@ IMPORTED_IN = os.getpid()
 """The process that imported the engine; a forked one has this number and another of its own."""
 
 
-def check_process(process: int) -> None:
-    """Raises `ForkedProcess` in any other process than the one of this number."""
-    if os.getpid() != process:
-        raise ForkedProcess(
-            "this engine belongs to the process that this one was forked from; start processes by "
-            "multiprocessing's 'spawn', and load the model there"
-        )
+def forked() -> ForkedProcess:
+    """What is raised in any other process than an engine's own."""
+    return ForkedProcess(
+        "this engine belongs to the process that this one was forked from; start processes by "
+        "multiprocessing's 'spawn', and load the model there"
+    )
 
 
 def check_mlx() -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine.generation import Generation, never_started
 from engine.memory.disk_writer import WriterThread
-from engine.processes import check_process
+from engine.processes import forked
 from vision_add_ons.errors import EngineClosed, EngineFailed
 
 if TYPE_CHECKING:
@@ -148,7 +148,8 @@ class Worker:
         return task.future
 
     def _put(self, job: Generation | Task) -> None:
-        check_process(self.process)
+        if os.getpid() != self.process:
+            raise forked()
         with self._changed:
             if self._ended or (self._closed and isinstance(job, Generation)):
                 raise self._refusal()

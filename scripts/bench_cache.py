@@ -13,7 +13,7 @@ from engine.memory.budget import Budget
 from engine.memory.disk_cache import DiskCache
 from engine.memory.disk_writer import DiskWriter
 from engine.memory.prompt_cache import PromptCache, Start
-from engine.prompts.prompt import Prompt
+from engine.prompts.builder import Prompt
 
 HISTORY = 2000
 # Without the tokens that end an answer, which the demo model has first.

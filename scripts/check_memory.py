@@ -30,7 +30,7 @@ from PIL import Image  # noqa: E402
 from support.families import FAMILIES  # noqa: E402
 
 from engine import Engine, GenerationOptions, NotEnoughMemory, Request, load  # noqa: E402
-from engine.memory.needs import Shape  # noqa: E402
+from engine.memory.room import Shape  # noqa: E402
 from vision_add_ons.testing import Reference, written  # noqa: E402
 
 OPTIONS = GenerationOptions(max_tokens=2)

@@ -87,10 +87,14 @@ class Company:
         """
         assert answer.kv is not None
         views, answer.kv = answer.kv, None  # the lane's, from now on
-        shift = [shift_of(views)]
-        caches = [LaneCache(cache, shift) for cache in plain_caches(views)]
+        plain, shift, first = views, 0, None
+        seen = answer.prompt.spans or answer.prompt.bidirectional
+        if seen:
+            plain, shift = plain_caches(views), shift_of(views)
+        caches = [LaneCache(cache, [shift]) for cache in plain]
         members, lane = self._lane([answer], last, caches)
-        first = lane.first(views, embedding) if _sees_itself_whole(answer) else None
+        if seen and _sees_itself_whole(answer):
+            first = lane.first(views, embedding)
         self._add(members, lane)
         if first is not None:
             self._deliver(lane, [(name, first) for name in lane.names])

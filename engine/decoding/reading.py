@@ -119,7 +119,7 @@ class Reading:
                     waiting[answer] = awaited
                     continue
             try:
-                if self._sharing:
+                if self._sharing and len(self._company):
                     self._company.share_with(answer)
                 rest = answer.begin()
             except BaseException as error:
@@ -134,7 +134,7 @@ class Reading:
 
     def _queue_up(self, prompts: Sequence[Unread]) -> None:
         """Have prompts read, in groups where they are alike."""
-        for group in alike(prompts):
+        for group in alike(prompts) if len(prompts) > 1 else [[one] for one in prompts]:
             answers = [one.answer for one in group]
             if len(group) > 1 and self._room.levels(answers):
                 self._queue.append((answers, self._read_all(group)))
@@ -189,7 +189,7 @@ class Reading:
                 answer.kv,
                 answer.whole,
                 answer.options,
-                lambda: self.step(answer.step),
+                partial(self.step, answer.step),
                 answer.border,
             )
             for done in reading:

@@ -11,7 +11,7 @@ from vision_add_ons.errors import OptionError
 if TYPE_CHECKING:
     from engine.decoding.answer import Answer
     from engine.memory.memory import Memory
-    from engine.prompts.prompt import Prompt
+    from engine.prompts.builder import Prompt
     from model_kit.kit import ModelKit
 
 SAMPLES = (

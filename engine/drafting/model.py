@@ -9,7 +9,7 @@ from mlx_lm.generate import generation_stream
 from engine.memory import kv_state
 from engine.memory.prompt_cache import PromptCache, Start
 from engine.memory.prompt_index import common_prefix
-from engine.prompts.prompt import Prompt
+from engine.prompts.builder import Prompt
 from vision_add_ons.token_ids import TokenIds
 
 if TYPE_CHECKING:

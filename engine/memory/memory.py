@@ -14,9 +14,8 @@ from engine.memory.disk_writer import DiskWriter
 from engine.memory.features import FeatureCache
 from engine.memory.kv_file import SUFFIX
 from engine.memory.kv_state import rotates
-from engine.memory.needs import Needs
 from engine.memory.prompt_cache import PromptCache
-from engine.memory.room import Room
+from engine.memory.room import Needs, Room
 
 if TYPE_CHECKING:
     from engine.drafting.drafts import Drafts

@@ -4,7 +4,7 @@ import logging
 import weakref
 from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlx_lm.models.cache import can_trim_prompt_cache
 
@@ -13,8 +13,10 @@ from engine.memory.budget import Budget
 from engine.memory.disk_cache import DiskCache, StoredFile
 from engine.memory.kv_state import Snapshot, kv_length
 from engine.memory.prompt_index import PromptIndex, common_prefix, covers, usable
-from engine.prompts.prompt import Prompt
 from vision_add_ons.token_ids import TokenIds
+
+if TYPE_CHECKING:
+    from engine.prompts.builder import Prompt
 
 log = logging.getLogger("sightline")
 
@@ -121,11 +123,11 @@ class PromptCache:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def serves(self, prompt: Prompt, variant: Hashable, owner: object) -> int:
+    def serves(self, prompt: "Prompt", variant: Hashable, owner: object) -> int:
         """How many tokens of a prompt `take` would find in memory."""
         return self._find(prompt, variant, owner)[1]
 
-    def take(self, prompt: Prompt, variant: Hashable, owner: object) -> Start:
+    def take(self, prompt: "Prompt", variant: Hashable, owner: object) -> Start:
         """The KV cache that holds the longest possible start of `prompt`.
 
         At least the last token is left to run, and no picture is cut in two. The cache of a
@@ -158,7 +160,7 @@ class PromptCache:
         return Start(kv, length, owner, snapshots, False, entry.turns, entry.file, asked)
 
     def _from_disk(
-        self, prompt: Prompt, variant: Hashable, beyond: int, owner: object
+        self, prompt: "Prompt", variant: Hashable, beyond: int, owner: object
     ) -> Start | None:
         """What a file has that serves more than `beyond` tokens."""
         while True:
@@ -280,7 +282,7 @@ class PromptCache:
             # Answers do not depend on it, and the engine's thread must outlive it.
             log.exception("a conversation could not be written to the disk")
 
-    def _find(self, prompt: Prompt, variant: Hashable, owner: object) -> tuple[Entry | None, int]:
+    def _find(self, prompt: "Prompt", variant: Hashable, owner: object) -> tuple[Entry | None, int]:
         """The entry that serves most, and how much; the owner's if others serve little more."""
         best, best_length = None, 0
         own = self.of(owner)

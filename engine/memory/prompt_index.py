@@ -3,10 +3,12 @@
 from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from engine.prompts.prompt import Prompt
 from vision_add_ons.token_ids import TokenIds
+
+if TYPE_CHECKING:
+    from engine.prompts.builder import Prompt
 
 T = TypeVar("T")
 
@@ -57,7 +59,7 @@ class PromptIndex(Generic[E]):
             self._trees[entry.variant].remove(entry.key[:end], entry)
         self.count -= 1
 
-    def longest(self, prompt: Prompt, variant: Hashable, beyond: int = 0) -> tuple[E | None, int]:
+    def longest(self, prompt: "Prompt", variant: Hashable, beyond: int = 0) -> tuple[E | None, int]:
         """The entry that serves most of a prompt, if that is more than `beyond` tokens."""
         best, best_length = None, beyond
         tree = self._trees.get(variant)
@@ -88,7 +90,7 @@ def covers(longer: Stored, shorter: Stored) -> bool:
     return longer.trims or (not shorter.trims and _ends(shorter) <= _ends(longer))
 
 
-def usable(entry: Stored, prompt: Prompt, common: int) -> int:
+def usable(entry: Stored, prompt: "Prompt", common: int) -> int:
     """How much of an entry can serve a prompt with which it shares `common` tokens; 0 for none."""
     length = min(common, len(prompt.tokens) - 1)
     if prompt.spans:

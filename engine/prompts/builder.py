@@ -1,10 +1,12 @@
 """Messages and pictures become a `Prompt`: token ids with placeholders, spans, cache key."""
 
+import hashlib
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from engine.checks import no_token_id, reading
 from engine.images import LoadedPicture, load_pictures
@@ -12,7 +14,6 @@ from engine.pieces import piece_bytes
 from engine.prompts.chat_template import ChatTemplate
 from engine.prompts.message_encoder import MessageEncoder
 from engine.prompts.messages import Message, check_results, read_messages
-from engine.prompts.prompt import Prompt
 from engine.prompts.text_encoder import (
     LONG_TEXT,
     TextEncoder,
@@ -20,7 +21,7 @@ from engine.prompts.text_encoder import (
     check_text,
     unless_cancelled,
 )
-from engine.prompts.thought import Switch
+from engine.prompts.thought import Switch, Thought
 from vision_add_ons.base import ExpandedPrompt
 from vision_add_ons.errors import ImageError, OptionError, PromptError
 from vision_add_ons.token_ids import TokenIds
@@ -33,6 +34,41 @@ if TYPE_CHECKING:
 
 MOST_WRITTEN = 32
 """Tokens that a template writes behind the mark of a thought that it begins, at most."""
+
+
+@dataclass(frozen=True)
+class Prompt(ExpandedPrompt):
+    """An expanded prompt and what the prompt cache knows it by."""
+
+    thought: Thought | None = None
+    """How what a chat template wrote for the answer ends; None if no template wrote the prompt."""
+    border: int | None = None
+    """How many tokens are before the thought that the template began, which it leaves out of the
+    prompts of later turns."""
+
+    @cached_property
+    def key(self) -> Sequence[Hashable]:
+        """What the prompt cache compares: ids, with a picture's digest in place of its ids.
+
+        Two pictures of one size make the same placeholders, so the ids alone would not do. Where
+        tokens see each other whole, each stands for all of them.
+        """
+        if not self.spans and not self.bidirectional:
+            return self.tokens
+        key: list[Hashable] = list(self.tokens)
+        for span in self.spans:
+            key[span.start : span.end] = [span.picture.digest] * span.length
+        for start, end in self.bidirectional:
+            whole = hashlib.sha256(repr(key[start:end]).encode()).hexdigest()
+            key[start:end] = [whole] * (end - start)
+        return tuple(key)
+
+    def cut(self, length: int) -> int:
+        """The longest start of at most `length` tokens that cuts no picture in two."""
+        for span in self.spans:
+            if span.start < length < span.end:
+                return span.start
+        return length
 
 
 class PromptBuilder:
@@ -75,8 +111,8 @@ class PromptBuilder:
         `thinking` is `GenerationOptions.thinking`; `tools` are told in the way that the model
         knows. Pictures whose longer side exceeds `max_image_size` pixels are shrunk to it. The
         text, that of all messages together, may have `MOST_TEXT` characters. Raises `PromptError`,
-        `ContextExceeded`, `ImageError`, `ImageCountError`, `OptionError`, `RequestError` for what
-        is no token id, and for a long text `Cancelled` soon after `cancel` was set.
+        `ContextExceeded`, `ImageError`, `ImageCountError` or `OptionError`, and for a long text
+        `Cancelled` soon after `cancel` was set.
         """
         length = 0
         # A chat's messages were read when they were said.
@@ -109,8 +145,6 @@ class PromptBuilder:
             built = make()
         if not built.tokens:
             raise PromptError("the prompt is empty; give it some text")
-        if not cast(TokenIds, built.tokens).within(self._vocab_size):
-            raise no_token_id(self._vocab_size)
         if built.thought is None:  # no template wrote it
             if tools:
                 raise OptionError(
@@ -219,11 +253,12 @@ class PromptBuilder:
         if thinking is not None:
             self._switch.check(thinking, encoded.thought)
         expanded = ExpandedPrompt(encoded.tokens)
-        if pictures:
-            assert self._add_on is not None
+        if self._add_on is not None:
             tokens: Sequence[int] = encoded.tokens
             positions = encoded.positions
-            if encoded.typed and positions is None:
+            if not pictures:
+                positions = []
+            elif encoded.typed and positions is None:
                 tokens, positions = self._without_marks(tokens, encoded.typed)
             expanded = self._add_on.expand_prompt(tokens, pictures, positions)
         border = None if encoded.thought == "none" else self._border(expanded.tokens)

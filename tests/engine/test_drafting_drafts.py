@@ -14,7 +14,7 @@ from engine.decoding.lane import Lane
 from engine.drafting.drafts import words
 from engine.drafting.lookup import PromptLookup
 from engine.drafting.model import DraftModel
-from engine.prompts.prompt import Prompt
+from engine.prompts.builder import Prompt
 from engine.schema import Schema
 from vision_add_ons.base import ImageSpan
 from vision_add_ons.errors import CheckpointNotFound

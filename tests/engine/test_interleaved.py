@@ -22,8 +22,7 @@ from engine import (
     load,
     load_picture,
 )
-from engine.prompts.builder import PromptBuilder
-from engine.prompts.prompt import Prompt
+from engine.prompts.builder import Prompt, PromptBuilder
 from model_kit.kit import load_model_kit
 from vision_add_ons.testing import Photo, written
 from vision_add_ons.testing.text_tokenizer import write_text_tokenizer

@@ -36,8 +36,7 @@ from engine import (
 )
 from engine.decoding import lanes, reading
 from engine.events import Event
-from engine.memory.needs import Shape
-from engine.memory.room import Room
+from engine.memory.room import Room, Shape
 from vision_add_ons.testing import written
 
 MB = 2**20

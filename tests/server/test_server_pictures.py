@@ -15,7 +15,7 @@ import pytest
 from support.serving import Running, Watched, data_uri, encoded, image_part, run_async, running
 
 from engine import Engine, load_picture
-from engine.prompts.prompt import Prompt
+from engine.prompts.builder import Prompt
 from engine.server import Settings
 from engine.server.fetch import Fetcher
 from engine.server.pictures import PictureReader

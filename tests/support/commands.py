@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import pytest
 
 from engine import Engine, Finished, Generation, GenerationOptions, Progress, TextDelta
-from engine.prompts.prompt import Prompt
+from engine.prompts.builder import Prompt
 
 
 class Terminal(io.StringIO):

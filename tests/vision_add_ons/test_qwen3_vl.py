@@ -22,7 +22,7 @@ from transformers.vision_utils import (
 )
 
 from engine import load
-from engine.memory.needs import Needs, Shape
+from engine.memory.room import Needs, Shape
 from model_kit.config import read_config
 from model_kit.decoder_modules import decoder_module
 from model_kit.kit import inspect_checkpoint, load_model_kit
