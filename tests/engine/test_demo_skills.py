@@ -1,4 +1,4 @@
-"""What the demo model sees in scenes it was never shown: the same few, and more in a sweep.
+"""What the demo model sees in scenes it was never shown, in a sweep; by name, in two of them.
 
 `python -m scripts.demo_model.measure` measures thousands.
 """

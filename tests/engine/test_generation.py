@@ -317,7 +317,16 @@ assert "mlx_vlm" not in sys.modules
 {{}}
 """
     endings = {"1 / 0": script.format("1 / 0")}
-    endings["while generating"] = script.format("engine.generate('Hello ' * 300)")
+    failed = """
+from engine import CheckpointError, load
+for _ in range(3):
+    try:
+        load("/nowhere")
+    except CheckpointError:
+        pass
+"""
+    after = "after failed loads and an answer, while generating"
+    endings[after] = failed + script.format("engine.generate('Hello ' * 300)")
     endings["while loading"] = f"""
 import threading
 from engine import load
@@ -329,15 +338,6 @@ given = {{"progress": progress}}
 threading.Thread(target=load, args=({str(demo)!r},), kwargs=given, daemon=True).start()
 assert reached.wait(600)
 """
-    failed = """
-from engine import CheckpointError, load
-for _ in range(3):
-    try:
-        load("/nowhere")
-    except CheckpointError:
-        pass
-"""
-    endings["after failed loads and an answer"] = failed + script.format("pass")
     for ending, code in endings.items():
         run = subprocess.run(python(code), capture_output=True, text=True)
         assert run.returncode == (ending == "1 / 0"), (ending, run.stderr)

@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 from support import moxin_checkpoint as moxin
 from support.at_once import all_at_once, cancel_at
+from support.seeds import SWEEP
 from support.short_chats import of_digits
 
 from engine import Engine, GenerationOptions, ImageError, Progress, TextDelta, load
@@ -67,7 +68,10 @@ def test_a_text_follow_up_to_a_picture_is_all_cached(seeing: Engine) -> None:
     assert third.cached_tokens >= second.prompt_tokens + len(second.tokens)
 
 
-@pytest.mark.parametrize(("checkpoint", "rows"), [("seeing_folder", ROWS), ("seeing_demo", 64)])
+SEEING = [("seeing_folder", ROWS), ("seeing_demo", 64)]
+
+
+@pytest.mark.parametrize(("checkpoint", "rows"), SEEING if SWEEP else SEEING[:1])
 def test_an_image_turn_is_what_mlx_lm_makes_of_the_rows(
     request: pytest.FixtureRequest, checkpoint: str, rows: int, seed: int
 ) -> None:

@@ -158,20 +158,23 @@ def test_penalties_and_bias_equal_mlx_lm(any_pair: Pair, seed: int) -> None:
     assert ours(any_pair.engine, prompt, options) == expected
 
 
-def test_warm_follow_up_equals_mlx_lm_handed_the_same_cache(pair: Pair, seed: int) -> None:
+def test_warm_follow_up_equals_mlx_lm_handed_the_same_cache(any_pair: Pair, seed: int) -> None:
     """What a follow-up runs is what mlx-lm runs on the same cache and the same new tokens."""
-    model, tokenizer = pair.alone
-    first = tokenizer.encode(sentence(seed, pair.words))
-    options = GenerationOptions(max_tokens=pair.tokens // 2, logprobs=True)
-    answer, _ = ours(pair.engine, first, options)
+    model, tokenizer = any_pair.alone
+    first = tokenizer.encode(sentence(seed, any_pair.words))
+    options = GenerationOptions(max_tokens=any_pair.tokens // 2, logprobs=True)
+    answer, _ = ours(any_pair.engine, first, options)
     cache = make_prompt_cache(model)
-    assert theirs(pair.alone, first, max_tokens=pair.tokens // 2, prompt_cache=cache)[0] == answer
+    assert (
+        theirs(any_pair.alone, first, max_tokens=any_pair.tokens // 2, prompt_cache=cache)[0]
+        == answer
+    )
     history = first + answer
     # mlx-lm runs the end token of an answer too; what follows here does not continue from it.
     trim_prompt_cache(cache, cache[0].offset - len(history))
     new = tokenizer.encode(" And then: " + sentence(seed + 1, 10))
-    expected = theirs(pair.alone, new, max_tokens=pair.tokens // 2, prompt_cache=cache)
-    generation = pair.engine.generate(history + new, options=options)
+    expected = theirs(any_pair.alone, new, max_tokens=any_pair.tokens // 2, prompt_cache=cache)
+    generation = any_pair.engine.generate(history + new, options=options)
     deltas = [e for e in generation if isinstance(e, TextDelta) and e.token is not None]
     assert generation.result().cached_tokens == len(history)
     assert ([d.token for d in deltas], [d.logprob for d in deltas]) == expected

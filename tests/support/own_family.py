@@ -5,7 +5,7 @@ text half alone. Here text is held against mlx-lm's loop itself.
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import mlx.core as mx
 import numpy as np
@@ -23,6 +23,7 @@ from vision_add_ons.testing import (
     Kit,
     answer_checks,
     centred,
+    conversation_checks,
     dtype_checks,
     form_checks,
     memory_checks,
@@ -66,6 +67,25 @@ OF_ITS_CONFIG = [
     "test_nothing_is_changed_in_place",
 ]
 """What an add-on does alike whatever the sizes are."""
+
+OF_ALL_TOWERS = [
+    "test_pieces",
+    "test_places",
+    "test_counts_that_disagree",
+    "test_touching_pictures",
+    "test_a_later_picture",
+    "test_embeddings",
+    "test_text_embeddings",
+    "test_texts_mark_nothing",
+    "test_absent_settings",
+    "test_saved_means",
+    "test_halves_stay",
+    "test_float32_stays",
+    "test_no_vision_half",
+    "test_text",
+    "test_together",
+]
+"""What an add-on does alike whatever tower it has."""
 
 OF_ALL_DECODERS = [
     "test_places",
@@ -127,6 +147,13 @@ class OwnFamily(Conformance):
         with skipping():
             processor_checks.check_pixels(kit, processor_checks.DRAWN if SWEEP else 2)
 
+    def test_prompts_of_conversations(self, kit: Kit, record_property: Any) -> None:
+        wanted = conversation_checks.COMPARED if SWEEP else 16
+        with skipping():
+            found = conversation_checks.check_conversations(kit, wanted)
+            for template, counts in found.items():
+                record_property("prompts", (kit.reference.name, template, *counts))
+
     @pytest.mark.parametrize("towers", [False, True] if SWEEP else [True])
     def test_quantized(self, kit: Kit, towers: bool) -> None:
         with skipping():
@@ -169,7 +196,7 @@ def in_sweeps_only(*names: str) -> Callable[[Tests], Tests]:
 
 with_another_decoder = in_sweeps_only(*OF_THE_ADD_ON_ALONE, *OF_ALL_DECODERS, *ELSEWHERE)
 """Of an add-on that has been tested with a decoder."""
-with_another_tower = in_sweeps_only(*OF_ITS_CONFIG, *ELSEWHERE, "test_together")
+with_another_tower = in_sweeps_only(*OF_ITS_CONFIG, *OF_ALL_TOWERS, *ELSEWHERE)
 """Of one that has been tested with a tower, and a processor, of other sizes."""
 alike = in_sweeps_only(*ELSEWHERE)
 """Of one whose kind has been tested: of the same caches, positions and masks."""

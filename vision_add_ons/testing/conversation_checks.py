@@ -16,12 +16,13 @@ from vision_add_ons.testing.stored import NotRecorded
 
 COMPARED = 40
 """Conversations of each template whose ids must be the processor's."""
-MOST_DRAWN = 4 * COMPARED
-"""So many are drawn at most for each tokenizer: those that are refused compare nothing."""
+MOST_DRAWN = 4
+"""Times as many are drawn at most for each tokenizer: those that are refused compare nothing."""
 
 
-def check_conversations(kit: Kit) -> dict[str, tuple[int, int]]:
-    """Drawn conversations become the ids that the family's processor makes of them.
+def check_conversations(kit: Kit, wanted: int = COMPARED) -> dict[str, tuple[int, int]]:
+    """Drawn conversations become the ids that the family's processor makes of them, so many of each
+    template.
 
     What the engine refuses, for want of a place in the template, the processor refuses or loses.
     Returns, for each of the reference's templates, how many were compared, and how many more were
@@ -34,20 +35,20 @@ def check_conversations(kit: Kit) -> dict[str, tuple[int, int]]:
     for name, template in reference.templates.items():
         case = kit.case(f"conversations, {name}")
         compared = refused = 0
-        for adds_bos, wanted in ((False, COMPARED // 2), (True, COMPARED)):
+        for adds_bos, enough in ((False, wanted // 2), (True, wanted)):
             one = Compared(kit, name, Prompts(kit, adds_bos, template))
-            for messages in islice(one.drawn(case.random), MOST_DRAWN):
+            for messages in islice(one.drawn(case.random), MOST_DRAWN * wanted):
                 if one.alike(messages):
                     compared += 1
                 else:
                     refused += 1
-                if compared == wanted:
+                if compared == enough:
                     break
-            if compared < wanted:
+            if compared < enough:
                 break
-        assert compared == COMPARED, (
+        assert compared == wanted, (
             f"of {compared + refused} conversations with {name}, {refused} were refused, and only "
-            f"{compared} could be compared: {COMPARED} must be"
+            f"{compared} could be compared: {wanted} must be"
         )
         counts[name] = compared, refused
     return counts
