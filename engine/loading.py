@@ -156,7 +156,7 @@ def load(
         if drafting is not None:
             from engine.drafting.drafts import Drafts
 
-            memory.drafts = Drafts(drafters[0] if drafters else None, memory)
+            memory.drafts = Drafts(drafters.pop() if drafters else None, memory)
         return memory
 
     worker = Worker(load_kit, remember, parallel)
