@@ -346,16 +346,16 @@ class Engine:
         from engine.decoding.parts import parts_of
         from engine.decoding.thinking import thinking_guide
 
-        thought, options = generation.prompt.thought, generation.options
-        generation.guide = thinking_guide(
-            self._marks, self._vocab_size, thought, options, guide, self._ends
-        )
+        marks, thought, options = self._marks, generation.prompt.thought, generation.options
+        held = thinking_guide(marks, self._vocab_size, thought, options, guide, self._ends)
         reader = None
         if request.tools:
-            from engine.tools.asking import reader_of
+            from engine.tools.asking import guide_of, reader_of
 
             reader = reader_of(request, self._builder())
-        generation.parts = parts_of(self._marks, thought, options, guide is not None, reader)
+            held = guide_of(request, self._builder(), self._guides, held)
+        generation.guide = held
+        generation.parts = parts_of(marks, thought, options, guide is not None, reader)
 
     def _guide(self, schema: Any) -> "Guide":
         """What holds an answer to its schema."""

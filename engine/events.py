@@ -122,6 +122,9 @@ class Finished:
     """Of decoding: tokens after the first, by the time after the first."""
     seed: int
     """What to give `GenerationOptions.seed` to draw the same again."""
+    drafted_tokens: int = 0
+    """How many of the tokens had been guessed by a draft (see `engine.load`) before the model said
+    the same: each spared a step of it."""
     stop_string: str | None = None
     """The stop text that ended the answer."""
     error: BaseException | None = None

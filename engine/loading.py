@@ -33,6 +33,9 @@ CACHE_DIR_BYTES = 8 * 2**30
 MOST_PARALLEL = 256
 """The most answers that are made at once."""
 
+LOOKUP = "lookup"
+"""What stands where a draft model's name may, for prompt lookup alone."""
+
 LoadProgress = Callable[[str, int, int], None]
 
 
@@ -49,6 +52,7 @@ def load(
     adapter: str | os.PathLike[str] | None = None,
     add_on: "type[VisionAddOn] | None" = None,
     parallel: int = 1,
+    draft: str | os.PathLike[str] | None = None,
     cancel: threading.Event | None = None,
 ) -> Engine:
     """Load a model and return an engine that answers with it.
@@ -69,6 +73,12 @@ def load(
     `parallel` is how many answers are made at once: one after the other by default, each bit for
     bit as mlx-lm alone makes it; more are decoded together, each within rounding of what it is
     alone, so that nobody waits for another's answer.
+    `draft` has answers guessed a few tokens ahead, which the model checks all at once: tokens that
+    are right come sooner, and none is there but the model's own. It is a smaller model with the
+    same tokenizer, named as `model` is, or "lookup", which needs none: it guesses what followed the
+    latest words where they stood before, as in edits, quotes and code. Pictures are not shown to a
+    draft. It serves an answer while no other is made, as far as it pays; see
+    `GenerationOptions.draft_tokens`. Answers are then within rounding of mlx-lm's alone.
     `progress(stage, done, total)` is called from the engine's thread, from the start on; what it
     raises ends the load. Whoever sets `cancel` ends it too, with `EngineClosed`, when the library
     that is being imported or the weights that are being read are there. Raises a subclass of
@@ -86,10 +96,11 @@ def load(
     check_bytes("cache_dir_bytes", cache_dir_bytes)
     check_count("parallel", parallel, MOST_PARALLEL)
     _check_add_on(add_on)
-    name = file_name(model, "the model", CheckpointNotFound)
-    named = name if isinstance(model, str) else Path(name)
+    named = _named(model, "the model")
     if adapter is not None:
         adapter = file_name(adapter, "the adapter", AdapterError)
+    drafting = None if vocab_only or draft is None else _named(draft, "the draft model")
+    drafters: list[ModelKit] = []
     kept_in = None if cache_dir is None else _cache_folder(cache_dir)
     check_mlx()
     from engine.libraries import import_libraries
@@ -120,6 +131,12 @@ def load(
         )
         if adapter is not None:
             kit.use_adapter(adapter)
+        if drafting is not None and drafting != LOOKUP:
+            from engine.drafting.drafts import check_draft
+
+            folder = resolve(drafting, report)
+            drafters.append(load_model_kit(folder, decoder_only=True, progress=report))
+            check_draft(kit, drafters[0])
         return kit
 
     def remember(kit: "ModelKit") -> "Memory":
@@ -135,7 +152,12 @@ def load(
         there = memory_there()
         share = int((there or 0) * CACHE_SHARE) if cache_bytes is None else cache_bytes
         most = there if memory_bytes is None else memory_bytes
-        return Memory(kit, share, kept_in, cache_dir_bytes, most, parallel)
+        memory = Memory(kit, share, kept_in, cache_dir_bytes, most, parallel)
+        if drafting is not None:
+            from engine.drafting.drafts import Drafts
+
+            memory.drafts = Drafts(drafters[0] if drafters else None, memory)
+        return memory
 
     worker = Worker(load_kit, remember, parallel)
     try:
@@ -143,6 +165,11 @@ def load(
     except BaseException:
         worker.close()
         raise
+
+
+def _named(model: object, what: str) -> str | Path:
+    name = file_name(model, what, CheckpointNotFound)
+    return name if isinstance(model, str) else Path(name)
 
 
 def _check_add_on(add_on: object) -> None:

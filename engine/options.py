@@ -24,6 +24,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "penalty_context": (1, LARGEST),
     "logit_bias": (-100.0, 100.0),
     "top_logprobs": (0, 100),
+    "draft_tokens": (0, 64),
     "max_context": (2, LARGEST),
     "kv_bits": (2, 8),
     "kv_group_size": (32, 128),
@@ -104,6 +105,9 @@ class GenerationOptions:
     """Tell so many likeliest alternatives at each token, 0 to 100. What temperature and filters
     keep from being drawn is told as well; a token that the model itself rules out, by a logit of
     -infinity, is not."""
+    draft_tokens: int | None = None
+    """Of an engine that drafts (see `engine.load`), how many tokens are guessed at once while the
+    answer is alone: 0, which is none, to 64; None: as many as pay, by what was right so far."""
     max_context: int | None = None
     """A cap on prompt and answer together, in tokens, below the model's own: 2 to 2**31 - 1."""
     kv_bits: int | None = None
@@ -165,6 +169,7 @@ _MAY_BE_NONE = (
     "max_tokens",
     "max_thinking_tokens",
     "seed",
+    "draft_tokens",
     "max_context",
     "kv_bits",
     "max_image_size",

@@ -38,7 +38,8 @@ class Request:
     """Whether it may ("auto"), must not ("none") or has to ("required") call some; or a tool's
     name, which it then has to call. Kept as a `ToolChoice`."""
     parallel_tool_calls: bool = True
-    """Whether one answer may hold several calls; else it ends behind its first."""
+    """Whether one answer may hold several calls, `engine.tools.tool.MOST_CALLS` at most, behind
+    the last of which it ends; else it ends behind its first."""
     template: Mapping[str, Any] = field(default_factory=dict)
     """What the chat template is told beside messages: variables of its own by their names, plain
     data as JSON has it. It is kept as a copy; see `engine.prompts.variables`."""

@@ -33,6 +33,7 @@ preload_openblas()
 import bench_apc  # noqa: E402
 import bench_cache  # noqa: E402
 import bench_clients  # noqa: E402
+import bench_drafts  # noqa: E402
 import bench_first  # noqa: E402
 import bench_follow_up  # noqa: E402
 import bench_prompts  # noqa: E402
@@ -155,6 +156,10 @@ class Bench:
         detail = f"{growth / 2**20:.1f} MiB over a history of {held / 2**20:.1f} MiB"
         shares = [f.growth / f.held for f in found]
         yield self._row("peak memory / history", shares, "ratio", at_most=0.5, detail=detail)
+
+    def drafts(self) -> Iterator[Row]:
+        """Answers guessed ahead: what that gains where it is right, and costs where it is not."""
+        yield from self._at_least(bench_drafts.figures(self.folder, self.rounds))
 
     def imports(self) -> Iterator[Row]:
         """`import engine` in a fresh interpreter."""
@@ -334,6 +339,7 @@ PARTS = {
     "import": Bench.imports,
     "load": Bench.loads,
     "first": Bench.first,
+    "drafts": Bench.drafts,
     "together": Bench.together,
     "clients": Bench.clients,
     "embeddings": Bench.embeddings,

@@ -30,19 +30,23 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**31))
     parser.add_argument("--family", nargs="*", help="only these, by the beginnings of their names")
     parser.add_argument("--together", type=int, default=1, help="conversations that ask at once")
+    parser.add_argument("--draft", choices=("lookup", "itself"), help="guess the answers ahead")
     args = parser.parse_args()
     chosen = [f for f in FAMILIES if not args.family or f.name.startswith(tuple(args.family))]
     print(f"seed {args.seed}")
     for family in chosen:
         with tempfile.TemporaryDirectory() as directory:
             started = time.perf_counter()
-            with Simulation.of(family, Path(directory), args.seed, args.together) as simulation:
+            with Simulation.of(
+                family, Path(directory), args.seed, args.together, args.draft
+            ) as simulation:
                 for _ in range(-(-args.steps // len(chosen))):
                     simulation.step()
         print(
             f"{family.name:24}{simulation.steps} steps, {simulation.cached} tokens cached, "
             f"{simulation.from_disk} of them from disk after {simulation.restarts} restarts, "
-            f"{simulation.reused} images reused, worst error {simulation.worst:.1e}, "
+            f"{simulation.reused} images reused, {simulation.drafted} tokens drafted, "
+            f"worst error {simulation.worst:.1e}, "
             f"{time.perf_counter() - started:.0f} s",
             flush=True,
         )

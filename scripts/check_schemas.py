@@ -1,10 +1,12 @@
 """Thousands of random schemas, patterns and lists of choices, each answered by a random model.
 
-    python scripts/check_schemas.py --schemas 2000 --pictures 200 [--seed N]
+    python scripts/check_schemas.py --schemas 2000 --pictures 200 --tools 200 [--seed N]
 
 Answers are drawn at temperature 1, eight at once, half of them with a model that does not want to
-end; those of the second number are about pictures. What ended by itself must be what was asked
-for, by `jsonschema` and by Python's `re`; what cannot be had must be refused when it is asked for.
+end; those of the second number are about pictures, and those of the third are calls of a tool, in
+each form that calls are held to, which the model begins of its own accord. What ended by itself
+must be what was asked for, by `jsonschema` and by Python's `re`; what cannot be had must be refused
+when it is asked for.
 Needs the extras `dev` and `parity`.
 """
 
@@ -32,11 +34,12 @@ import jsonschema  # noqa: E402
 from hypothesis import HealthCheck, Phase, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from PIL import Image  # noqa: E402
-from support import tiny  # noqa: E402
+from support import scripted, tiny  # noqa: E402
 from support.moxin_checkpoint import write_seeing  # noqa: E402
 from support.random_schemas import CHOICES, PATTERNS, SCHEMAS  # noqa: E402
+from support.tool_templates import PUBLISHED  # noqa: E402
 
-from engine import Engine, GenerationOptions, OptionError, Schema, load  # noqa: E402
+from engine import Engine, GenerationOptions, OptionError, Request, Schema, load  # noqa: E402
 from model_kit.demo import demo_folder  # noqa: E402
 
 TOGETHER = 8
@@ -137,6 +140,52 @@ def batches(
     return outcomes, refusals, failures
 
 
+def calls(
+    engine: Engine, schemas: Sequence[Any], chance: random.Random
+) -> tuple[Counter[str], int]:
+    """What became of calls with such arguments, and how many failed."""
+    outcomes: Counter[str] = Counter()
+    failures = 0
+    builder = engine._builder()
+    closing = {token: 6.0 for text in '"}]<>' for token in engine.tokenize(text)}
+    bias = closing | {builder.token_of(builder.telling.form.start): 100.0}
+    for start in range(0, len(schemas), TOGETHER):
+        under_way = []
+        for schema in schemas[start : start + TOGETHER]:
+            tool = {"name": "f", "description": "Does it.", "parameters": _parameters(schema)}
+            options = GenerationOptions(
+                max_tokens=2 * TOKENS,
+                temperature=1.0,
+                seed=chance.randrange(2**32),
+                logit_bias=bias,
+            )
+            messages = [{"role": "user", "content": "Hello"}]
+            asked = Request(messages, options=options, tools=[tool], parallel_tool_calls=False)
+            under_way.append((tool["parameters"], engine.submit(asked)))
+        for parameters, generation in under_way:
+            end = generation.result()
+            if generation.guide is None:
+                outcomes["not held to"] += 1  # what nothing can meet
+            elif end.finish_reason == "length":
+                outcomes["cut off"] += 1
+            else:
+                made = [dict(call.arguments) for call in end.tool_calls]
+                wrong = failure(("schema", parameters), json.dumps(made[0])) if made else "no call"
+                outcomes["failed" if wrong else "met"] += 1
+                if wrong is not None:
+                    failures += 1
+                    print(f"FAILURE {parameters!r}\n    {wrong}\n    {end.answer!r} {made!r}\n")
+    return outcomes, failures
+
+
+def _parameters(schema: Any) -> dict[str, Any]:
+    """A tool's, of which one is to be as a schema says."""
+    own = dict(schema)
+    named = {"$defs": own.pop("$defs")} if "$defs" in own else {}
+    properties = {"given": own, "rest": {"anyOf": [{"type": "boolean"}, {"type": "null"}]}}
+    return {"type": "object", "properties": properties, "required": ["given"], **named}
+
+
 def _picture(chance: random.Random) -> Image.Image:
     size = chance.randint(20, 60), chance.randint(20, 60)
     return Image.frombytes("RGB", size, chance.randbytes(size[0] * size[1] * 3))
@@ -151,6 +200,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--schemas", type=int, default=2000)
     parser.add_argument("--pictures", type=int, default=200)
+    parser.add_argument("--tools", type=int, default=200)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**31))
     args = parser.parse_args()
     print(f"seed {args.seed}", flush=True)
@@ -174,6 +224,23 @@ def main() -> int:
             print(f"{len(asked)} {'with pictures' if pictures else 'texts'} in {seconds:.0f} s")
             for title, counts in (("outcome", outcomes), ("refused", refusals)):
                 print(f"by {title}:", "; ".join(f"{n} {what}" for what, n in counts.most_common()))
+        asked = drawn(args.tools * 5 // 4, chance.randrange(2**32)) if args.tools else []
+        schemas = [schema for kind, schema in asked if kind == "schema"][: args.tools]
+        for family in ("mistral", "qwen3", "qwen3_coder") if schemas else ():
+            form, marks = PUBLISHED[family], ("<pad>", *PUBLISHED[family].added)
+            folder = Path(directory) / family
+            scripted.save(
+                folder,
+                form.template,
+                None,
+                added=marks,
+                end=form.added[1],
+                max_position_embeddings=2**14,
+            )
+            with load(folder, parallel=TOGETHER) as engine:
+                counts, failed = calls(engine, schemas, chance)
+            failures += failed
+            print(f"{family}:", "; ".join(f"{n} {what}" for what, n in counts.most_common()))
     print(f"{failures} failures")
     return 1 if failures else 0
 

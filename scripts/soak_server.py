@@ -98,8 +98,8 @@ class Soak:
     async def _follow(self, messages: list[dict[str, str]], most: int) -> tuple[str, FollowUp]:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         body = {"model": self.model, "messages": messages, "max_tokens": most, "stream": True}
+        sent, first, text = time.perf_counter(), 0.0, ""  # before anybody can begin with it
         writer.write(_post("/v1/chat/completions", body | {"stream_options": _USAGE}))
-        sent, first, text = time.perf_counter(), 0.0, ""
         while (line := await reader.readline()) != b"data: [DONE]\n":
             assert line, "the connection was closed"
             if not line.startswith(b"data: "):

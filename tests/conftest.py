@@ -145,12 +145,15 @@ def tiny_engine(tiny_folder: Path) -> "Iterator[Engine]":
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "drawn: something about it follows from a seed")
+    config.addinivalue_line("markers", "whole: in a sweep, it does more than in the test command")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """`-m drawn` chooses what a sweep is for."""
     for item in items:
-        if not {"seed", "class_kit", "planting"}.isdisjoint(getattr(item, "fixturenames", ())):
+        if not {"seed", "class_kit", "planting", "family"}.isdisjoint(
+            getattr(item, "fixturenames", ())
+        ):
             item.add_marker("drawn")
 
 

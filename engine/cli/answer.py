@@ -69,12 +69,13 @@ def summary(end: Finished) -> str:
     first = end.time_to_first_token
     disk = f", {end.disk_tokens} of them from disk" if end.disk_tokens else ""
     thought = f" ({end.reasoning_tokens} of them thought)" if end.reasoning_tokens else ""
+    drafted = f", {end.drafted_tokens} of them drafted" if end.drafted_tokens else ""
     return (
         f"{end.prompt_tokens} prompt tokens ({end.cached_tokens} cached{disk}), "
         f"{end.images_encoded} images encoded and {end.images_reused} reused, "
         + (f"first token after {first:.2f} s, " if first is not None else "no token, ")
-        + f"{end.completion_tokens} tokens{thought} at {end.tokens_per_second:.1f} tokens/s, "
-        f"finish reason {end.finish_reason}"
+        + f"{end.completion_tokens} tokens{thought}{drafted} at "
+        f"{end.tokens_per_second:.1f} tokens/s, finish reason {end.finish_reason}"
     )
 
 

@@ -23,6 +23,7 @@ _GENERATION: dict[str, tuple[type, str]] = {
     "seed": (int, "draw the same again; a fresh one if not given"),
     "repetition_penalty": (float, "above 1, recent tokens become less likely"),
     "max_thinking_tokens": (int, "end a thought when it has so many tokens"),
+    "draft_tokens": (int, "tokens that a draft guesses at once; 0 for none (default: what pays)"),
     "max_image_size": (int, "shrink pictures whose longer side has more pixels than this"),
     "max_context": (int, "a cap on prompt and answer together, in tokens"),
     "kv_bits": (int, "quantize long KV caches to 2, 4 or 8 bits"),
@@ -75,6 +76,8 @@ def add_loading(parser: argparse.ArgumentParser) -> None:
     add("--model", default="demo", metavar="MODEL", help=f"{MODEL} (default demo)")
     add("--decoder-only", action="store_true", help="load a vision model's text half alone")
     add("--adapter", metavar="DIR", help="a low-rank adapter for the decoder, in mlx-lm's format")
+    draft = "a smaller model that guesses the answers ahead, or lookup, which needs none"
+    add("--draft", metavar="MODEL", help=draft)
     add("--cache-bytes", type=int, metavar="N", help="the most that the prompt cache may take")
     add("--memory-bytes", type=int, metavar="N", help="the most memory that the model may take")
     add("--cache-dir", metavar="DIR", help="keep conversations' KV caches in this folder")

@@ -39,6 +39,7 @@ def open_engine(args: argparse.Namespace, parallel: int = 1) -> Engine:
                 cache_dir=args.cache_dir,
                 adapter=args.adapter,
                 parallel=parallel,
+                draft=args.draft,
             )
         except KeyboardInterrupt:
             stopped.set()

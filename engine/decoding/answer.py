@@ -85,6 +85,8 @@ class Answer:
         """Of how many tokens the prompt is run at once, at most."""
         self.limit: int | None = None
         """How many tokens the answer may have where memory ends before `max_tokens` do."""
+        self.drafted = 0
+        """How many of its tokens were drafted."""
         self._started = time.perf_counter()
         self._first_token: float | None = None
         self._last_token: float | None = None
@@ -369,6 +371,7 @@ class Answer:
             time_to_first_token=first - submitted if first and self._tokens else None,
             tokens_per_second=speed,
             seed=self.seed,
+            drafted_tokens=self.drafted,
             stop_string=None if self._stops is None else self._stops.matched,
             error=error,
             tool_calls=() if parts is None else parts.calls,

@@ -9,10 +9,12 @@ from typing import Any
 import mlx.core as mx
 
 from engine.decoding.answer import Answer, Ending
-from engine.decoding.lane import Lane, LaneCache, LaneRow
+from engine.decoding.lane import Lane, LaneCache
+from engine.decoding.lane_row import LaneRow
 from engine.decoding.lanes import Lanes
 from engine.decoding.row_sampler import Row, RowSampler
 from engine.decoding.sampling import logits_processors
+from engine.drafting.drafts import Drafts
 from engine.events import FinishReason
 from engine.memory.room import Room
 from vision_add_ons.cache_views import plain_caches, shift_of
@@ -23,23 +25,27 @@ log = logging.getLogger("sightline")
 class _Member:
     """An answer that is decoded in a lane, and its text."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer, drafts: Drafts | None) -> None:
         self.answer = answer
         self.row = Row(answer.options, answer.seed, answer.kit.vocab_size)
         self._detokenizer = answer.kit.tokenizer.detokenizer
         self._eos = answer.kit.tokenizer.eos_token_ids
-        self._left = answer.max_tokens
+        self.left = answer.max_tokens
+        """How many tokens it may have yet."""
+        self.drafting = None if drafts is None else drafts.of(answer)
 
     def feed(self, token: int) -> FinishReason | None:
         """Deal with the next token, as mlx-lm's `stream_generate` does."""
+        if self.drafting is not None:
+            self.drafting.said(token)
         logprob, alternatives = self.row.next()
         ended: FinishReason | None = None
-        self._left -= 1
+        self.left -= 1
         if token in self._eos:
             ended = "stop"
         else:
             self._detokenizer.add_token(token)
-            if not self._left:
+            if not self.left:
                 ended = "length"
         if ended is not None:
             self._detokenizer.finalize()
@@ -50,9 +56,10 @@ class _Member:
 class Company:
     """For the engine's thread alone."""
 
-    def __init__(self, model: Any, room: Room) -> None:
-        """`room` bounds what rows are padded by."""
+    def __init__(self, model: Any, room: Room, drafts: Drafts | None = None) -> None:
+        """`room` bounds what rows are padded by; `drafts` serve an answer while it is alone."""
         self._model = model
+        self._drafts = drafts
         self._room = room
         self._lanes = Lanes(model, room)
         self._members: dict[int, _Member] = {}
@@ -104,7 +111,7 @@ class Company:
     def _lane(
         self, answers: Sequence[Answer], last: mx.array, caches: Sequence[LaneCache]
     ) -> tuple[list[_Member], Lane]:
-        members = [_Member(answer) for answer in answers]
+        members = [_Member(answer, self._drafts) for answer in answers]
         rows = []
         for member in members:
             before = member.answer.prompt.tokens[:-1]
@@ -131,15 +138,28 @@ class Company:
             self._fail(names, reason)
         for lane in self._lanes:
             try:
-                told = lane.step()
+                told = lane.step() if self._drafts is None else self._step(lane)
             except BaseException as error:
                 self._lose(lane, error)
             else:
                 self._deliver(lane, told)
 
+    def _step(self, lane: Lane) -> list[tuple[int, int]]:
+        """A token of each of a lane's answers; more of one that is alone where drafts are right."""
+        one = self._members[lane.names[0]]
+        if len(self._members) > 1 or one.drafting is None:
+            return lane.step()
+        told = one.drafting.step(lane, one.left)
+        one.answer.drafted += len(told) - 1
+        return told
+
     def _deliver(self, lane: Lane, told: Sequence[tuple[int, int]]) -> None:
         ended: dict[int, Ending] = {}
-        for name, token in told:
+        for i, (name, token) in enumerate(told):
+            if name in ended:  # by one of several tokens of its own
+                lane.take_back(len(told) - i)
+                self._members[name].answer.drafted -= len(told) - i
+                break
             try:
                 reason = self._members[name].feed(token)
             except BaseException as error:
@@ -151,15 +171,17 @@ class Company:
         time.sleep(0)
         if not ended:
             return
-        leaving = {name: self._members.pop(name).answer for name in ended}
+        leaving = {name: self._members.pop(name) for name in ended}
         try:
             for name, caches in self._lanes.leave(lane, ended).items():
-                leaving[name].kv = caches
+                leaving[name].answer.kv = caches
         except BaseException as error:  # they have all their tokens, and end as they would
             log.warning("KV caches of answers that ended are lost: %s", error)
             self._lose(lane, error)
-        for name, answer in leaving.items():
-            answer.end(*ended[name])
+        for name, member in leaving.items():
+            if member.drafting is not None:
+                member.drafting.close()
+            member.answer.end(*ended[name])
 
     def _lose(self, lane: Lane, error: BaseException) -> None:
         """What its rows hold cannot be computed."""

@@ -11,8 +11,8 @@ from engine.decoding import alone, reading
 from engine.decoding.alone import Alone
 from engine.decoding.answer import Answer
 from engine.decoding.company import Company
-from engine.decoding.lane import decodes_together
 from engine.decoding.reading import Reading
+from engine.decoding.trial import decodes_together
 from engine.generation import Generation
 from engine.memory.memory import Memory
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Desk:
-    """Answers several requests at once. For the engine's thread alone.
+    """Answers several requests at once, or one with drafts. For the engine's thread alone.
 
     Prompts are read a chunk or a picture at a time, with a step of all answers between two; what
     cannot be decoded together (quantized KV caches) is answered by itself, in turns with the
@@ -34,7 +34,7 @@ class Desk:
         self._places = places
         self._single: Iterator[None] | None = None
         """The one that is answered by itself."""
-        self._company = Company(kit.text_model, memory.room)
+        self._company = Company(kit.text_model, memory.room, memory.drafts)
         self._reading = Reading(kit, self._company, memory)
         self._wired = ExitStack()
         self._due = 0.0
@@ -50,8 +50,14 @@ class Desk:
 
         Of those that are answered by themselves there is one at a time.
         """
-        free = self._single is None or generation.options.kv_bits is None
+        free = self._single is None or not self._by_itself(generation)
         return under_way < self._places and free
+
+    def _by_itself(self, generation: Generation) -> bool:
+        """Whether mlx-lm's loop answers it: that alone quantizes KV caches, and it is asked for
+        where nothing is to be drafted and nobody else is answered."""
+        options = generation.options
+        return options.kv_bits is not None or (self._places == 1 and options.draft_tokens == 0)
 
     def admit(self, generation: Generation) -> None:
         """Begin to answer a request."""
@@ -60,10 +66,11 @@ class Desk:
             # As mlx-lm's loop does for what it runs itself; one for all, as the one that is left
             # sets the limit that there was when it was entered.
             self._wired.enter_context(wired_limit(self._kit.text_model, [generation_stream]))
-        if generation.options.kv_bits is None:
-            self._reading.add(answer)
+        if self._by_itself(generation):
+            in_turns = self._reading.step if self._places > 1 else None
+            self._single = alone.steps(answer, in_turns)
         else:
-            self._single = alone.steps(answer, self._reading.step)
+            self._reading.add(answer)
 
     def step(self, admit: Callable[[], bool]) -> None:
         """A token of every answer that is under way, behind what is read of prompts.
@@ -90,4 +97,8 @@ class Desk:
 
 def desk_for(kit: "ModelKit", memory: Memory, places: int) -> Desk | Alone:
     """What answers so many requests at once, as far as the model can."""
-    return Desk(kit, memory, places) if places > 1 and decodes_together(kit) else Alone(kit, memory)
+    if places > 1 and not decodes_together(kit):
+        places = 1
+    return (
+        Alone(kit, memory) if places == 1 and memory.drafts is None else Desk(kit, memory, places)
+    )

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import mlx.core as mx
 import numpy as np
 
+from engine.decoding.drawn import Drawn, DrawnToken
 from engine.decoding.sampling import LogitsProcessor
 from engine.decoding.schema_bounds import check_bounds
 from engine.schema import Schema
@@ -54,7 +55,7 @@ class AnswerGuide(Protocol):
     def error(self) -> OptionError | None:
         """Why it cannot go on."""
 
-    def after(self, token: int | None) -> mx.array | None:
+    def after(self, token: DrawnToken | None) -> mx.array | None:
         """Which tokens may follow, [vocab_size] of bool; see `Guide.after`."""
 
 
@@ -74,9 +75,10 @@ class Guides:
         self._compiled: OrderedDict[Schema, _Compiled] = OrderedDict()
         self._places = threading.Semaphore(AT_ONCE)
 
-    def guide(self, schema: Schema) -> "Guide":
+    def guide(self, schema: Schema, seconds: float | None = None) -> "Guide":
         """What guides one answer. Raises `OptionError` for a schema that is wrong, that nothing can
-        meet, that takes too long, or that asks for what cannot be held to, naming it."""
+        meet, that takes too long (`seconds`, or `SECONDS`), or that asks for what cannot be held
+        to, naming it."""
         with self._lock:
             compiled = self._compiled.get(schema)
             first = compiled is None
@@ -89,9 +91,12 @@ class Guides:
                 target=self._settle, args=(schema, compiled), name="sightline-schema", daemon=True
             ).start()
         try:
-            matcher = compiled.matcher.result(SECONDS)
+            error = compiled.matcher.exception(SECONDS if seconds is None else seconds)
         except TimeoutError:
-            raise _too_slow() from None
+            raise _TooSlow from None
+        if isinstance(error, OptionError):  # it may be kept, and is raised to several
+            raise OptionError(str(error)) from error.__cause__
+        matcher = compiled.matcher.result()
         with self._lock:
             return Guide(matcher.deep_copy(), self._vocab_size, self.ends)
 
@@ -112,7 +117,7 @@ class Guides:
         """On a thread of its own, which cannot be stopped: what waits for it may have left."""
         try:
             if not self._places.acquire(timeout=SECONDS):
-                raise _too_slow()
+                raise _TooSlow
             try:
                 matcher = self._compile(schema)
             finally:
@@ -123,9 +128,13 @@ class Guides:
             compiled.matcher.set_result(matcher)
         except BaseException as error:
             with self._lock:
-                if self._compiled.get(schema) is compiled:
+                compiled.seconds = time.thread_time()
+                # That a schema is wrong is known from now on; anything else may come out otherwise.
+                known = isinstance(error, OptionError) and not isinstance(error, _TooSlow)
+                if not known and self._compiled.get(schema) is compiled:
                     del self._compiled[schema]
-            compiled.matcher.set_exception(error)
+                self._forget()
+            compiled.matcher.set_exception(error.with_traceback(None))
 
     def _compile(self, schema: Schema) -> Any:
         if not self.ends:
@@ -180,7 +189,7 @@ class _Compiled:
 
     def __init__(self) -> None:
         self.matcher: Future[Any] = Future()
-        """llguidance's, for answers to begin with."""
+        """llguidance's, for answers to begin with; or why there is none."""
         self.seconds = 0.0
         """What it took, of a processor's time."""
 
@@ -217,43 +226,60 @@ class Guide:
         self.error: OptionError | None = None
         """Why it cannot go on."""
 
-    def after(self, token: int | None) -> mx.array | None:
+    def after(self, token: DrawnToken | None) -> mx.array | None:
         """Which tokens may follow, [vocab_size] of bool, the answer having gone on by `token`: None
         at its start. None where all may: when the answer is at its end, or there is an `error`."""
+        if token is not None and not self._over:
+            self.take(token.value)
+        return self.allowed()
+
+    def take(self, token: int) -> None:
+        """Go on by a token."""
+        if token in self._ends:
+            self._over = True
+        elif self.error is None and not self._matcher.consume_token(token):
+            self.error = _refusal(self._matcher)
+
+    def allowed(self) -> mx.array | None:
+        """Which tokens may follow, as `after` tells it."""
         if self._over or self.error is not None:
             return None
-        if token is not None:
-            if token in self._ends:
-                self._over = True
-                return None
-            self._matcher.consume_token(token)
-        if not self._matcher.is_error():
-            self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
+        self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
         if self._matcher.is_error():
             self.error = _refusal(self._matcher)
             return None
         allowed = np.unpackbits(self._bits.view(np.uint8), bitorder="little")
         return mx.array(allowed[: self._vocab_size].astype(bool))
 
+    @property
+    def whole(self) -> bool:
+        """Whether nothing but an end may follow."""
+        return bool(self._matcher.is_stopped())
+
+    def copy(self) -> "Guide":
+        """One that is where this is."""
+        return Guide(self._matcher.deep_copy(), self._vocab_size, self._ends)
+
 
 def guided(guide: AnswerGuide, drawn: Callable[[], mx.array | None]) -> LogitsProcessor:
     """For mlx-lm's loop; `drawn` gives the token, [1], that was drawn last."""
 
     def process(_: mx.array, logits: mx.array) -> mx.array:
-        # Computed while we wait for the token that it is computed from, and look what may follow.
-        mx.async_eval(logits)
         token = drawn()
-        allowed = guide.after(None if token is None else int(np.array(token)[0]))
+        # The logits are computed while we wait for the token that they are computed from, and look
+        # what may follow it.
+        allowed = guide.after(None if token is None else Drawn(token, logits)[0])
         return logits if allowed is None else mx.where(allowed, logits, -mx.inf)
 
     return process
 
 
-def _too_slow() -> OptionError:
-    return OptionError(
-        f"schema: it takes more than {SECONDS:g} seconds to be compiled, or to wait for others "
-        "that do"
-    )
+class _TooSlow(OptionError):
+    def __init__(self) -> None:
+        super().__init__(
+            f"schema: it takes more than {SECONDS:g} seconds to be compiled, or to wait for others "
+            "that do"
+        )
 
 
 def _refusal(matcher: Any) -> OptionError:

@@ -4,28 +4,21 @@ A row that is alone keeps its plain caches, and so mlx-lm's kernels for one; whe
 they become batch caches in place, and plain again when one is left.
 """
 
-import logging
-from collections.abc import Collection, Generator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import mlx.core as mx
-import numpy as np
 from mlx_lm.generate import generation_stream
 
-from engine.decoding.guide import AnswerGuide
-from engine.decoding.prefill import prefill_together
+from engine.decoding.drawn import Drawn
+from engine.decoding.lane_row import LaneRow
 from engine.decoding.row_sampler import RowSampler
-from engine.decoding.sampling import LogitsProcessor
+from engine.memory import kv_state
+from vision_add_ons.cache_views import tokens_in
 
-if TYPE_CHECKING:
-    from model_kit.kit import ModelKit
-
-log = logging.getLogger("sightline")
-
-T = TypeVar("T")
-
-ALIKE = 0.05
-"""How far the logits of a row may be from those that it has alone, for the rounding of bfloat16."""
+MOST_BEHIND = 16
+"""Tokens that caches which cannot be trimmed may lack, to be run with the next draft: a few more
+take a step hardly longer."""
 
 
 class LaneCache:
@@ -37,8 +30,8 @@ class LaneCache:
         `shifts` are what the rows' next tokens stand behind their index; see `CacheView.shift`.
         """
         self._cache = cache
-        self._shifts = list(shifts)
-        self._alone = len(self._shifts) == 1
+        self.shifts = list(shifts)
+        self._alone = len(self.shifts) == 1
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["_cache"], name)
@@ -60,9 +53,9 @@ class LaneCache:
     def offset(self) -> Any:
         """The position of the next token: a number of a row alone, else an array, [rows]."""
         if self._alone:
-            return self._cache.offset + self._shifts[0]
+            return self._cache.offset + self.shifts[0]
         offset = self._cache.offset
-        return offset + mx.array(self._shifts) if any(self._shifts) else offset
+        return offset + mx.array(self.shifts) if any(self.shifts) else offset
 
     def extend(self, others: Sequence["LaneCache"]) -> None:
         """Take the others' rows behind one's own; the others are used up."""
@@ -73,7 +66,7 @@ class LaneCache:
             self._cache = self._batch()
             for other in others:
                 self._cache.extend(other._batch())
-        self._shifts = [shift for one in every for shift in one._shifts]
+        self.shifts = [shift for one in every for shift in one.shifts]
         self._alone = False
         for other in others:
             other._cache = None  # or what it held would be kept beside its copy
@@ -83,7 +76,7 @@ class LaneCache:
 
     def filter(self, keep: Sequence[int]) -> None:
         """Keep the rows at these indices, if any."""
-        self._shifts = [self._shifts[i] for i in keep]
+        self.shifts = [self.shifts[i] for i in keep]
         if not keep:
             self._cache = None
         elif not self._alone:
@@ -99,43 +92,7 @@ class LaneCache:
         """The rows at these indices, in a cache of their own."""
         caches = [self.extract(i) for i in chosen]
         cache = caches[0] if len(caches) == 1 else type(caches[0]).merge(caches)
-        return LaneCache(cache, [self._shifts[i] for i in chosen])
-
-
-class LaneRow:
-    """What a lane knows of a row beside what is drawn for it."""
-
-    def __init__(
-        self,
-        name: int,
-        length: int,
-        processors: Sequence[LogitsProcessor],
-        guide: AnswerGuide | None = None,
-    ) -> None:
-        """`length` is how many tokens the row's caches hold."""
-        self.name = name
-        self.length = length
-        self.processors = processors
-        self.guide = guide
-        self._begun = False
-        self._tokens: mx.array | None = None
-
-    def process(self, token: mx.array, logits: mx.array) -> mx.array:
-        """Logits [1, vocab_size] after `token`, [1], by its processors, which see all tokens."""
-        if not self.processors:
-            return logits
-        seen = token if self._tokens is None else mx.concatenate([self._tokens, token])
-        self._tokens = seen
-        for process in self.processors:
-            logits = process(seen, logits)
-        return logits
-
-    def allowed(self, token: int) -> mx.array | None:
-        """Which tokens may follow `token`, [vocab_size]; None for all. To be asked once a token."""
-        if self.guide is None:
-            return None
-        begun, self._begun = self._begun, True
-        return self.guide.after(token if begun else None)
+        return LaneCache(cache, [self.shifts[i] for i in chosen])
 
 
 class Lane:
@@ -162,6 +119,10 @@ class Lane:
         self.new = True
         """Whether all that was drawn of it was delivered: it has to `begin`."""
         self._steps = 0
+        self._behind: list[int] = []
+        """What was delivered of a row that is alone, and is not in its caches yet."""
+        self._marked: tuple[int, kv_state.Snapshot] | None = None
+        """Where caches that cannot be trimmed were before the latest draft, to come back to."""
 
     @property
     def names(self) -> list[int]:
@@ -187,6 +148,14 @@ class Lane:
     def _draw(self, tokens: mx.array, caches: Sequence[Any], **extra: mx.array) -> mx.array:
         """What comes after `tokens`, [rows], as mlx-lm's `generate_step` draws it."""
         logits = self._model(tokens[:, None], cache=caches, **extra)[:, -1, :]
+        drawn = self._sampler(self._logprobs(tokens, logits))
+        mx.async_eval(drawn)
+        for row in self.rows:
+            row.length += 1
+        return drawn
+
+    def _logprobs(self, tokens: mx.array, logits: mx.array) -> mx.array:
+        """What tokens are drawn by, [rows, vocab_size], after `tokens`, [rows]."""
         if any(row.processors for row in self.rows):
             parts = [
                 row.process(tokens[i : i + 1], logits[i : i + 1]) for i, row in enumerate(self.rows)
@@ -194,18 +163,12 @@ class Lane:
             logits = mx.concatenate(parts)
         if any(row.guide is not None for row in self.rows):
             # Computed while we wait for the tokens before, and look what may follow them.
-            mx.async_eval(logits)
-            masks = [
-                row.allowed(int(t)) for row, t in zip(self.rows, np.array(tokens), strict=True)
-            ]
+            drawn = Drawn(tokens, logits)
+            masks = [row.allowed(drawn[i]) for i, row in enumerate(self.rows)]
             every = mx.ones(logits.shape[-1:], mx.bool_)
             allowed = mx.stack([every if mask is None else mask for mask in masks])
             logits = mx.where(allowed, logits, -mx.inf)
-        drawn = self._sampler(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
-        mx.async_eval(drawn)
-        for row in self.rows:
-            row.length += 1
-        return drawn
+        return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
 
     def step(self) -> list[tuple[int, int]]:
         """Each row's name and its next token; what was told of it is at its `Row`.
@@ -213,6 +176,8 @@ class Lane:
         The step after it is under way by then.
         """
         tokens = self._next
+        if self._behind or self._marked:
+            self.catch_up()
         with mx.stream(generation_stream):
             self._next = self._draw(tokens, self.caches)
             told: list[int] = tokens.tolist()  # type: ignore[assignment]
@@ -220,6 +185,107 @@ class Lane:
         if self._steps % 256 == 0:  # as mlx-lm's loop does
             mx.clear_cache()
         return [(row.name, token) for row, token in zip(self.rows, told, strict=True)]
+
+    # --- a row that is alone, with drafts ---------------------------------------------------------
+
+    @property
+    def next(self) -> mx.array:
+        """The tokens, [rows], that the next step delivers, which may still be being computed."""
+        return self._next
+
+    def verify(self, drafted: mx.array) -> list[tuple[int, int]]:
+        """As `step`, of a row that is alone, with `drafted`, [count], as what may come behind.
+
+        All of it is run at once, and a token drawn behind each as it would be in its turn: it is
+        the model's own, whatever was drafted. Those that are what was drafted are delivered too.
+        """
+        if len(self._behind) > MOST_BEHIND:
+            self.catch_up()
+        row, behind = self.rows[0], len(self._behind)
+        with mx.stream(generation_stream):
+            run = mx.concatenate([self._next, drafted])
+            if behind:
+                run = mx.concatenate([mx.array(self._behind, dtype=run.dtype), run])
+            self._mark(len(run))
+            logits = self._model(run[None], cache=self.caches)[0, behind:]
+            run = run[behind:]
+            if row.guide is None:
+                drawn = self._drawn_ahead(run, logits)
+            else:
+                drawn = self._drawn_in_turn(run, logits)
+            told: list[int] = run.tolist()  # type: ignore[assignment]
+            ours: list[int] = drawn.tolist()  # type: ignore[assignment]
+        count = 0
+        while count < len(drafted) and ours[count] == told[count + 1]:
+            count += 1
+        if row.guide is None:
+            row.forget(len(drafted) - count)
+            self._sampler.keep(count + 1)
+        told = told[: count + 1]
+        row.length += len(told)
+        self._behind = self._go_back(len(drafted) - count, told)
+        self._next = drawn[count : count + 1]
+        return [(row.name, token) for token in told]
+
+    def _drawn_ahead(self, run: mx.array, logits: mx.array) -> mx.array:
+        """The tokens behind those of `run`, [places], drawn all at once."""
+        if self.rows[0].processors:
+            places = [self._logprobs(run[i : i + 1], logits[i : i + 1]) for i in range(len(run))]
+            return self._sampler.along(mx.concatenate(places))
+        return self._sampler.along(self._logprobs(run, logits))
+
+    def _drawn_in_turn(self, run: mx.array, logits: mx.array) -> mx.array:
+        """As far as they are what was drafted: a guide does not go back, and sees no others."""
+        drawn = []
+        for i in range(len(run)):
+            logprobs = self._logprobs(run[i : i + 1], logits[i : i + 1])
+            drawn.append(self._sampler.along(logprobs))
+            self._sampler.keep(1)
+            if i + 1 == len(run) or int(drawn[-1]) != int(run[i + 1]):
+                break
+        return mx.concatenate(drawn)
+
+    def _mark(self, count: int) -> None:
+        """Be able to come back to here when `count` tokens more were run."""
+        kv = [cache.extract(0) for cache in self.caches]
+        self._marked = None
+        if not kv_state.trims_after(kv, count):
+            self._marked = tokens_in(kv), kv_state.snapshot(kv)
+
+    def _go_back(self, count: int, told: Sequence[int]) -> list[int]:
+        """Have the last `count` tokens not run that were; `told` are those that stay.
+
+        Returns the delivered ones that the caches do not hold then: what cannot be trimmed comes
+        back to where it was before, and has them run with the next draft.
+        """
+        if not count:
+            return []
+        kv = [cache.extract(0) for cache in self.caches]
+        if self._marked is None:
+            for cache in kv:
+                cache.trim(count)
+            return []
+        length, state = self._marked
+        back = kv_state.shortened(kv, {length: state}, length)
+        self.caches = [
+            LaneCache(plain, cache.shifts) for plain, cache in zip(back, self.caches, strict=True)
+        ]
+        return [*self._behind, *told]
+
+    def take_back(self, count: int) -> None:
+        """The last `count` tokens that `verify` told are not of the answer, which ended before."""
+        self.rows[0].length -= count
+        if not self._behind:
+            self._go_back(count, ())
+
+    def catch_up(self) -> None:
+        """Run what was delivered and is not in the caches."""
+        self._marked = None
+        if self._behind:
+            with mx.stream(generation_stream):
+                self._model(mx.array([self._behind]), cache=self.caches)
+                mx.eval([cache.state for cache in self.caches])
+            self._behind = []
 
     def take(self, name: int) -> list[Any]:
         """A row's plain caches, which hold all tokens that were delivered."""
@@ -281,6 +347,8 @@ class Lane:
 
         All of them are new, or none.
         """
+        for lane in (self, *others):
+            lane.catch_up()
         with mx.stream(generation_stream):
             for ours, *theirs in zip(self.caches, *(one.caches for one in others), strict=True):
                 ours.extend(theirs)
@@ -289,44 +357,3 @@ class Lane:
                 self._sampler.extend(other._sampler)
             self._next = mx.concatenate([self._next, *(other._next for other in others)])
         self.rows += [row for other in others for row in other.rows]
-
-
-def decodes_together(kit: "ModelKit") -> bool:
-    """Whether rows of a model can be decoded together: two are tried, and held against each alone.
-
-    Quantized KV caches cannot be merged, and some decoders take no batch of them, or take padding
-    for tokens.
-    """
-    model: Any = kit.text_model
-    if not kit.merges:
-        return False
-    prompts = [[i % kit.vocab_size for i in row] for row in ((3, 5, 7, 11, 13), (17, 19))]
-    last = mx.array([[prompt[-1]] for prompt in prompts])
-    try:
-        reading = prefill_together(model, prompts, [kit.make_cache() for _ in prompts], lambda: 8)
-        merged = _result(reading)
-        with mx.stream(generation_stream):
-            ours = model(last, cache=[LaneCache(cache, (0, 0)) for cache in merged])[:, -1]
-            for row, prompt, expected in zip(ours, prompts, last, strict=True):
-                caches = kit.make_cache()
-                model(mx.array([prompt[:-1]]), cache=caches)
-                theirs = model(expected[None], cache=caches)[0, -1].astype(mx.float32)
-                apart = mx.linalg.norm(row.astype(mx.float32) - theirs)
-                # NaN is not below it either.
-                if not bool(apart <= ALIKE * mx.linalg.norm(theirs)):
-                    raise ValueError("a row of two is not what it is alone")
-    except Exception as error:
-        log.info("answers are made one after the other: %s", error)
-        kit.report.at_once = f"one answer: {error}"
-        return False
-    return True
-
-
-def _result(steps: Generator[Any, None, T]) -> T:
-    """What a generator returns."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            value: T = end.value
-            return value

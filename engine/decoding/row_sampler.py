@@ -82,6 +82,8 @@ class RowSampler:
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = list(rows)
         self._keys = mx.stack([row.key for row in self.rows])
+        self._ahead: list[mx.array] = []
+        """The keys before, and after each of the tokens that were drawn ahead."""
 
     def __call__(self, logprobs: mx.array) -> mx.array:
         """Tokens [rows] for log-probabilities [rows, vocab_size]."""
@@ -113,6 +115,36 @@ class RowSampler:
             order += indices
         back = sorted(range(len(order)), key=order.__getitem__)
         return mx.concatenate(parts)[mx.array(back)]
+
+    def along(self, logprobs: mx.array) -> mx.array:
+        """Tokens [places] of a row that is alone, for log-probabilities [places, vocab_size] at so
+        many places one after the other; each as it would be drawn in its turn.
+
+        `keep` then says how many of them came to be.
+        """
+        (row,) = self.rows
+        self._ahead = [self._keys]
+        if row.way == GREEDY:
+            tokens = mx.argmax(logprobs, axis=-1)
+            self._ahead *= len(logprobs) + 1
+        else:
+            uniform = []
+            for _ in range(len(logprobs)):
+                pairs = _split(self._ahead[-1])
+                self._ahead.append(pairs[:, 0])
+                uniform.append(_uniform(pairs[:, 1]))
+            tokens = draw(row.way, logprobs, mx.concatenate(uniform))
+        told = beside(logprobs, tokens, row.count)
+        shared = _Told(told)
+        row.told += [(shared, i) for i in range(len(logprobs))]
+        drawn: mx.array = mx.depends(tokens, told)
+        return drawn
+
+    def keep(self, count: int) -> None:
+        """Of those that were drawn ahead, the first `count` are the row's."""
+        (row,) = self.rows
+        del row.told[len(row.told) - (len(self._ahead) - 1 - count) :]
+        self._keys = self._ahead[count]
 
     def extend(self, other: "RowSampler") -> None:
         """Draw for those rows too, behind one's own."""

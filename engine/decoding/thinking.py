@@ -7,6 +7,7 @@ import mlx.core as mx
 import numpy as np
 
 from engine.decoding.channels import Marks
+from engine.decoding.drawn import DrawnToken
 from engine.decoding.guide import AnswerGuide
 from engine.options import GenerationOptions
 from engine.prompts.thought import Thought
@@ -85,13 +86,13 @@ class ThoughtGuide:
         """Why it cannot go on."""
         return None if self._then is None else self._then.error
 
-    def after(self, token: int | None) -> mx.array | None:
+    def after(self, token: DrawnToken | None) -> mx.array | None:
         """Which tokens may follow, as `Guide.after` tells it."""
         tokens, before = self._tokens, self._tokens.inside
         if token is not None and (self._then is None or before or self._opening):
-            tokens.feed(token)
+            tokens.feed(token.value)
         if self._opening and token is not None and not tokens.inside:
-            if token == self._start[self._opened]:
+            if token.value == self._start[self._opened]:
                 self._opened += 1
                 return self._only(self._start[self._opened])
             self._opening = False

@@ -39,6 +39,15 @@ def rotates(kv: Sequence[Any]) -> bool:
     return not all(_always_trims(cache) for cache in kv)
 
 
+def trims_after(kv: Sequence[Any], count: int) -> bool:
+    """Whether all of the caches can still be trimmed when they hold `count` tokens more."""
+    return all(
+        _always_trims(cache)
+        or (cache.is_trimmable() and cache.offset + count < getattr(cache, "max_size", 0))
+        for cache in kv
+    )
+
+
 def snapshot(kv: Sequence[Any]) -> Snapshot:
     """What is needed to come back to here, of the layers whose caches cannot be trimmed.
 

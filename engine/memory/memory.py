@@ -15,9 +15,10 @@ from engine.memory.features import FeatureCache
 from engine.memory.kv_file import SUFFIX
 from engine.memory.kv_state import rotates
 from engine.memory.prompt_cache import PromptCache
-from engine.memory.room import Room
+from engine.memory.room import Needs, Room
 
 if TYPE_CHECKING:
+    from engine.drafting.drafts import Drafts
     from engine.prompts.messages import Message
     from model_kit.kit import ModelKit
 
@@ -49,6 +50,8 @@ class Memory:
         # One for all models: what is saved twice to one place must be written in that order.
         self._writer = DiskWriter()
         self._of_models: dict[str, tuple[PromptCache, DiskCache]] = {}
+        self.drafts: Drafts | None = None
+        """What guesses how answers go on, if anything does."""
         self.serve(kit.fingerprint)
 
     def serve(self, fingerprint: str) -> None:
@@ -57,12 +60,23 @@ class Memory:
         Those of the others are kept for their return. Raises `OptionError` for a folder that
         cannot be used.
         """
+        self.prompts, self.disk = self._of_model(fingerprint, self._layers, self.rotates)
+
+    def _of_model(
+        self, fingerprint: str, layers: int, rotating: bool
+    ) -> tuple[PromptCache, DiskCache]:
         if fingerprint not in self._of_models:
             disk = DiskCache(
-                self.cache_dir, self._max_disk_bytes, fingerprint, self._layers, self._writer
+                self.cache_dir, self._max_disk_bytes, fingerprint, layers, self._writer
             )
-            self._of_models[fingerprint] = PromptCache(self.budget, disk, self.rotates), disk
-        self.prompts, self.disk = self._of_models[fingerprint]
+            self._of_models[fingerprint] = PromptCache(self.budget, disk, rotating), disk
+        return self._of_models[fingerprint]
+
+    def of_draft(self, draft: "ModelKit") -> PromptCache:
+        """Keep KV caches of a model that drafts, too; they count as the others do."""
+        self.room.drafts = Needs(draft)
+        kv = draft.make_cache()
+        return self._of_model(f"draft {draft.fingerprint}", len(kv), rotates(kv))[0]
 
     def save(
         self,

@@ -213,6 +213,8 @@ class Room:
         self._parallel = parallel
         self.max_bytes = max_bytes
         self.needs = Needs(kit)
+        self.drafts: Needs | None = None
+        """Of the model that drafts, which has KV caches of its own."""
         self._weights = kit.report.decoder_bytes + kit.report.vision_bytes
         self._others = max(0, mx.get_active_memory() - self._weights)
         """What the process held beside this model when it was loaded: another's weights."""
@@ -237,6 +239,8 @@ class Room:
             answer.limit = None
             answer.limit = self._share(answer, reading)
         kv = needs.kv(total + answer.max_tokens, options)
+        if self.drafts is not None and options.draft_tokens != 0:
+            kv += self.drafts.kv(total + answer.max_tokens, replace(options, kv_bits=None))
         free = self._beside() - kv
         if free < reading + self._budget.nbytes and answer.kv is not None:
             free = self._beside(nbytes(answer.kv, {})) - kv

@@ -13,6 +13,9 @@ class PromptTokensDetails(BaseModel):
 
 class CompletionTokensDetails(BaseModel):
     reasoning_tokens: int = Field(description="Those of what the model thought.")
+    accepted_prediction_tokens: int = Field(
+        description="Those that a draft had guessed: each spared a step of the model."
+    )
 
 
 class SightlineUsage(BaseModel):

@@ -25,7 +25,6 @@ IGNORED = (
     "timings_per_token",
     "return_progress",
     "draft_model",
-    "num_draft_tokens",
     "request_id",
     "priority",
     "provider",
@@ -56,6 +55,7 @@ OTHER_NAMES = {
     "random_seed": "seed",
     "num_ctx": "max_context",
     "thinking_budget": "max_thinking_tokens",
+    "num_draft_tokens": "draft_tokens",
 }
 """What other servers (OpenAI's newer API, Ollama, llama.cpp, mlx-lm, Mistral's, Qwen's) call what
 is here a parameter, or an option of the engine."""

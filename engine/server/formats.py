@@ -10,7 +10,6 @@ from engine.server.values import Strict
 FORMATS = {
     "response_format": ("text", "json_object", "json_schema"),
     "format": ("text", "json_object", "json_schema"),
-    "tool_choice": ("NamedTool",),
 }
 """Fields that are one of several objects, and the types that these name."""
 

@@ -54,6 +54,9 @@ class Metrics:
         self._generated = Counter(
             "sightline_generated_tokens", "Tokens of answers.", registry=registry
         )
+        self._drafted = Counter(
+            "sightline_drafted_tokens", "Those of them that a draft had guessed.", registry=registry
+        )
         self._first = Histogram(
             "sightline_time_to_first_token_seconds",
             "From a request's submission to its first token.",
@@ -86,6 +89,7 @@ class Metrics:
             self._prompt.inc(finished.prompt_tokens)
         self._cached.inc(finished.cached_tokens)
         self._generated.inc(finished.completion_tokens)
+        self._drafted.inc(finished.drafted_tokens)
         self._queue.observe(finished.queue_seconds)
         if finished.time_to_first_token is not None:
             self._first.observe(finished.time_to_first_token)

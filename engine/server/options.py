@@ -28,6 +28,7 @@ _SAME = (
     "repetition_penalty",
     "penalty_context",
     "max_thinking_tokens",
+    "draft_tokens",
     "stop",
 )
 

@@ -65,6 +65,10 @@ class Sampling(Strict):
         description="By the token's id, as a text.",
         json_schema_extra={"propertyNames": {"pattern": "^[0-9]{1,9}$"}},
     )
+    draft_tokens: int | None = within(
+        "draft_tokens",
+        description="Beside OpenAI's: tokens guessed at once, if this server drafts; 0 for none.",
+    )
     stream: bool | None = None
     user: str | None = Field(
         None,
@@ -81,6 +85,9 @@ class Sampling(Strict):
     repetition_context_size: Positive | None = other("repetition_context_size")
     repeat_last_n: Positive | None = other("repeat_last_n")
     random_seed: Seed | None = other("random_seed")
+    num_draft_tokens: int | None = within(
+        "draft_tokens", description="Another name of draft_tokens."
+    )
     num_ctx: Annotated[int, Field(ge=2, le=LARGEST), Whole] | None = Field(
         None, description="A cap on prompt and answer together, in tokens."
     )

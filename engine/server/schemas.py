@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 from engine.server.formats import NamedSchema, ObjectFormat, TextFormat
 from engine.server.parts import Part, as_turn_parts
 from engine.server.sampling import Conversing, Effort, Sampling
-from engine.server.tools import Called, Choice, Tools
+from engine.server.tools import AllowedTools, Called, Choice, Tools, asking
 from engine.server.turns import Turn
 from engine.server.values import (
     MOST_ANSWERS,
@@ -26,6 +26,7 @@ from engine.server.values import (
     TokenId,
     Unsupported,
 )
+from engine.tools.tool import MOST_CALLS
 
 
 class ChatMessage(Strict):
@@ -135,7 +136,7 @@ class ChatRequest(Completions, Conversing):
         description='"auto" by default. Enforced where the form of calls is known.',
     )
     parallel_tool_calls: bool | None = Field(
-        None, description="False: an answer ends behind its first call."
+        None, description=f"False: an answer ends behind its first call; else behind {MOST_CALLS}."
     )
     functions: Empty = None
     function_call: Literal["none", "auto"] | None = None
@@ -150,22 +151,17 @@ class ChatRequest(Completions, Conversing):
     @property
     def asking(self) -> dict[str, Any]:
         """What there is to say of tools, by the names of `engine.Request`."""
-        if not self.tools and self.tool_choice in (None, "auto", "none"):
-            return {}
-        choice = self.tool_choice
-        if choice is not None and not isinstance(choice, str):
-            choice = choice.model_dump()  # type: ignore[assignment]
-        return {
-            # Not dumped: what is in them may be much, and is looked at in the engine.
-            "tools": [dict(tool.function) for tool in self.tools or ()],
-            "tool_choice": choice,
-            "parallel_tool_calls": self.parallel_tool_calls is not False,
-        }
+        return asking(self.tools or (), self.tool_choice, self.parallel_tool_calls is not False)
 
     @model_validator(mode="after")
     def _check_chat(self) -> "ChatRequest":
         if self.enable_thinking and self.reasoning_effort == "none":
             raise ValueError("enable_thinking says the opposite of reasoning_effort")
+        if isinstance(self.tool_choice, AllowedTools):
+            known = {tool.function.name for tool in self.tools or ()}
+            missing = [name for name in self.tool_choice.names if name not in known]
+            if missing:
+                raise ValueError(f"tool_choice allows a tool that there is not: {missing[0]!r:.80}")
         if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs to be true")
         return self

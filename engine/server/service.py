@@ -147,7 +147,7 @@ class Service:
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._ended, finished)
 
-        guided = options.schema is not None or request.tool_choice.mode != "auto"
+        guided = options.schema is not None or bool(request.tools)
         threads = self._compilers if guided else self._readers
         try:
             submitted = threads.submit(

@@ -1,11 +1,12 @@
 """Tools in a request, and calls of them in an answer, as chat completions have both."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, Tag, model_validator
 
 from engine.events import ToolCall, ToolCallDelta
-from engine.server.values import Ignored, Strict
+from engine.server.values import ByKind, Ignored, Strict
 from engine.tools.tool import MOST_TOOLS
 
 Json = dict[str, Any]
@@ -52,7 +53,46 @@ class NamedTool(Strict):
     function: ChosenFunction
 
 
-Choice = Literal["none", "auto", "required"] | NamedTool
+class Allowed(Strict):
+    mode: Literal["auto", "required"]
+    tools: list[NamedTool] = Field(min_length=1, max_length=MOST_TOOLS, fail_fast=True)
+
+
+class AllowedTools(Strict):
+    """Those of the tools that this answer may call; the model is told of these alone."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: Allowed
+
+    @property
+    def names(self) -> list[str]:
+        return [tool.function.name for tool in self.allowed_tools.tools]
+
+
+Word = Literal["none", "auto", "required"]
+Choice = Annotated[
+    Annotated[Word, Tag("<word>")]
+    | Annotated[NamedTool, Tag("<function>")]
+    | Annotated[AllowedTools, Tag("<allowed_tools>")],
+    ByKind,
+]
+
+
+def asking(
+    tools: Sequence[FunctionTool], choice: Word | NamedTool | AllowedTools | None, parallel: bool
+) -> Json:
+    """What there is to say of tools, by the names of `engine.Request`."""
+    if not tools and choice in (None, "auto", "none"):
+        return {}
+    # Not dumped: what is in them may be much, and is looked at in the engine.
+    functions = [dict(tool.function) for tool in tools]
+    told: Any = choice
+    if isinstance(choice, NamedTool):
+        told = choice.function.name
+    elif isinstance(choice, AllowedTools):
+        functions = [function for function in functions if function["name"] in choice.names]
+        told = choice.allowed_tools.mode
+    return {"tools": functions, "tool_choice": told, "parallel_tool_calls": parallel}
 
 
 class CalledFunction(Strict):

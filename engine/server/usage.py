@@ -23,7 +23,9 @@ def usage(ends: Sequence[Finished], prompts: int = 1) -> dict[str, Any]:
     cached = sum(end.cached_tokens for end in firsts)
     told["prompt_tokens_details"]["cached_tokens"] = cached
     thought = sum(end.reasoning_tokens for end in ends)
-    told["completion_tokens_details"]["reasoning_tokens"] = thought
+    details = told["completion_tokens_details"]
+    details["reasoning_tokens"] = thought
+    details["accepted_prediction_tokens"] = sum(end.drafted_tokens for end in ends)
     own = told["sightline"]
     for name in ("images_encoded", "images_reused", "disk_tokens"):
         own[name] = sum(getattr(end, name) for end in ends)
@@ -37,7 +39,10 @@ def _of_one(finished: Finished) -> dict[str, Any]:
         "completion_tokens": finished.completion_tokens,
         "total_tokens": finished.prompt_tokens + finished.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": finished.cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": finished.reasoning_tokens},
+        "completion_tokens_details": {
+            "reasoning_tokens": finished.reasoning_tokens,
+            "accepted_prediction_tokens": finished.drafted_tokens,
+        },
         "sightline": {
             "images_encoded": finished.images_encoded,
             "images_reused": finished.images_reused,

@@ -3,7 +3,15 @@
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from engine.options import BOUNDS, LARGEST
@@ -63,6 +71,20 @@ def within(name: str, **more: Any) -> Any:
     return Field(None, ge=low, le=high, **more)
 
 
+def _kind_of_choice(choice: Any) -> str:
+    if isinstance(choice, str):
+        return "<word>"
+    kind = choice.get("type") if isinstance(choice, dict) else getattr(choice, "type", None)
+    return f"<{kind}>" if kind in ("function", "allowed_tools") else "<none>"
+
+
+ByKind = Discriminator(
+    _kind_of_choice,
+    custom_error_type="no_choice",
+    custom_error_message="must be auto, none, required, a function or allowed_tools",
+)
+"""For a `tool_choice`, whose branches have the tags "<word>", "<function>" and
+"<allowed_tools>"."""
 Bias = Annotated[float, Field(ge=BOUNDS["logit_bias"][0], le=BOUNDS["logit_bias"][1])]
 MOST_BIASES = 1024
 

@@ -3,13 +3,15 @@
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from engine.decoding.guide import SPACE
 from engine.schema import Schema
+from engine.tools.kinds import is_text, texts_of
 from engine.tools.mistral import CALL_ID
 from engine.tools.reader import CallForm
-from engine.tools.tool import Tool
+from engine.tools.tool import MOST_CALLS, Tool
 from vision_add_ons.errors import OptionError
 
 LIKE_TEMPLATES = {
@@ -27,8 +29,8 @@ TokenOf = Callable[[str], int | None]
 def calls_grammar(
     form: CallForm, tools: Sequence[Tool], parallel: bool, answer: Schema | None, token: TokenOf
 ) -> Schema:
-    """An answer that is nothing but calls of these tools, one or (with `parallel`) several; or
-    what `answer` allows, if that is given.
+    """An answer that is nothing but calls of these tools, one or (with `parallel`) up to
+    `MOST_CALLS`; or what `answer` allows, if that is given.
 
     Raises `OptionError` where this model's way to write calls is not known well enough.
     """
@@ -48,6 +50,18 @@ def calls_grammar(
         rules.append(f"answer: %json {_json(json.loads(answer.source), spaced)}")
     # As models write them behind a thought.
     return Schema.grammar("\n".join([f"start: {start}", r"BLANK: /\n{0,2}/", *rules]))
+
+
+def block_grammar(
+    form: CallForm, tools: Sequence[Tool], parallel: bool, token: TokenOf
+) -> Schema | None:
+    """A block of calls, from the mark on that begins it; None where the form is not known."""
+    make = _FORMS.get(_name(form))
+    if make is None:
+        return None
+    several = parallel and form.name not in _ONE_A_BLOCK
+    lenient = [replace(tool, strict=False) for tool in tools]
+    return Schema.grammar("\n".join(["start: calls", *make(_Marks(form, token), lenient, several)]))
 
 
 def can_enforce(form: CallForm) -> bool:
@@ -85,7 +99,7 @@ class _Marks:
 def _hermes(mark: _Marks, tools: Sequence[Tool], parallel: bool) -> list[str]:
     """As Hermes and Qwen have it: a JSON object of name and arguments between marks."""
     return [
-        'calls: call ("\\n" call)*' if parallel else "calls: call",
+        "calls: call" + _more(parallel, '"\\n" call'),
         f'call: {mark.start} "\\n" object "\\n" {mark.end}',
         *_objects(tools),
     ]
@@ -93,15 +107,15 @@ def _hermes(mark: _Marks, tools: Sequence[Tool], parallel: bool) -> list[str]:
 
 def _mistral(mark: _Marks, tools: Sequence[Tool], parallel: bool) -> list[str]:
     """A list of such objects behind a mark."""
-    several = '(", " object)*' if parallel else ""
-    return [f'calls: {mark.start} "[" object {several} "]"', *_objects(tools)]
+    objects = "object" + _more(parallel, '", " object')
+    return [f'calls: {mark.start} "[" {objects} "]"', *_objects(tools)]
 
 
 def _mistral_headed(mark: _Marks, tools: Sequence[Tool], parallel: bool) -> list[str]:
     """A mark, the tool's name, an id where the model has a mark for it, another mark, the
     arguments."""
     id_ = f"({mark(CALL_ID)} /[A-Za-z0-9]{{9}}/)?" if mark.is_token(CALL_ID) else ""
-    rules = ["calls: call+" if parallel else "calls: call", f"call: {_any('call', tools)}"]
+    rules = ["calls: call" + _more(parallel, "call"), f"call: {_any('call', tools)}"]
     for i, tool in enumerate(tools):
         between = f"{mark.start} {json.dumps(tool.name)} {id_} {mark('[ARGS]')}"
         rules.append(f"call{i}: {between} arguments{i}")
@@ -110,7 +124,7 @@ def _mistral_headed(mark: _Marks, tools: Sequence[Tool], parallel: bool) -> list
 
 def _kimi_k2(mark: _Marks, tools: Sequence[Tool], parallel: bool) -> list[str]:
     rules = [
-        f"calls: {mark.start} {'call+' if parallel else 'call'} {mark.end}",
+        f"calls: {mark.start} call{_more(parallel, 'call')} {mark.end}",
         f"call: {mark('<|tool_call_begin|>')} ({_any('call', tools)}) {mark('<|tool_call_end|>')}",
     ]
     for i, tool in enumerate(tools):
@@ -123,7 +137,7 @@ def _kimi_k2(mark: _Marks, tools: Sequence[Tool], parallel: bool) -> list[str]:
 def _qwen3_coder(mark: _Marks, tools: Sequence[Tool], parallel: bool) -> list[str]:
     """A function and its parameters as elements; texts stand there as they are."""
     rules = [
-        'calls: call ("\\n" call)*' if parallel else "calls: call",
+        "calls: call" + _more(parallel, '"\\n" call'),
         f'call: {mark.start} "\\n" ({_any("call", tools)}) "\\n" {mark.end}',
         "text[lazy]: /(?s:.*)\\n<\\/parameter>\\n/",
     ]
@@ -140,11 +154,17 @@ def _qwen3_coder(mark: _Marks, tools: Sequence[Tool], parallel: bool) -> list[st
 
 def _element(name: str, schema: Any, tool: Tool) -> str:
     begin = json.dumps(f"<parameter={name}>\n")
-    if isinstance(schema, dict) and schema.get("type") == "string":
-        choices = schema.get("enum", [schema["const"]] if "const" in schema else [])
-        if choices and all(isinstance(choice, str) for choice in choices):
+    if is_text(schema, tool.parameters):
+        choices = texts_of(schema, tool.parameters)
+        if choices:
             texts = " | ".join(json.dumps(f"{choice}\n</parameter>\n") for choice in choices)
             return f"{begin} ({texts})"
+        unheld = [key for key in ("pattern", "format", "minLength", "maxLength") if key in schema]
+        if tool.strict and unheld:
+            raise OptionError(
+                f"tools must ask for what can be held to where they are strict: {unheld[0]} of "
+                f"{tool.name}'s {name!r:.60} cannot, for this model writes texts as they stand"
+            )
         return f"{begin} text"
     within = {
         key: tool.parameters[key] for key in ("$defs", "definitions") if key in tool.parameters
@@ -161,6 +181,9 @@ _FORMS: dict[str, Callable[[_Marks, Sequence[Tool], bool], list[str]]] = {
     "qwen3_coder": _qwen3_coder,
 }
 """By the names of mlx-lm's parsers."""
+
+_ONE_A_BLOCK = {"json_tools", "qwen3_coder"}
+"""Those of them whose blocks hold one call each."""
 
 
 def _objects(tools: Sequence[Tool]) -> list[str]:
@@ -181,6 +204,12 @@ def _arguments(tools: Sequence[Tool]) -> list[str]:
 def _closed(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """A tool takes what it names, unless it says otherwise."""
     return {"additionalProperties": False, **parameters}
+
+
+def _more(parallel: bool, another: str) -> str:
+    """What may stand behind the first call. A model that would only go on calling comes to an
+    end: else it would be cut off within a call."""
+    return f" ({another}){{0,{MOST_CALLS - 1}}}" if parallel else ""
 
 
 def _any(rule: str, tools: Sequence[Tool]) -> str:

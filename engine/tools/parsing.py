@@ -37,6 +37,10 @@ OPENERS = {
 }
 """By the names of parsers that leave out calls without a word, what each call begins with."""
 
+BY_TYPE = {"glm47", "laguna", "longcat", "qwen3_coder"}
+"""The names of those that read a value by the one type that its schema names, and as a text where
+it names none, or several: an integer that may be null would become a text."""
+
 Parse = Callable[[str, Any], Any]
 
 
@@ -69,6 +73,7 @@ class Parser:
         self._parse = with_ids(parse) if name == "mistral" else parse
         self._seconds = seconds
         self._opener = OPENERS.get(name)
+        self._by_type = name in BY_TYPE
         self._places = threading.Semaphore(RUNNING)
 
     def read(self, text: str, tools: Sequence[Tool]) -> tuple[list[Call], bool]:
@@ -76,7 +81,7 @@ class Parser:
         whether they are all that there are. Raises `BrokenCall`."""
         if len(text) > MOST_CALL:
             raise BrokenCall(f"it has {len(text):,} characters")
-        written = [tool.written for tool in tools]
+        written = [tool.typed if self._by_type else tool.written for tool in tools]
         made = self._parsed(text, written)
         listed = made if isinstance(made, list) else [made]
         names = {tool.name for tool in tools}

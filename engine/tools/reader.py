@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from engine.events import ToolCall, ToolCallDelta
 from engine.tools.arguments import HEADS, Arguments
 from engine.tools.parsing import BrokenCall, Call, Parser
-from engine.tools.tool import Tool
+from engine.tools.tool import MOST_CALLS, Tool
 
 Told = str | ToolCallDelta | ToolCall
 """What a reader gives out: a text that the answer says, or something of a call."""
@@ -69,7 +69,7 @@ class CallReader:
     @property
     def enough(self) -> bool:
         """Whether the answer has all calls that it may have."""
-        return not self._parallel and bool(self.calls)
+        return len(self.calls) >= (MOST_CALLS if self._parallel else 1)
 
     def say(self, text: str) -> list[Told]:
         """Go on with a text that is no call."""
@@ -105,7 +105,7 @@ class CallReader:
                 break
             index = self._index + piece.call
             if piece.call == len(self._ids):
-                self._ids.append(piece.id or _new_id())
+                self._ids.append(self._own(piece.id))
             told.append(ToolCallDelta(index, self._ids[piece.call], piece.name, piece.text))
         return told
 
@@ -155,11 +155,16 @@ class CallReader:
         if i < len(self._ids):
             id_, written = self._ids[i], self._arguments.written[i]
         else:
-            id_, written = call.id or _new_id(), call.written
+            id_, written = self._own(call.id), call.written
             told.append(ToolCallDelta(index, id_, call.name, written))
         made = ToolCall(index, id_, call.name, call.arguments, written)
         self.calls.append(made)
         return [*told, made]
+
+    def _own(self, given: str | None) -> str:
+        """An id that no other call of the answer has; models number calls, and may do it wrong."""
+        taken = {*(call.id for call in self.calls), *self._ids}
+        return given if given and given not in taken else _new_id()
 
     def _give_back(self, end: str) -> list[Told]:
         """What is no call, as it stood."""

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from engine.checks import check_flag, reading
 from engine.plain_data import MOST_DEPTH, as_plain, check_characters, depth_of
+from engine.tools.kinds import reading_type
 from vision_add_ons.errors import OptionError
 
 MOST_TOOLS = 256
@@ -16,6 +17,9 @@ MOST_TOOLS = 256
 MOST_SOURCE = 2**19
 """Characters of all tools of a request together, written out as JSON."""
 
+MOST_CALLS = 32
+"""Calls that one answer may have: it ends behind the last of them. Nobody else's number: OpenAI
+takes back up to 128, and servers whose grammars have no bound go on to the end of the context."""
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/-]{0,127}")
 """What a tool may be called. The forms in which models write calls have no quotes around it."""
@@ -99,6 +103,17 @@ class Tool:
             "parameters": {**self.parameters, "properties": properties},
         }
         return {"type": "function", "function": function}
+
+    @property
+    def typed(self) -> dict[str, Any]:
+        """The same, each property with one type: for parsers that read values by that alone."""
+        written = self.written
+        about = written["function"]["parameters"]
+        about["properties"] = {
+            name: {**schema, "type": reading_type(schema, self.parameters)}
+            for name, schema in about["properties"].items()
+        }
+        return written
 
     @classmethod
     def of(cls, given: Any) -> "Tool":

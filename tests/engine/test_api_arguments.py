@@ -30,7 +30,7 @@ from engine import (
 )
 from engine.images import ImageLimits
 
-WAIT = 30
+WAIT = 600
 SHORT = GenerationOptions(max_tokens=2)
 
 

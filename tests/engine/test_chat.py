@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from support.at_once import all_at_once, cancel_at, held
 from support.short_chats import of_digits
 
-from engine import ChatBusy, Engine, GenerationOptions, PromptError, TextDelta, load
+from engine import ChatBusy, Engine, GenerationOptions, PromptError, load
 
 SHORT = GenerationOptions(max_tokens=12)
 
@@ -114,11 +115,11 @@ def test_the_budget_is_kept(letters_folder: Path) -> None:
 
 
 def test_busy(tiny_engine: Engine) -> None:
-    chat = tiny_engine.chat(options=GenerationOptions(max_tokens=400))
-    generation = chat.send("Write a long story.")
-    with pytest.raises(ChatBusy):
-        chat.send("Faster!")
-    generation.cancel()
+    chat = tiny_engine.chat()
+    with held(tiny_engine, lambda: chat.send("Write a long story.")) as generation:
+        with pytest.raises(ChatBusy):
+            chat.send("Faster!")
+        generation.cancel()
     generation.result()
     chat.send("Write a short one.", options=SHORT).result()
 
@@ -127,32 +128,32 @@ def test_a_cancelled_answer_stays_as_far_as_it_came(
     tiny_engine: Engine, digits: GenerationOptions
 ) -> None:
     chat = tiny_engine.chat(options=replace(digits, max_tokens=200))
-    generation = chat.send("Write a long story about the sea.")
-    for event in generation:
-        if isinstance(event, TextDelta) and event.text:
-            generation.cancel()
+    with all_at_once(tiny_engine):
+        generation = chat.send("Write a long story about the sea.")
+        cancel_at(generation, lambda event: event.text)
     end = generation.result()
+    assert end.finish_reason == "cancelled"
     assert chat.messages[-1].text == end.answer
     after = chat.send("Go on.", options=SHORT).result()
     assert after.cached_tokens == end.prompt_tokens + len(end.tokens)
 
 
 def test_a_question_cancelled_unanswered_leaves_no_trace(tiny_engine: Engine) -> None:
-    other = tiny_engine.generate("Once upon", options=GenerationOptions(max_tokens=400))
     chat = tiny_engine.chat(options=SHORT)
-    generation = chat.send("Never mind.")
-    generation.cancel()
-    generation.result()
-    assert chat.messages == ()
-    other.cancel()
+    with held(tiny_engine, lambda: tiny_engine.generate("Once upon")) as other:
+        generation = chat.send("Never mind.")
+        generation.cancel()
+        generation.result()
+        assert chat.messages == ()
+        other.cancel()
     chat.send("Hello?").result()
     assert len(chat.messages) == 2
 
 
 def test_reset(tiny_engine: Engine) -> None:
-    chat = tiny_engine.chat(options=GenerationOptions(max_tokens=400))
-    generation = chat.send("Write a long story.")
-    chat.reset(system="You are a poet.")
+    chat = tiny_engine.chat()
+    with held(tiny_engine, lambda: chat.send("Write a long story.")) as generation:
+        chat.reset(system="You are a poet.")
     assert generation.result().finish_reason == "cancelled"
     assert [m.role for m in chat.messages] == ["system"]
     chat.send("Who are you?", options=SHORT).result()

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from support import tiny
 from support.commands import Terminal, answer_of, finished, take
 from support.processes import COMMAND
 
@@ -303,12 +304,18 @@ def test_version_and_help_load_nothing_heavy() -> None:
     assert "--max-tokens" in ran.stdout
 
 
-STORY = ["generate", "--prompt", "Write a long story.", "--max-tokens", "1500", "--model"]
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A command that answers without an end, and waits at its pipe where nobody reads."""
+    place = tmp_path_factory.mktemp("endless") / "model"
+    folder = tiny.save_of_letters(7, place, max_position_embeddings=2**20)
+    tiny.write_only_words(folder)
+    asked = ["generate", "--prompt", "Write a long story.", "--max-tokens", "1000000"]
+    return [*COMMAND, *asked, "--model", str(folder)]
 
 
-def test_a_closed_pipe_is_left_quietly(letters_folder: Path) -> None:
-    asked = [*COMMAND, *STORY, str(letters_folder)]
-    with subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+def test_a_closed_pipe_is_left_quietly(story: list[str]) -> None:
+    with subprocess.Popen(story, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         assert running.stdout is not None
         assert running.stderr is not None
         assert running.stdout.read(1)
@@ -317,9 +324,8 @@ def test_a_closed_pipe_is_left_quietly(letters_folder: Path) -> None:
         assert running.stderr.read() == b""
 
 
-def test_ctrl_c_while_it_answers(letters_folder: Path) -> None:
-    asked = [*COMMAND, *STORY, str(letters_folder)]
-    with subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+def test_ctrl_c_while_it_answers(story: list[str]) -> None:
+    with subprocess.Popen(story, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         assert running.stdout is not None
         assert running.stdout.read(1)
         os.kill(running.pid, signal.SIGINT)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from support.processes import COMMAND
+from support.processes import python
 from support.tiny_hub import Repo, TinyHub, tiny_hub
 
 from engine.cli import main
@@ -112,13 +112,24 @@ def test_when_nothing_can_be_asked(
     assert "give the question with --prompt" in capsys.readouterr().err
 
 
+PATIENT = """
+import sys
+from model_kit import download
+download._CLEAN_UP_SECONDS = 600  # however slow the machine is
+from engine.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 @pytest.mark.parametrize("command", [["inspect"], ["generate", "--prompt", "x", "--model"]])
 def test_ctrl_c_during_a_download(
     command: list[str], hub: TinyHub, cache: Path, letters_folder: Path
 ) -> None:
     hub.repos["tiny/text"] = Repo(letters_folder)
     hub.stall = "model.safetensors"
-    with subprocess.Popen([*COMMAND, *command, "tiny/text"], stderr=subprocess.PIPE) as running:
+    with subprocess.Popen(
+        python(PATIENT, *command, "tiny/text"), stderr=subprocess.PIPE
+    ) as running:
         assert hub.stalled.wait(600)
         assert list(cache.rglob("*.incomplete"))
         running.send_signal(signal.SIGINT)

@@ -65,7 +65,7 @@ class Keyboard:
 
 @pytest.fixture
 def keyboard(demo: Path) -> Iterator[Keyboard]:
-    process = Keyboard(*COMMAND, "chat", "--max-tokens", "300")
+    process = Keyboard(*COMMAND, "chat", "--max-tokens", "3000")
     yield process
     os.close(process.terminal)  # hangs up on a process that a failed test left
 

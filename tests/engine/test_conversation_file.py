@@ -24,7 +24,7 @@ from engine.images import ImageLimits, load_picture
 from engine.memory.memory import Memory
 from engine.prompts.messages import Message
 
-WAIT = 60
+WAIT = 600
 
 
 def saved(path: Path) -> Path:

@@ -1,5 +1,9 @@
-"""A few random conversations for every family; `scripts/check_conversations.py` has thousands."""
+"""A few random conversations for a family of every kind, and in a sweep for all of them.
 
+`scripts/check_conversations.py` has thousands.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,8 +13,9 @@ from hypothesis import strategies as st
 pytest.importorskip("torch")
 
 from support.engine_conversations import MOVES, Simulation
-from support.families import FAMILIES
+from support.families import FAMILIES, FAMILIES_IN_TURN
 
+from engine.decoding.lane import Lane
 from vision_add_ons.testing import Reference
 
 Step = tuple[str, int]
@@ -22,7 +27,7 @@ STEPS = st.sampled_from([2, *range(7, 10)]).flatmap(
 tried first is always the simplest, the same step again and again: it need not be long."""
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@pytest.mark.parametrize("family", FAMILIES_IN_TURN, ids=lambda family: family.name)
 def test_warm_answers_are_cold_answers(
     family: type[Reference], tmp_path: Path, seed: int, record_property
 ) -> None:
@@ -66,3 +71,44 @@ def test_several_at_once(
     record_property(
         "parity", (family.name, "warm, several at once, against cold", simulation.worst)
     )
+
+
+GUESSED = [(family, "itself") for family in SEVERAL] + [(SEVERAL[0], "lookup")]
+
+
+@pytest.mark.parametrize(("family", "draft"), GUESSED, ids=lambda one: getattr(one, "name", one))
+def test_guessed_ahead(
+    family: type[Reference], draft: str, tmp_path: Path, seed: int, record_property
+) -> None:
+    """With pictures, which the draft does not see; some are left or cut in the midst of a guess."""
+    with Simulation.of(family, tmp_path, seed, draft=draft) as simulation:
+        for _ in range(6):
+            simulation.step()
+        simulation.step("restart")
+        assert simulation.drafted > 0
+    record_property("parity", (family.name, f"drafted by {draft}, against cold", simulation.worst))
+
+
+def test_positions_that_a_refused_guess_takes_along_are_seen(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A planted fault: what pictures add to positions is forgotten with it."""
+    go_back = Lane._go_back
+
+    def faulty(lane: Lane, count: int, told: Sequence[int]) -> list[int]:
+        behind = go_back(lane, count, told)
+        if count:
+            for cache in lane.caches:
+                cache.shifts = [0]
+        return behind
+
+    monkeypatch.setattr(Lane, "_go_back", faulty)
+    (family,) = (family for family in SEVERAL if family.name == "qwen2_vl")
+    with Simulation.of(family, tmp_path, seed, draft="itself") as simulation:
+
+        def several() -> None:
+            for _ in range(12):
+                simulation.step("new")
+
+        with pytest.raises(AssertionError):
+            several()

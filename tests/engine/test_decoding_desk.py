@@ -11,11 +11,13 @@ from PIL import Image
 
 pytest.importorskip("torch")
 
-from support.at_once import all_at_once
-from support.families import FAMILIES
+from support.at_once import all_at_once, cancel_at, held
+from support.families import FAMILIES_IN_TURN
+from support.gemma3_reference import Gemma3Reference
 
 from engine import (
     Engine,
+    Event,
     Finished,
     Generation,
     GenerationOptions,
@@ -68,7 +70,7 @@ def told(generation: Generation) -> tuple[list[TextDelta], Finished]:
     return [e for e in events if isinstance(e, TextDelta) and e.token is not None], end
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@pytest.mark.parametrize("family", FAMILIES_IN_TURN, ids=lambda family: family.name)
 def test_each_is_what_it_is_alone(
     family: type[Reference], tmp_path: Path, seed: int, record_property: Any
 ) -> None:
@@ -123,13 +125,11 @@ def test_a_chat_stays_warm_in_company(crowd: Engine) -> None:
 def test_cancelled_it_leaves_the_others(crowd: Engine, letters: Engine) -> None:
     long = GenerationOptions(max_tokens=40)
     expected = letters.generate("abc", options=long).result()
-    asked = [crowd.generate("abc" if i else "never", options=long) for i in range(4)]
-    for event in asked[0]:
-        if isinstance(event, TextDelta):
-            asked[0].cancel()
-            break
-    assert asked[0].result().finish_reason == "cancelled"
-    assert len(asked[0].result().tokens) < 40
+    with all_at_once(crowd):
+        asked = [crowd.generate("abc" if i else "never", options=long) for i in range(4)]
+        cancel_at(asked[0], lambda event: isinstance(event, TextDelta))
+    end = asked[0].result()
+    assert (end.finish_reason, len(end.tokens)) == ("cancelled", 1)
     assert {g.result().tokens for g in asked[1:]} == {expected.tokens}
 
 
@@ -212,15 +212,28 @@ def test_a_decoder_that_takes_padding_for_tokens_is_found(
         assert [generation.result().tokens for generation in asked[1:]] == [expected] * 2
 
 
-def test_a_long_prompt_lets_others_go_on(crowd: Engine) -> None:
+def test_a_long_prompt_lets_others_go_on(crowd: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between its chunks, the others have their tokens."""
-    long = GenerationOptions(max_tokens=150, prefill_step_size=64)
-    running = crowd.generate("abc", options=long)
-    next(event for event in running if isinstance(event, TextDelta))
-    reading = crowd.generate("abcdefgh " * 150, options=GenerationOptions(max_tokens=1))
-    assert reading.result().completion_tokens == 1
-    assert not running.done
-    assert running.result().completion_tokens == 150
+    monkeypatch.setattr(reading, "GAP", 0.0)  # however quick the machine is
+    order: list[str] = []
+
+    def ask(name: str, prompt: str, options: GenerationOptions) -> Generation:
+        def on_event(event: Event) -> None:
+            order.append(f"{name} {type(event).__name__}")
+            if order[-1] == "reading Finished":
+                running.cancel()
+
+        return crowd.submit(Request(prompt, options=options), on_event=on_event)
+
+    endless = GenerationOptions(max_tokens=1500, logit_bias={2: -100})
+    with held(crowd, lambda: ask("running", "abc", endless)) as running:
+        asked = ask("reading", "abcdefgh " * 60, GenerationOptions(max_tokens=1))
+    assert asked.result().completion_tokens == 1
+    assert running.result().finish_reason == "cancelled"
+    chunks = [i for i, name in enumerate(order) if name == "reading Progress"]
+    assert len(chunks) > 8
+    between = order[chunks[0] : chunks[-1]]
+    assert between.count("running TextDelta") >= len(chunks) - 3  # not where it begins, or ends
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -266,7 +279,8 @@ def test_those_who_come_together_have_their_first_tokens_together(
         step(company)
 
     monkeypatch.setattr(Company, "step", watched)
-    monkeypatch.setattr(reading, "GAP", 600.0)  # however slow the machine is
+    for most in ("GAP", "FIRST"):
+        monkeypatch.setattr(reading, most, 600.0)  # however slow the machine is
     with load(seeing_folder, parallel=6) as engine:
 
         def another(_: object) -> None:
@@ -297,19 +311,23 @@ def test_the_oldest_of_those_that_begin_alike_goes_first(letters_folder: Path) -
 
 
 def test_a_client_s_first_comes_before_another_s_second(letters_folder: Path) -> None:
-    long = GenerationOptions(max_tokens=900)
-    with load(letters_folder, parallel=3) as engine:
-        many = [engine.submit(Request("abc", options=long, client="a")) for _ in range(9)]
-        for generation in many[:3]:
-            next(generation)  # they are under way
-        engine.submit(Request("abc", options=SHORT, client="b"))
+    def ask(client: str) -> Generation:
+        return engine.submit(Request("abc", options=SHORT, client=client))
+
+    many: list[Generation] = []
+
+    def ask_for_all() -> Generation:
+        many.extend(ask("a") for _ in range(9))
+        return many[0]
+
+    with load(letters_folder, parallel=3) as engine, held(engine, ask_for_all):
+        ask("b")
         waiting = [job.client for job in engine._worker._waiting if isinstance(job, Generation)]
         assert waiting == ["b", *"aaaaaa"]
 
 
-@pytest.mark.parametrize("family", [f for f in FAMILIES if f.name == "gemma3"])
-def test_prompts_of_one_token(family: type[Reference], tmp_path: Path, seed: int) -> None:
-    written(family(seed), tmp_path)
+def test_prompts_of_one_token(tmp_path: Path, seed: int) -> None:
+    written(Gemma3Reference(seed), tmp_path)
     with load(tmp_path) as engine:
         expected = engine.generate([7], options=SHORT).result().tokens
     with load(tmp_path, parallel=4) as engine:
@@ -353,9 +371,11 @@ def test_a_quantized_one_that_waits_can_be_cancelled(tmp_path: Path, seed: int) 
 
     folder = tiny.save_of_letters(seed, tmp_path / "model", head_dim=64)
     long = GenerationOptions(max_tokens=400, kv_bits=8, quantized_kv_start=0)
-    with load(folder, parallel=3) as engine:
-        first, second = engine.generate("abc", options=long), engine.generate("abd", options=long)
-        next(event for event in first if isinstance(event, TextDelta))
+    with (
+        load(folder, parallel=3) as engine,
+        held(engine, lambda: engine.generate("abc", options=long)) as first,
+    ):
+        second = engine.generate("abd", options=long)
         second.cancel()
         assert second.result().finish_reason == "cancelled"
         assert not first.done

@@ -11,6 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 from hypothesis import given, settings
+from PIL import Image
 from support.at_once import all_at_once
 from support.random_schemas import SCHEMAS
 
@@ -141,6 +142,26 @@ def test_each_is_what_it_is_alone(letters_folder: Path) -> None:
             assert all(math.isfinite(p) for e in told for _, p in e.top_logprobs)
 
 
+@pytest.mark.parametrize("parallel", [1, 4])
+def test_about_pictures(seeing_folder: Path, parallel: int) -> None:
+    """Also in company, and when it goes on; scripts/check_schemas.py has hundreds."""
+    with load(seeing_folder, parallel=parallel) as engine:
+        with all_at_once(engine):
+            shown = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]
+            asked = [
+                engine.generate("What?", [picture], options(BOB, seed))
+                for seed, picture in enumerate(shown)
+            ]
+        ends = [generation.result() for generation in asked]
+        assert [end.images_encoded for end in ends] == [1, 1]
+        assert all(holds(BOB, end) for end in ends)
+        chat = engine.chat(options=options(["yes", "no"]))
+        assert chat.send("Red?", images=[shown[0]]).result().answer in ("yes", "no")
+        second = chat.send("Blue?").result()
+        assert second.answer in ("yes", "no")
+        assert second.cached_tokens > second.prompt_tokens // 2
+
+
 def test_no_end_before_it_is_whole(engine: Engine) -> None:
     """However much the model would like to end; and then, however little."""
     eos = 2
@@ -230,6 +251,10 @@ def test_it_is_compiled_once(letters: Engine) -> None:
         for _ in range(3):
             letters.generate("Hello", options=options(Schema.regex("compiled once"))).result()
         assert len(compiled) == 1
+        for _ in range(2):  # nor is one that is wrong
+            with pytest.raises(OptionError, match="unclosed group"):
+                letters.generate("Hello", options=options(Schema.regex("(compiled once")))
+        assert len(compiled) == 2
         for i in range(KEPT + 5):
             guides.guide(Schema.choices([f"number {i}"]))
         assert len(guides._compiled) == KEPT

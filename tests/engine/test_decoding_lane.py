@@ -7,7 +7,8 @@ import mlx.core as mx
 from mlx_lm.models.cache import KVCache
 
 from engine import GenerationOptions
-from engine.decoding.lane import Lane, LaneCache, LaneRow
+from engine.decoding.lane import Lane, LaneCache
+from engine.decoding.lane_row import LaneRow
 from engine.decoding.row_sampler import Row, RowSampler
 
 LAYERS = 16

@@ -21,7 +21,8 @@ from engine import Engine, Finished, Generation, GenerationOptions, Request, Tex
 from engine.decoding import lanes as lanes_module
 from engine.decoding import reading as reading_module
 from engine.decoding.company import Company
-from engine.decoding.lane import Lane, LaneRow
+from engine.decoding.lane import Lane
+from engine.decoding.lane_row import LaneRow
 from engine.decoding.lanes import SHARE, groups_of
 from vision_add_ons.cache_views import plain_caches
 from vision_add_ons.testing import EOS, TOLERANCE, Reference, written
@@ -61,12 +62,16 @@ class Seen:
         self.nbytes = sum(cache.nbytes for cache in lane.caches)
 
 
-@pytest.fixture
-def rounds(monkeypatch: pytest.MonkeyPatch) -> list[list[Seen]]:
-    """The lanes after each step of those that answer; prompts that come together are all read
-    before the next one, however slow the machine is."""
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts that come together are all read before the next step, however slow the machine is."""
     monkeypatch.setattr(reading_module, "GAP", 600.0)
     monkeypatch.setattr(reading_module, "FIRST", 600.0)
+
+
+@pytest.fixture
+def rounds(monkeypatch: pytest.MonkeyPatch) -> list[list[Seen]]:
+    """The lanes after each step of those that answer."""
     seen: list[list[Seen]] = []
     step = Company.step
 

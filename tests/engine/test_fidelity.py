@@ -18,7 +18,7 @@ from support import tiny
 from support.gemma3_reference import Gemma3Reference
 from support.paligemma_reference import PaliGemma2Reference
 from support.qwen2_vl_reference import Qwen2VLReference
-from support.seeds import seed_of
+from support.seeds import SWEEP, seed_of
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import MistralForCausalLM, PreTrainedTokenizerFast
 
@@ -194,7 +194,10 @@ def write_words(folder: Path, special: dict[int, str]) -> None:
     ).save_pretrained(folder)
 
 
-@pytest.fixture(scope="module", params=[Gemma3Reference, Qwen2VLReference, PaliGemma2Reference])
+SEEING = [Gemma3Reference, Qwen2VLReference, PaliGemma2Reference]
+
+
+@pytest.fixture(scope="module", params=SEEING if SWEEP else SEEING[:2])
 def family(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Family:
     seed = seed_of(request.param.name)
     return Family(request.param, tmp_path_factory.mktemp("family"), seed)

@@ -13,18 +13,19 @@ from typing import Any
 import pytest
 import torch
 from support import tiny
+from support.at_once import all_at_once, cancel_at, held
 from support.processes import python
 from support.short_chats import of_digits
 
 from engine import (
     Engine,
     EngineClosed,
+    Event,
     Finished,
     GenerationOptions,
     Progress,
     Request,
     RequestError,
-    TextDelta,
     load,
 )
 
@@ -116,12 +117,10 @@ def test_cancel_by_an_event(tiny_engine: Engine) -> None:
     cancel = threading.Event()
     options = of_digits(tiny_engine, GenerationOptions(max_tokens=400))
     chat = tiny_engine.chat(options=options)
-    for event in chat.send("Count to a hundred.", cancel=cancel):
-        if isinstance(event, TextDelta):
-            cancel.set()
-    assert chat.last is not None
-    assert chat.last.finish_reason == "cancelled"
-    assert 1 <= chat.last.completion_tokens < 20
+    with held(tiny_engine, lambda: chat.send("Count to a hundred.", cancel=cancel)) as generation:
+        cancel.set()
+    end = generation.result()
+    assert (end.finish_reason, end.completion_tokens) == ("cancelled", 1)
     before = chat.messages
     end = chat.send("And now?", cancel=cancel).result()
     assert (end.finish_reason, end.tokens) == ("cancelled", ())
@@ -132,10 +131,9 @@ def test_cancel_by_an_event(tiny_engine: Engine) -> None:
 
 def test_cancel_during_prefill_keeps_what_was_read(tiny_engine: Engine) -> None:
     prompt = f"{random.random()} {LONG[:300]}"
-    generation = tiny_engine.generate(prompt, options=GenerationOptions(prefill_step_size=32))
-    for event in generation:
-        if isinstance(event, Progress) and event.processed >= 32:
-            generation.cancel()
+    with all_at_once(tiny_engine):
+        generation = tiny_engine.generate(prompt, options=GenerationOptions(prefill_step_size=32))
+        cancel_at(generation, lambda event: isinstance(event, Progress) and event.processed >= 32)
     end = generation.result()
     assert end.finish_reason == "cancelled"
     assert not end.tokens
@@ -148,12 +146,16 @@ def test_cancel_during_prefill_keeps_what_was_read(tiny_engine: Engine) -> None:
 
 
 def test_cancel_during_decode_loses_no_text(tiny_engine: Engine) -> None:
-    generation = tiny_engine.generate("Once upon a time", options=GenerationOptions(max_tokens=200))
-    text = ""
-    for event in generation:
-        text += event.text
-        if isinstance(event, TextDelta) and len(text) > 20:
-            generation.cancel()
+    options = GenerationOptions(max_tokens=200)
+    told: list[str] = []
+
+    def enough(event: Event) -> bool:
+        told.append(event.text)
+        return len("".join(told)) > 20
+
+    with all_at_once(tiny_engine):
+        generation = cancel_at(tiny_engine.generate("Once upon a time", options=options), enough)
+    text = "".join(event.text for event in generation)
     end = generation.result()
     assert end.finish_reason == "cancelled"
     assert text == end.answer
@@ -176,11 +178,11 @@ def test_cancel_at_random_moments(tiny_engine: Engine, seed: int) -> None:
         # Starts of one text: each continues what was left by those cancelled before it.
         long = " ".join(words[: rng.randrange(1, 40)] + rng.choices(words, k=rng.randrange(4)))
         options = GenerationOptions(max_tokens=rng.randrange(1, 8), prefill_step_size=16)
-        generation = tiny_engine.generate(long, options=options)
-        timer = threading.Timer(rng.random() * 0.06, generation.cancel)
-        timer.start()
+        left = itertools.count(-rng.randrange(10))
+        with all_at_once(tiny_engine):
+            generation = tiny_engine.generate(long, options=options)
+            cancel_at(generation, lambda _, left=left: not next(left))
         events = list(generation)
-        timer.cancel()
         assert sum(isinstance(e, Finished) for e in events) == 1
         end = events[-1]
         assert isinstance(end, Finished)
@@ -197,12 +199,13 @@ def test_cancel_at_random_moments(tiny_engine: Engine, seed: int) -> None:
 
 
 def test_cancel_before_its_turn(tiny_engine: Engine) -> None:
-    first = tiny_engine.generate(LONG, options=GenerationOptions(max_tokens=400))
-    waiting = tiny_engine.generate("Hello", options=GenerationOptions(max_tokens=100))
-    waiting.cancel()
-    assert waiting.result(timeout=600).finish_reason == "cancelled"
-    assert not first.done
-    first.cancel()
+    options = GenerationOptions(max_tokens=400)
+    with held(tiny_engine, lambda: tiny_engine.generate(LONG, options=options)) as first:
+        waiting = tiny_engine.generate("Hello", options=GenerationOptions(max_tokens=100))
+        waiting.cancel()
+        assert waiting.result(timeout=600).finish_reason == "cancelled"
+        assert not first.done
+        first.cancel()
     assert first.result().finish_reason == "cancelled"
     first.cancel()  # after the end: nothing
 
@@ -292,12 +295,9 @@ def test_a_failure_is_the_final_event(letters_folder: Path) -> None:
 
 def test_close(letters_folder: Path) -> None:
     engine = load(letters_folder)
-    running = engine.generate(LONG, options=GenerationOptions(max_tokens=500))
-    waiting = engine.submit(Request("Hello"))
-    for event in running:
-        if isinstance(event, TextDelta):
-            break
-    engine.close()
+    with held(engine, lambda: engine.generate(LONG)) as running:
+        waiting = engine.submit(Request("Hello"))
+        engine.close()
     engine.close()
     assert running.result().finish_reason == "cancelled"
     assert waiting.result().finish_reason == "cancelled"
@@ -349,10 +349,10 @@ def test_a_callback_that_fails_ends_nothing_else(letters_folder: Path) -> None:
         raise RuntimeError("the callback's own fault")
 
     engine = load(letters_folder)
-    running = engine.generate(LONG, options=GenerationOptions(max_tokens=500))
-    broken = engine.submit(Request("Hello"), on_finish=fail)
-    waiting = engine.submit(Request("Hello"))
-    engine.close()
+    with held(engine, lambda: engine.generate(LONG)) as running:
+        broken = engine.submit(Request("Hello"), on_finish=fail)
+        waiting = engine.submit(Request("Hello"))
+        engine.close()
     for generation in (running, broken, waiting):
         assert generation.result(timeout=600).finish_reason == "cancelled"
 
@@ -389,8 +389,8 @@ def test_an_engine_nobody_holds_ends_its_thread(letters_folder: Path) -> None:
 
 
 def test_results_time_out(tiny_engine: Engine) -> None:
-    generation = tiny_engine.generate(LONG, options=GenerationOptions(max_tokens=500))
-    with pytest.raises(TimeoutError):
-        generation.result(timeout=0.01)
-    generation.cancel()
+    with held(tiny_engine, lambda: tiny_engine.generate(LONG)) as generation:
+        with pytest.raises(TimeoutError):
+            generation.result(timeout=0.01)
+        generation.cancel()
     generation.result(timeout=600)

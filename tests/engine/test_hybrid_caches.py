@@ -11,6 +11,7 @@ import torch
 from mlx_lm.models.cache import ArraysCache
 from support import hybrids, tiny
 from support.as_if_cold import asked
+from support.seeds import SWEEP
 
 from engine import Engine, GenerationOptions, Request, UnsupportedCheckpoint, load
 from engine.memory.kv_state import nbytes
@@ -57,7 +58,7 @@ def test_random_requests_are_answered_as_if_cold(engines: tuple[Engine, Engine],
     words = drawn(seed, 60)
     reused = 0
     history = words[:20]
-    for _ in range(16):
+    for _ in range(16 if SWEEP else 9):
         if rng.random() < 0.6:
             prompt = history = history + rng.choices(words[1:], k=5)
         else:

@@ -18,6 +18,7 @@ from mlx_lm import stream_generate
 from PIL import Image
 from safetensors.numpy import load_file
 from support import moxin_checkpoint as moxin
+from support.at_once import all_at_once, cancel_at
 from support.short_chats import of_digits
 
 from engine import Engine, GenerationOptions, ImageError, Progress, TextDelta, load
@@ -138,12 +139,15 @@ def test_a_prompt_is_never_cut_inside_a_picture(seeing: Engine, seed: int) -> No
     picture = Photo(80, 80, seed).image
     question = [{"role": "user", "content": f"Cancelled {seed}."}]
     options = GenerationOptions(max_tokens=8, logprobs=True, prefill_step_size=3)
-    generation = seeing.generate(question, [picture], options)
-    span = generation.prompt.spans[0]
-    for event in generation:
-        read = event.cached + event.processed if isinstance(event, Progress) else 0
-        if span.start < read < span.end:
-            generation.cancel()
+    with all_at_once(seeing):
+        generation = seeing.generate(question, [picture], options)
+        span = generation.prompt.spans[0]
+
+        def within(event: Any) -> bool:
+            read = event.cached + event.processed if isinstance(event, Progress) else 0
+            return span.start < read < span.end
+
+        cancel_at(generation, within)
     assert generation.result().finish_reason == "cancelled"
     again = seeing.generate(question, [picture], SHORT)
     tokens, logprobs = spoken(again)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from support import tiny
+from support.at_once import held
 from support.short_chats import SHORT, of_digits, talk
 
 from engine import (
@@ -97,8 +98,11 @@ def test_saving_while_it_answers(letters_folder: Path, tmp_path: Path) -> None:
     with load(letters_folder) as engine:
         chat = talk(engine)
         messages = chat.messages
-        generation = chat.send("Go on.", options=GenerationOptions(max_tokens=100))
-        chat.save(path).result(600)
+        options = GenerationOptions(max_tokens=4)
+        with held(engine, lambda: chat.send("Go on.", options=options)) as generation:
+            saved = chat.save(path)
+            assert not generation.done
+        saved.result(600)
         generation.result()
         fresh = engine.chat(options=SHORT, restore=path)
         assert fresh.messages == messages

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from support import tiny
 from support.as_if_cold import asked
+from support.seeds import SWEEP
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from engine import (
@@ -82,7 +83,7 @@ def test_random_requests_are_answered_as_if_cold(engines: tuple[Engine, Engine],
     rng = random.Random(seed)
     words = rng.choices(WORDS, k=60)
     reused = 0
-    for _ in range(24):
+    for _ in range(24 if SWEEP else 12):
         prompt = words[: rng.randrange(1, 60)] + rng.choices(words, k=rng.randrange(3))
         end = asked(warm, cold, prompt, rng)
         reused += end.cached_tokens if end is not None else 0

@@ -13,6 +13,7 @@ from mlx_lm import stream_generate
 from mlx_lm.models.cache import make_prompt_cache, trim_prompt_cache
 from mlx_lm.sample_utils import make_logits_processors, make_sampler
 from support import tiny
+from support.seeds import SWEEP
 
 from engine import Engine, GenerationOptions, TextDelta, load
 
@@ -72,11 +73,21 @@ class Pair:
 @pytest.fixture(params=["default", "tiny"])
 def pair(request: pytest.FixtureRequest) -> Pair:
     """The default model, and for longer texts a quicker one."""
+    return pair_of(request)
+
+
+def pair_of(request: pytest.FixtureRequest) -> Pair:
     if request.param == "default":
         named, words, tokens = ("fresh", "alone"), 6, 4
     else:
         named, words, tokens = ("tiny_fresh", "tiny_alone"), 40, 24
     return Pair(*map(request.getfixturevalue, named), words, tokens)
+
+
+@pytest.fixture(params=["default", "tiny"] if SWEEP else ["tiny"])
+def any_pair(request: pytest.FixtureRequest) -> Pair:
+    """The quicker one, where it is the same to any model; both in a sweep."""
+    return pair_of(request)
 
 
 def sentence(seed: int, words: int = 40) -> str:
@@ -107,10 +118,10 @@ def test_greedy_equals_mlx_lm(pair: Pair, seed: int) -> None:
     assert ours(pair.engine, prompt, options) == theirs(pair.alone, prompt, max_tokens=pair.tokens)
 
 
-def test_seeded_sampling_equals_mlx_lm(pair: Pair, seed: int) -> None:
-    prompt = sentence(seed, pair.words)
+def test_seeded_sampling_equals_mlx_lm(any_pair: Pair, seed: int) -> None:
+    prompt = sentence(seed, any_pair.words)
     options = GenerationOptions(
-        max_tokens=pair.tokens,
+        max_tokens=any_pair.tokens,
         temperature=0.9,
         top_p=0.95,
         top_k=40,
@@ -120,15 +131,15 @@ def test_seeded_sampling_equals_mlx_lm(pair: Pair, seed: int) -> None:
     )
     mx.random.seed(seed)
     sampler = make_sampler(temp=0.9, top_p=0.95, min_p=0.02, top_k=40)
-    assert ours(pair.engine, prompt, options) == theirs(
-        pair.alone, prompt, max_tokens=pair.tokens, sampler=sampler
+    assert ours(any_pair.engine, prompt, options) == theirs(
+        any_pair.alone, prompt, max_tokens=any_pair.tokens, sampler=sampler
     )
 
 
-def test_penalties_and_bias_equal_mlx_lm(pair: Pair, seed: int) -> None:
-    prompt = sentence(seed, pair.words)
+def test_penalties_and_bias_equal_mlx_lm(any_pair: Pair, seed: int) -> None:
+    prompt = sentence(seed, any_pair.words)
     options = GenerationOptions(
-        max_tokens=pair.tokens,
+        max_tokens=any_pair.tokens,
         logprobs=True,
         repetition_penalty=1.3,
         presence_penalty=0.4,
@@ -141,8 +152,10 @@ def test_penalties_and_bias_equal_mlx_lm(pair: Pair, seed: int) -> None:
         presence_penalty=0.4,
         frequency_penalty=0.2,
     )
-    expected = theirs(pair.alone, prompt, max_tokens=pair.tokens, logits_processors=processors)
-    assert ours(pair.engine, prompt, options) == expected
+    expected = theirs(
+        any_pair.alone, prompt, max_tokens=any_pair.tokens, logits_processors=processors
+    )
+    assert ours(any_pair.engine, prompt, options) == expected
 
 
 def test_warm_follow_up_equals_mlx_lm_handed_the_same_cache(pair: Pair, seed: int) -> None:

@@ -9,6 +9,7 @@ import jsonschema
 import pytest
 from PIL import Image
 from support import recited
+from support.at_once import held
 from support.call_forms import BOTH, CALLS, FORMS, ONE, OTHER, TOOLS, form_of, written
 
 from engine import (
@@ -132,10 +133,11 @@ def test_results_that_fit_no_call(made: Made) -> None:
     with pytest.raises(PromptError, match="by themselves"):
         chat.send("And?", results=["12"])
     assert chat.messages == before
-    under_way = chat.send(results={call.id: "12"})
-    if not under_way.done:
-        with pytest.raises(ChatBusy):
-            chat.send(results=["12"])
+    with (
+        held(engine, lambda: chat.send(results={call.id: "12"})) as under_way,
+        pytest.raises(ChatBusy),
+    ):
+        chat.send(results=["12"])
     assert under_way.result().answer == "Noon."
 
 

@@ -10,11 +10,14 @@ import pytest
 from PIL import Image
 from support import recited, tiny
 from support.guides import DOCS, blocks, run
+from support.serving import wait_for
 
+from engine import Event, Generation, TextDelta
 from engine.cli import main
 
 GUIDE = DOCS / "embedding.md"
 TEXT = GUIDE.read_text(encoding="utf-8")
+EMIT = Generation.emit
 SAMPLE = Path(__file__).parents[2] / "model_kit" / "demo_parts" / "samples" / "animals.png"
 
 
@@ -26,7 +29,14 @@ def quick_start(names: dict[str, Any], printed: str) -> None:
 
 def stopping(names: dict[str, Any], printed: str) -> None:
     assert printed == "cancelled 2\nloading the model was cancelled\n"
-    assert names["chat"].last.completion_tokens < 20
+    assert names["chat"].last.completion_tokens == 1
+
+
+def waiting(generation: Generation, event: Event) -> None:
+    """Deliver an event; the answer goes no further before it is cancelled."""
+    EMIT(generation, event)
+    if isinstance(event, TextDelta):
+        wait_for(lambda: generation.cancelled)
 
 
 def callback(names: dict[str, Any], printed: str) -> None:
@@ -77,6 +87,12 @@ def thoughts(names: dict[str, Any], printed: str) -> None:
     assert names["chat"].messages[1].reasoning is None
 
 
+def sooner(names: dict[str, Any], printed: str) -> None:
+    guessed, told = (int(number) for number in re.findall(r"\d+", printed))
+    assert 0 <= guessed < told == names["end"].completion_tokens
+    assert names["chat"].last.drafted_tokens == 0
+
+
 def pictures(names: dict[str, Any], printed: str) -> None:
     assert printed == "badger and owl\n"
     messages = names["chat"].messages
@@ -102,6 +118,7 @@ CHECKS: list[Callable[[dict[str, Any], str], None]] = [
     forms,
     tools,
     thoughts,
+    sooner,
     pictures,
     errors,
 ]
@@ -149,6 +166,8 @@ def test_snippet(
     if check in ANY_MODEL or check in TAUGHT:
         assert '"demo"' in code
         code = code.replace('"demo"', repr(str(terse)))
+    if check is stopping:
+        monkeypatch.setattr(Generation, "emit", waiting)
     names = run(GUIDE, code, line)
     check(names, capsys.readouterr().out)
 

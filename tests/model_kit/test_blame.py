@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 
 from mlx_lm import convert
 from support import tiny
-from support.families import FAMILIES
+from support.families import FAMILIES_IN_TURN
 from support.gemma3_reference import Gemma3Reference
 from support.gemma3n_reference import Gemma3nReference
 from support.lfm2_vl_reference import Lfm2VLReference
@@ -90,7 +90,8 @@ def test_a_text_half_by_mlx_lm_is_named_and_served(
     assert mx.array_equal(*logits)
 
 
-@pytest.mark.parametrize("reference", FAMILIES, ids=lambda r: r.name)
+@pytest.mark.whole
+@pytest.mark.parametrize("reference", FAMILIES_IN_TURN, ids=lambda r: r.name)
 def test_a_folder_without_the_vision_half_is_named(reference: Any, tmp_path: Path) -> None:
     """Whether or not its config tells of one; not one of which a part is missing."""
     folder = written(reference(1), tmp_path / "folder")

@@ -7,6 +7,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from support import moxin_checkpoint as moxin
+from support.seeds import SWEEP
 from support.seeing_checkpoints import FORMS, ONE_FORM_EACH, prompt_logits
 
 from engine import BrokenWeights, OptionError, UnsupportedCheckpoint
@@ -46,8 +47,12 @@ def _made(source: Path, target: Path) -> Path:
     return target
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-@pytest.mark.parametrize("form", ONE_FORM_EACH)
+PRECISIONS = ("bfloat16", "float16", "float32")
+EACH = [(form, PRECISIONS[i % 3]) for i, form in enumerate(ONE_FORM_EACH)]
+ALL = [(form, precision) for form in ONE_FORM_EACH for precision in PRECISIONS]
+
+
+@pytest.mark.parametrize(("form", "dtype"), ALL if SWEEP else EACH)
 def test_precision(form: str, dtype: str, tmp_path: Path, seed: int) -> None:
     source, target = FORMS[form](tmp_path / "source", seed), tmp_path / "target"
     convert(source, target, dtype=dtype)

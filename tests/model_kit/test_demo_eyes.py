@@ -22,6 +22,7 @@ TRAINED = Path(__file__).with_name("trained_demo")
 VOCAB = 49152
 
 
+@pytest.mark.whole
 def test_its_logits_are_the_trained_model_s(seeing_demo: Path) -> None:
     references = mx.load(str(TRAINED / "reference.safetensors"))["logits"]  # type: ignore[call-overload, index]
     samples: list[dict[str, Any]] = json.loads((TRAINED / "reference.json").read_text())

@@ -17,6 +17,7 @@ from support import tiny
 from support.tiny_hub import Repo, TinyHub, tiny_hub
 
 from engine import GenerationOptions, load
+from model_kit import download
 from model_kit.hub import cached_folder, is_downloaded, resolve
 from model_kit.models import KNOWN_MODELS
 from vision_add_ons.errors import CheckpointNotFound, ModelUnavailable
@@ -34,6 +35,7 @@ def cache(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def hub(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyHub]:
+    monkeypatch.setattr(download, "_CLEAN_UP_SECONDS", SOON)  # however slow the machine is
     with tiny_hub(cache, monkeypatch) as hub:
         yield hub
 

@@ -5,12 +5,13 @@ import pytest
 pytest.importorskip("torch")
 
 from support.gemma3n_reference import BEGIN, END, END_SOUND, Gemma3nReference
-from support.own_family import OwnFamily
+from support.own_family import OwnFamily, alike
 
 from vision_add_ons.gemma3n import Gemma3nAddOn
 from vision_add_ons.testing import BOS, Kit
 
 
+@alike
 class TestGemma3n(OwnFamily):
     add_on = Gemma3nAddOn
     reference = Gemma3nReference

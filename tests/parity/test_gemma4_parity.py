@@ -9,7 +9,7 @@ from support.gemma4_reference import (
     Gemma4Reference,
     Gemma4UnifiedReference,
 )
-from support.own_family import OwnFamily, in_sweeps_only, with_another_decoder
+from support.own_family import OwnFamily, alike, in_sweeps_only, with_another_decoder
 
 from vision_add_ons.gemma4 import Gemma4AddOn, Gemma4UnifiedAddOn
 
@@ -34,6 +34,7 @@ ALIKE_IN_ALL_SIZES = (
 )
 
 
+@alike
 class TestGemma4(OwnFamily):
     add_on = Gemma4AddOn
     reference = Gemma4Reference

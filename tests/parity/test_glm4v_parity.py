@@ -5,11 +5,12 @@ import pytest
 pytest.importorskip("torch")
 
 from support.glm4v_reference import Glm4vMoeReference, Glm4vReference
-from support.own_family import OwnFamily, with_another_decoder
+from support.own_family import OwnFamily, alike, with_another_decoder
 
 from vision_add_ons.glm4v import Glm4vAddOn
 
 
+@alike
 class TestGlm4v(OwnFamily):
     add_on = Glm4vAddOn
     reference = Glm4vReference

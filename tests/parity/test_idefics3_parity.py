@@ -7,17 +7,21 @@ import pytest
 pytest.importorskip("torch")
 
 from support.idefics3_reference import Idefics3Reference, SmolVLMReference
-from support.own_family import OwnFamily, with_another_tower
+from support.own_family import OwnFamily, alike, with_another_tower
+from support.seeds import SWEEP
 
 from vision_add_ons.idefics3 import Idefics3AddOn
 from vision_add_ons.testing import BOS, Kit, written
 
+DIALECTS = ["transformers 5", "transformers 4"]
 
+
+@alike
 class TestIdefics3(OwnFamily):
     add_on = Idefics3AddOn
     reference = Idefics3Reference
 
-    @pytest.mark.parametrize("dialect", ["transformers 5", "transformers 4"])
+    @pytest.mark.parametrize("dialect", DIALECTS if SWEEP else DIALECTS[-1:])
     @pytest.mark.parametrize(
         "changes",
         [{"tie_word_embeddings": True}, {"scale_factor": 4}, {"splitting": False}],

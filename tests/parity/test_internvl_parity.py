@@ -10,11 +10,12 @@ from support.internvl_reference import (
     Qwen3MoeReference,
     Qwen3Reference,
 )
-from support.own_family import OwnFamily, with_another_decoder, with_another_tower
+from support.own_family import OwnFamily, alike, with_another_decoder, with_another_tower
 
 from vision_add_ons.internvl import InternVLAddOn
 
 
+@alike
 class TestInternVL(OwnFamily):
     add_on = InternVLAddOn
     reference = InternVLReference

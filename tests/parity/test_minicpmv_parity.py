@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("torch")
 
 from support.minicpmv_reference import EXPERTS, TEXT, MiniCPMV46Reference, MiniCPMV47Reference
-from support.own_family import OF_THE_ADD_ON_ALONE, OwnFamily, in_sweeps_only
+from support.own_family import OF_THE_ADD_ON_ALONE, OwnFamily, alike, in_sweeps_only
 from support.seeds import SWEEP
 
 from vision_add_ons.minicpmv import MiniCPMV46AddOn, MiniCPMV47AddOn
@@ -32,6 +32,7 @@ OF_THE_FIRST_ALONE = (
 """What 4.7 does as 4.6 does it."""
 
 
+@alike
 class TestMiniCPMV46(OwnFamily):
     add_on = MiniCPMV46AddOn
     reference = MiniCPMV46Reference

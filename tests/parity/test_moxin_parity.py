@@ -11,12 +11,13 @@ pytest.importorskip("torch")
 from support import moxin_checkpoint as checkpoint
 from support.moxin_checkpoint import FORMS, TowerShape
 from support.moxin_reference import MoxinReference, dino_reference, features, siglip_reference
-from support.own_family import OwnFamily
+from support.own_family import OwnFamily, alike
 
 from vision_add_ons.moxin import MoxinAddOn, ViTConfig, load_vit_encoder
 from vision_add_ons.testing import BOS, TOLERANCE, Kit, relative_error, written
 
 
+@alike
 class TestMoxin(OwnFamily):
     add_on = MoxinAddOn
     reference = MoxinReference

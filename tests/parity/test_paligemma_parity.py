@@ -4,12 +4,13 @@ import pytest
 
 pytest.importorskip("torch")
 
-from support.own_family import OwnFamily, with_another_decoder
+from support.own_family import OwnFamily, alike, with_another_decoder
 from support.paligemma_reference import PaliGemma2Reference, PaliGemmaReference
 
 from vision_add_ons.paligemma import PaliGemmaAddOn
 
 
+@alike
 class TestPaliGemma(OwnFamily):
     add_on = PaliGemmaAddOn
     reference = PaliGemmaReference

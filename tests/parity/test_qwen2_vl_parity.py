@@ -6,8 +6,9 @@ import pytest
 
 pytest.importorskip("torch")
 
-from support.own_family import OwnFamily
+from support.own_family import OwnFamily, alike
 from support.qwen2_vl_reference import SECTIONS, Qwen2VLReference
+from support.seeds import SWEEP
 
 from vision_add_ons.qwen2_vl import Qwen2VLAddOn
 from vision_add_ons.testing import BOS, Kit, written
@@ -20,12 +21,15 @@ YARN = {
     "mrope_section": SECTIONS,
 }
 
+DIALECTS = ["transformers 5", "transformers 4"]
 
+
+@alike
 class TestQwen2VL(OwnFamily):
     add_on = Qwen2VLAddOn
     reference = Qwen2VLReference
 
-    @pytest.mark.parametrize("dialect", ["transformers 5", "transformers 4"])
+    @pytest.mark.parametrize("dialect", DIALECTS if SWEEP else DIALECTS[-1:])
     @pytest.mark.parametrize(
         "changes",
         [{"tied": True}, {"rope_parameters": YARN}],

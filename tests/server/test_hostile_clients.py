@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from support.serving import Reply, Running, read_all, running
+from support.serving import Reply, Running, read_all, running, wait_for
 
 from engine import Engine
 from engine.server.schemas import ChatRequest, CompletionRequest
@@ -34,32 +34,43 @@ def strict(tiny_engine: Engine) -> Iterator[Running]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def patient(tiny_engine: Engine) -> Iterator[Running]:
+    """One that waits for whatever is under way, with small limits all the same."""
+    with running(tiny_engine, model="tiny", max_body_bytes=200_000, max_queue=2) as server:
+        yield server
+
+
 def healthy(server: Running) -> bool:
-    return server.ask("GET", "/health").status == 200 and server.chat("Hello").status == 200
+    """Whether it answers, be it later where the machine kept us from asking within its time."""
+
+    def answers() -> bool:
+        try:
+            asked = server.ask("GET", "/health"), server.chat("Hello")
+        except OSError:
+            return False
+        return all(reply.status == 200 for reply in asked)
+
+    wait_for(answers)
+    return True
 
 
-def test_a_body_too_large_is_refused_by_its_head(strict: Running) -> None:
+def test_a_body_too_large_is_refused_by_its_head(patient: Running) -> None:
     for size in (b"200001", b"9" * 18):
-        with strict.connect() as connection:
+        with patient.connect() as connection:
             connection.sendall(CHAT + b"Content-Length: " + size + b"\r\n\r\n")
             reply = Reply(read_all(connection))  # nothing of the body was sent, or waited for
         assert (reply.status, reply.error["code"]) == (413, "body_too_large")
-    assert healthy(strict)
+    assert healthy(patient)
 
 
-def test_a_body_that_tells_no_length_is_cut_off(strict: Running) -> None:
-    with strict.connect() as connection:
+def test_a_body_that_tells_no_length_is_cut_off(patient: Running) -> None:
+    piece = b"8000\r\n" + b" " * 0x8000 + b"\r\n"
+    with patient.connect() as connection:
         connection.sendall(CHAT + b"Transfer-Encoding: chunked\r\n\r\n")
-        sent, piece = 0, b"8000\r\n" + b" " * 0x8000 + b"\r\n"
-        try:
-            while sent < 50 * len(piece):
-                connection.sendall(piece)
-                sent += len(piece)
-                time.sleep(0.01)
-        except OSError:
-            pass
-        assert sent < 40 * len(piece), "the server took it all"
-    assert healthy(strict)
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            connection.sendall(piece * 2000)  # 64 MiB: more than a system holds on its way
+    assert healthy(patient)
 
 
 @pytest.mark.parametrize(
@@ -112,12 +123,12 @@ def test_bodies_of_waiting_requests_are_held_within_bounds(tiny_engine: Engine) 
         assert healthy(server)
 
 
-def test_a_body_of_exactly_the_limit_is_read(strict: Running) -> None:
+def test_a_body_of_exactly_the_limit_is_read(patient: Running) -> None:
     body = b'{"model": "tiny", "max_tokens": 1, "messages": [{"role": "user", "content": "x"}]}'
     for extra, status in ((0, 200), (1, 413)):
         padded = body + b" " * (200_000 - len(body) + extra)
         headers = {"content-type": "application/json"}
-        assert strict.ask("POST", "/v1/chat/completions", padded, headers).status == status
+        assert patient.ask("POST", "/v1/chat/completions", padded, headers).status == status
 
 
 def trickle(connection: socket.socket, start: bytes, piece: bytes, seconds: float) -> float:
@@ -165,18 +176,11 @@ def test_a_body_too_slow_is_told_so(strict: Running) -> None:
     assert (reply.status, reply.error["code"]) == (408, "body_timeout")
 
 
-def let_in(server: Running) -> bool:
-    try:
-        return healthy(server)
-    except OSError:  # the silent ones are still there
-        return False
-
-
 def test_many_silent_connections_lock_nobody_out_for_long(strict: Running) -> None:
     with ExitStack() as stack:
         for _ in range(40):
             stack.enter_context(strict.connect())
-        wait_for(lambda: let_in(strict))
+        assert healthy(strict)
 
 
 @pytest.mark.parametrize(
@@ -207,22 +211,15 @@ def test_nonsense_is_refused(strict: Running, nonsense: bytes) -> None:
     assert healthy(strict)
 
 
-def test_smuggled_requests_are_one_or_none(strict: Running) -> None:
+def test_smuggled_requests_are_one_or_none(patient: Running) -> None:
     """Two lengths, of which a proxy might believe the other."""
     inner = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
     head = b"Content-Length: %d\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" % (5 + len(inner))
-    with strict.connect() as connection:
+    with patient.connect() as connection:
         connection.sendall(CHAT + head + inner)
         data = read_all(connection)
     assert Reply(data).error["code"] == "invalid_http"
     assert data.count(b"HTTP/1.1 ") == 1
-
-
-def wait_for(condition: Any, seconds: float = 600) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_a_reader_that_does_not_read_is_left(tiny_engine: Engine) -> None:
@@ -236,9 +233,8 @@ def test_a_reader_that_does_not_read_is_left(tiny_engine: Engine) -> None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
             connection.connect(("127.0.0.1", server.port))
             connection.sendall(CHAT + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-            state = server.server.server_state
-            wait_for(lambda: len(state.tasks) == 1)
-            wait_for(lambda: not state.connections)
+            assert connection.recv(1)  # its answer is under way
+            wait_for(lambda: not server.server.server_state.connections)
         wait_for(lambda: server.figures()["sightline_requests_in_flight"] == 0)
         assert server.chat("Hello").status == 200
 
@@ -254,8 +250,8 @@ def test_a_reader_of_nothing_holds_no_connection(tiny_engine: Engine, close: byt
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
             connection.connect(("127.0.0.1", server.port))
             connection.sendall(PAGE * 20 + close)
+            assert connection.recv(1)
             state = server.server.server_state
-            wait_for(lambda: bool(state.connections))
             wait_for(lambda: not state.connections and not state.tasks)
         assert healthy(server)
 
@@ -264,7 +260,7 @@ def test_a_slow_reader_gets_all_of_it(tiny_engine: Engine) -> None:
     """It takes longer than the server waits for one that does not read."""
     seconds = 1.0
     with running(tiny_engine, send_seconds=seconds, send_buffer=4096) as server:
-        for _ in range(9):
+        for _ in range(60):
             with socket.socket() as connection:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
                 connection.connect(("127.0.0.1", server.port))

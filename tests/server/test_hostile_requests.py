@@ -12,6 +12,7 @@ from support import recited
 from support.serving import Reply, Running, running, wait_for
 
 from engine import Engine, load
+from engine.decoding import guide
 from engine.decoding.guide import Guides
 
 Json = dict[str, Any]
@@ -222,8 +223,11 @@ def test_each_is_answered_or_refused(
     assert server.chat("Hello").status == 200
 
 
-def test_a_schema_that_takes_long_holds_up_no_others(engine: Engine, server: Running) -> None:
+def test_a_schema_that_takes_long_holds_up_no_others(
+    engine: Engine, server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nor does one that is known already wait for it, in the engine."""
+    monkeypatch.setattr(guide, "SECONDS", 600.0)
     guides = engine._guides
     assert isinstance(guides, Guides)
     known, slow = schema({"type": "boolean"}), schema({"type": "null"})

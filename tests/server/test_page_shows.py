@@ -192,7 +192,9 @@ def test_reading_earlier_text_is_not_disturbed(page: "Page", flow: Flow) -> None
     send(page, LONG)
     wait_for_text(page, 10)
     page.mouse.move(400, 300)
+    target = page.evaluate("scrollY") - 900
     page.mouse.wheel(0, -900)
+    page.wait_for_function("(target) => scrollY === target", arg=target)
     latest = page.get_by_role("button", name="Latest")
     expect(latest).to_be_visible()
     before = page.evaluate("scrollY")

@@ -43,7 +43,7 @@ def half_closed(server: Running, data: bytes) -> Iterator[socket.socket]:
 def busy(engine: Engine) -> Iterator[None]:
     """No request has its turn until the block ends."""
     done = threading.Event()
-    engine._worker.call(lambda _: wait_for(done.is_set, 30))
+    engine._worker.call(lambda _: done.wait())
     try:
         yield
     finally:

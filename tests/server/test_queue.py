@@ -250,7 +250,7 @@ def test_figures(engine: Engine) -> None:
 
 def test_stopping_lets_answers_finish(engine: Engine, flow: Flow) -> None:
     flow.hold(2)
-    with running(engine, shutdown_seconds=20) as server:
+    with running(engine, shutdown_seconds=600) as server:
         connection = start(server, max_tokens=30)
         data = read_until(connection, b'"content":"')
         waiting = start(server, max_tokens=5)
@@ -258,7 +258,6 @@ def test_stopping_lets_answers_finish(engine: Engine, flow: Flow) -> None:
         server.server.stop()
         flow.release()
         data += read_all(connection)
-        assert data.rstrip().endswith(b"0") or b"[DONE]" in data
         assert b"[DONE]" in data
         assert b"[DONE]" in read_all(waiting)
         assert server.ended()
@@ -294,10 +293,11 @@ def test_what_is_cancelled_before_it_is_asked(engine: Engine, flow: Flow) -> Non
     flow.release()
 
 
-def test_an_engine_that_is_closed_under_it(letters_folder: Any) -> None:
+def test_an_engine_that_is_closed_under_it(letters_folder: Any, flow: Flow) -> None:
     from engine import load
 
-    engine = load(letters_folder)
+    flow.hold(2)
+    engine: Any = Watched(load(letters_folder), flow.at_event)
     with running(engine) as server:
         connection = start(server, **LONG)
         data = read_until(connection, b'"content":"')

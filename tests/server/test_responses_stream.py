@@ -11,7 +11,7 @@ pytest.importorskip("torch")
 from support import published_qwen_templates as published
 from support import scripted
 from support.responses import body, client_of, events, put_together, read_events, text_of
-from support.serving import Reply, Running, read_all, running, wait_for
+from support.serving import Flow, Reply, Running, Watched, read_all, running, wait_for
 
 from engine import Engine, load
 
@@ -98,7 +98,7 @@ def test_silence_is_filled_with_events(letters: Engine) -> None:
     """Comments are none to clients that wait for the next event."""
     done = threading.Event()
     with running(letters, keep_alive_seconds=0.02) as server:
-        letters._worker.call(lambda _: wait_for(done.is_set, 60))
+        letters._worker.call(lambda _: done.wait())
         with server.connect() as connection:
             request = b'{"input": "Hi", "stream": true, "max_output_tokens": 2}'
             connection.sendall(_head(len(request)) + request)
@@ -118,8 +118,20 @@ def _head(length: int) -> bytes:
     )
 
 
-def test_a_stream_that_fails_says_so(letters: Engine) -> None:
-    with running(letters) as server, client_of(server) as client:
+@pytest.fixture
+def endless(letters: Engine) -> Iterator[Running]:
+    """One whose answers wait after two tokens until they are cancelled."""
+    flow = Flow()
+    flow.hold(2)
+    watched: Any = Watched(letters, flow.at_event)
+    with running(watched) as server:
+        yield server
+        flow.release()
+
+
+def test_a_stream_that_fails_says_so(endless: Running) -> None:
+    server = endless
+    with client_of(server) as client:
         asked: Any = {"extra_body": {"logit_bias": NO_END}}
         stream = client.responses.create(model="demo", input="Hi", stream=True, **asked)
         kinds = []
@@ -135,22 +147,22 @@ def test_a_stream_that_fails_says_so(letters: Engine) -> None:
         assert server.ask("GET", f"/v1/responses/{event.response.id}").status == 404
 
 
-def test_whoever_leaves_ends_its_answer(letters: Engine) -> None:
+def test_whoever_leaves_ends_its_answer(endless: Running) -> None:
     cancelled = 'sightline_answers_total{reason="cancelled"}'
-    with running(letters) as server:
-        for stream in (True, False):
-            before = server.figures().get(cancelled, 0.0)
-            with client_of(server) as client, server.connect() as connection:
-                asked: Any = {"extra_body": {"logit_bias": NO_END}}
-                if stream:
-                    answer = client.responses.create(model="demo", input="Hi", stream=True, **asked)
-                    next(iter(answer))
-                    answer.close()
-                else:
-                    request = b'{"input": "Hi", "logit_bias": {"2": -100}}'
-                    connection.sendall(_head(len(request)) + request)
-                    wait_for(lambda: server.figures()["sightline_requests_in_flight"] == 1)
-            wait_for(lambda b=before: server.figures().get(cancelled, 0.0) > b)  # type: ignore[misc]
-        assert len(server.server.app.state.responses) == 0
-        assert server.ask("POST", "/v1/responses", {"input": "Hi", "max_output_tokens": 1})
-        assert len(server.server.app.state.responses) == 1
+    server = endless
+    for stream in (True, False):
+        before = server.figures().get(cancelled, 0.0)
+        with client_of(server) as client, server.connect() as connection:
+            asked: Any = {"extra_body": {"logit_bias": NO_END}}
+            if stream:
+                answer = client.responses.create(model="demo", input="Hi", stream=True, **asked)
+                next(iter(answer))
+                answer.close()
+            else:
+                request = b'{"input": "Hi", "logit_bias": {"2": -100}}'
+                connection.sendall(_head(len(request)) + request)
+                wait_for(lambda: server.figures()["sightline_requests_in_flight"] == 1)
+        wait_for(lambda b=before: server.figures().get(cancelled, 0.0) > b)  # type: ignore[misc]
+    assert len(server.server.app.state.responses) == 0
+    assert server.ask("POST", "/v1/responses", {"input": "Hi", "max_output_tokens": 1})
+    assert len(server.server.app.state.responses) == 1

@@ -1,6 +1,7 @@
 """Several answers to one request: n, several prompts, echo; streamed and whole."""
 
 import json
+import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -145,11 +146,11 @@ def test_one_that_fails_on_its_way_ends_them_all(letters_engine: Engine) -> None
             return getattr(letters_engine, name)
 
         def submit(self, request: Request, **given: Any) -> Any:
-            generation = letters_engine.submit(request, **given)
             self.count += 1
             if self.count % 2 == 0:
-                generation.cancel()
-            return generation
+                given["cancel"] = threading.Event()
+                given["cancel"].set()
+            return letters_engine.submit(request, **given)
 
     failing: Any = Failing()
     with running(failing) as server:

@@ -11,6 +11,7 @@ from support.call_forms import TOOLS
 from support.serving import Running, data_uri, encoded, image_part, running
 
 from engine import Engine, load
+from engine.tools import grammar, reader
 
 OFFERED = [TOOLS[0], {"type": "function", "function": TOOLS[1]}]
 WEATHER = '<tool_call>\n{"name": "weather", "arguments": {"city": "Ulm", "days": 3}}\n</tool_call>'
@@ -23,6 +24,7 @@ SCRIPTS = {
     4: "It rains at noon.",
 }
 """What is said to so many messages."""
+CLOSED = {"type": "object", "additionalProperties": False}
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +122,31 @@ def test_one_call_at_most(client: openai.OpenAI) -> None:
     assert choice.finish_reason == "tool_calls"
 
 
+def test_calls_without_an_end(client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a model that would rather do anything than end: whole ones, and as many as there may be
+    (here 4). A name is called once."""
+    for module in (grammar, reader):
+        monkeypatch.setattr(module, "MOST_CALLS", 4)
+    tools = [{"type": "function", "function": {"name": "go", "parameters": CLOSED}}]
+    more = {"tools": tools, "max_tokens": 4000, "logit_bias": {"2": -100}, "temperature": 0}
+    choice = ask(client, QUESTION, tool_choice="required", **more).choices[0]
+    calls = [call.function for call in choice.message.tool_calls]
+    assert [(call.name, call.arguments) for call in calls] == [("go", "{}")] * 4
+    assert (choice.finish_reason, choice.message.content) == ("tool_calls", None)
+    told: dict[int, str] = {}
+    reasons = set()
+    for chunk in ask(client, QUESTION, tool_choice="required", stream=True, **more):
+        (choice,) = chunk.choices
+        reasons.add(choice.finish_reason)
+        for call in choice.delta.tool_calls or ():
+            told[call.index] = told.get(call.index, "") + call.function.arguments
+    assert told == dict.fromkeys(range(4), "{}")
+    assert reasons == {None, "tool_calls"}
+    named = {"type": "function", "function": {"name": "go"}}
+    choice = ask(client, QUESTION, tool_choice=named, **more).choices[0]
+    assert len(choice.message.tool_calls) == 1
+
+
 def test_choices(client: openai.OpenAI) -> None:
     choice = ask(client, QUESTION, tool_choice="none").choices[0]
     assert choice.message.tool_calls is None
@@ -132,6 +159,23 @@ def test_choices(client: openai.OpenAI) -> None:
             assert given == "required" or choice.message.tool_calls[0].function.name == "clock"
         else:
             assert choice.finish_reason == "length"
+
+
+def test_some_of_the_tools(client: openai.OpenAI) -> None:
+    """As OpenAI has it: an answer may call these alone."""
+
+    def allowed(name: str, mode: str) -> dict[str, Any]:
+        tools = [{"type": "function", "function": {"name": name}}]
+        return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+    message = ask(client, QUESTION, tool_choice=allowed("weather", "auto")).choices[0].message
+    assert [call.function.name for call in message.tool_calls] == ["weather"]
+    asked = {"parallel_tool_calls": False, "max_tokens": 400}
+    choice = ask(client, QUESTION, tool_choice=allowed("clock", "required"), **asked).choices[0]
+    if choice.finish_reason == "tool_calls":  # else a text has no end yet
+        assert [call.function.name for call in choice.message.tool_calls] == ["clock"]
+    with pytest.raises(openai.BadRequestError, match="tool_choice allows a tool that there is not"):
+        ask(client, QUESTION, tool_choice=allowed("sing", "auto"))
 
 
 REFUSED: list[tuple[Any, str]] = [
@@ -150,6 +194,17 @@ REFUSED: list[tuple[Any, str]] = [
         "tool_choice",
     ),
     ({"tool_choice": "required"}, "tool_choice"),
+    ({"tools": OFFERED, "tool_choice": {"type": "custom"}}, "tool_choice"),
+    (
+        {
+            "tools": OFFERED,
+            "tool_choice": {
+                "type": "allowed_tools",
+                "allowed_tools": {"mode": "auto", "tools": []},
+            },
+        },
+        "tool_choice.allowed_tools.tools",
+    ),
     ({"parallel_tool_calls": "no"}, "parallel_tool_calls"),
 ]
 

@@ -2,26 +2,23 @@
 
 import random
 
-from engine import Engine, GenerationOptions, Request
+from support.at_once import held
 
-NO_END = {2: -100.0}
-"""A bias by which the tiny model never ends an answer by itself."""
+from engine import Engine, GenerationOptions, Request
 
 
 def order(engine: Engine, clients: str, tasks: dict[int, str] | None = None) -> str:
     """Who is answered when, if the first is at work while the others come."""
     ended: list[str] = []
-    first = GenerationOptions(max_tokens=400, logit_bias=NO_END, top_logprobs=20)  # takes long
-    at_work = engine.submit(Request("x", options=first, client=clients[0]))
-    next(iter(at_work))
     short = GenerationOptions(max_tokens=1)
     generations = []
-    for i, client in enumerate(clients[1:]):
-        if tasks and i in tasks:
-            engine._worker.call(lambda memory, name=tasks[i]: ended.append(name))  # type: ignore[misc]
-        request = Request("x", options=short, client=client)
-        generations.append(engine.submit(request, lambda _, c=client: ended.append(c)))  # type: ignore[misc]
-    at_work.cancel()
+    with held(engine, lambda: engine.submit(Request("x", client=clients[0]))) as at_work:
+        for i, client in enumerate(clients[1:]):
+            if tasks and i in tasks:
+                engine._worker.call(lambda memory, name=tasks[i]: ended.append(name))  # type: ignore[misc]
+            request = Request("x", options=short, client=client)
+            generations.append(engine.submit(request, lambda _, c=client: ended.append(c)))  # type: ignore[misc]
+        at_work.cancel()
     for generation in generations:
         generation.result(600)
     return "".join(ended)

@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 
 from engine import Engine, Finished, GenerationOptions, Progress, Request
+from support.at_once import all_at_once, cancel_at
 
 OWNERS = ["Ada", "Bob", None]
 
@@ -13,12 +14,13 @@ def asked(
 ) -> Finished | None:
     """The answer of `warm`, which is that of `cold`; None for one that was cancelled on the way."""
     options = GenerationOptions(max_tokens=rng.randrange(1, 6), prefill_step_size=13)
-    generation = warm.submit(Request(prompt, options=options, owner=rng.choice(OWNERS)))
+    request = Request(prompt, options=options, owner=rng.choice(OWNERS))
     if rng.random() < 0.2:
-        for event in generation:
-            if isinstance(event, Progress) and event.processed:
-                generation.cancel()
+        with all_at_once(warm):
+            generation = warm.submit(request)
+            cancel_at(generation, lambda event: isinstance(event, Progress) and event.processed)
+        generation.result()
         return None
-    end = generation.result()
+    end = warm.submit(request).result()
     assert end.tokens == cold.generate(prompt, options=options).result().tokens
     return end

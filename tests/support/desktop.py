@@ -1,5 +1,6 @@
 """The desktop example's window as the tests see it."""
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ KEPT: list["Observed"] = []
 
 
 class Observed:
-    """A window, what it was told, and when its event loop turned."""
+    """A window, what it was told, and whether its event loop turned."""
 
     def __init__(self, example: ModuleType, model: str | Path, file: Path) -> None:
         stages: list[tuple[str, int, int]] = []
@@ -29,17 +30,14 @@ class Observed:
 
         self.stages = stages
         self.texts: list[bool] = []  # for each, whether more could be asked by then
-        self.ticks = 0
+        self.ticked = threading.Event()
         self.window = Window(str(model), file)
         KEPT.append(self)
         self.window.said.connect(self.note)
         self.timer = QtCore.QTimer(interval=10)
-        self.timer.timeout.connect(self.tick)
+        self.timer.timeout.connect(self.ticked.set)
         self.timer.start()
         self.window.show()
-
-    def tick(self) -> None:
-        self.ticks += 1
 
     def note(self, part: Any, role: str) -> None:
         if part and isinstance(part, str) and not role:

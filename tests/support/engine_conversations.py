@@ -10,6 +10,7 @@ import random
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -88,9 +89,12 @@ class Simulation:
         seed: int,
         cache_bytes: int,
         together: int = 1,
+        draft: str | None = None,
         **options: Any,
     ) -> None:
-        """`together` conversations, at most, ask at once."""
+        """`together` conversations, at most, ask at once; `draft` guesses the answers of the one
+        that keeps what it can: "lookup", or "itself", the model without its eyes."""
+        self.draft = str(folder) if draft == "itself" else draft
         self.folder, self.image_token, self.options = folder, image_token, options
         self.together = together
         self.chance = random.Random(seed)
@@ -104,20 +108,32 @@ class Simulation:
         self.warm = self._load()
         self.stack.callback(lambda: self.warm.close())
         self.steps = self.cached = self.reused = self.from_disk = self.restarts = 0
+        self.drafted = 0
         self.worst = 0.0
 
     @classmethod
     def of(
-        cls, family: type[Reference], folder: Path, seed: int, together: int = 1
+        cls,
+        family: type[Reference],
+        folder: Path,
+        seed: int,
+        together: int = 1,
+        draft: str | None = None,
     ) -> "Simulation":
         """With a checkpoint of a family's, which is written to `folder`."""
         reference = family(seed)
         written(reference, folder)
-        return cls(folder, reference.image_token, seed, BUDGET, together)
+        return cls(folder, reference.image_token, seed, BUDGET, together, draft)
 
     def _load(self) -> Engine:
         sizes = {"cache_bytes": self.cache_bytes, "cache_dir_bytes": 4 * self.cache_bytes}
-        return load(self.folder, cache_dir=self.cache_dir, parallel=self.together, **sizes)
+        return load(
+            self.folder,
+            cache_dir=self.cache_dir,
+            parallel=self.together,
+            draft=self.draft,
+            **sizes,  # type: ignore[arg-type]
+        )
 
     def restart(self) -> None:
         """The end of the engine that keeps what it can, and a new one; sometimes with damage."""
@@ -242,13 +258,28 @@ class Simulation:
         wanted = GenerationOptions(
             max_tokens=3, top_logprobs=VOCAB, prefill_step_size=step, **self.options
         )
+        if self.draft is not None:
+            wanted = replace(
+                wanted,
+                max_tokens=self.chance.choice((3, 12)),
+                draft_tokens=self.chance.choice((1, 4, 16)),
+                stop=[f" {self.chance.choice('abcdefgh')}"] if self.chance.random() < 0.3 else [],
+            )
         owner = talk if self.chance.random() < 0.8 else None
         return Request(tokens, images, wanted, owner=owner)
 
     def _held(self, request: Request, warm_answer: Generation) -> list[Part]:
         answers = []
+        leave_at = 0
+        if self.draft is not None and self.chance.random() < 0.1:
+            leave_at = self.chance.randrange(1, 12)
         for generation in (warm_answer, self.cold.submit(request)):
-            deltas = [e for e in generation if isinstance(e, TextDelta) and e.token is not None]
+            deltas = []
+            for event in generation:
+                if isinstance(event, TextDelta) and event.token is not None:
+                    deltas.append(event)
+                if len(deltas) == leave_at > 0 and generation is warm_answer:
+                    generation.cancel()
             rows = np.zeros((len(deltas), VOCAB))
             for row, delta in zip(rows, deltas, strict=True):
                 for token, logprob in delta.top_logprobs:
@@ -263,6 +294,7 @@ class Simulation:
         self.cached += end.cached_tokens
         self.from_disk += end.disk_tokens
         self.reused += end.images_reused
+        self.drafted += end.drafted_tokens
         error = relative_error(warm, cold) if ours else 0.0
         self.worst = max(self.worst, error)
         assert ours == theirs, (self.steps, error)

@@ -15,6 +15,7 @@ from support.qwen2_5_vl_reference import Qwen25VLReference
 from support.qwen2_vl_reference import Qwen2VLReference
 from support.qwen3_5_reference import Qwen35Reference
 from support.qwen3_vl_reference import Qwen3VLReference
+from support.seeds import SWEEP
 
 FAMILIES = (
     Gemma3Reference,
@@ -36,3 +37,19 @@ FAMILIES = (
     MiniCPMV46Reference,
     MiniCPMV47Reference,
 )
+
+KINDS = (
+    Gemma3Reference,  # caches that rotate, and pictures that see each other whole
+    Gemma3nReference,  # layers that share caches, and embeddings for each of them
+    Gemma4Reference,
+    PaliGemmaReference,  # a prompt that sees itself whole
+    PixtralReference,  # neither of these
+    Qwen2VLReference,  # positions that pictures shift
+    Qwen3VLReference,  # and rows for deeper layers
+    Qwen35Reference,  # states beside caches
+    Lfm2VLReference,
+)
+"""One for each way in which prompts and caches are kept."""
+
+FAMILIES_IN_TURN = FAMILIES if SWEEP else KINDS
+"""All of them in a sweep."""

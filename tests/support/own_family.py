@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import mlx.core as mx
 import numpy as np
+import pytest
 from mlx_lm import stream_generate
 
 from engine import load
@@ -16,7 +17,19 @@ from model_kit.config import read_config
 from model_kit.decoder import build_decoder
 from model_kit.tokenizer import load_tokenizer
 from support.seeds import SWEEP
-from vision_add_ons.testing import BOS, Conformance, Kit, centred
+from vision_add_ons.testing import (
+    BOS,
+    Conformance,
+    Kit,
+    answer_checks,
+    centred,
+    dtype_checks,
+    form_checks,
+    memory_checks,
+    processor_checks,
+)
+from vision_add_ons.testing.answer_checks import STEPS
+from vision_add_ons.testing.conformance import skipping
 from vision_add_ons.testing.kit import ANSWER, ask
 from vision_add_ons.weights import read_weights
 
@@ -67,12 +80,61 @@ OF_ALL_DECODERS = [
     "test_prompts",
     "test_prompts_of_conversations",
     "test_texts_mark_nothing",
+    "test_together",
+    "test_text",
+    "test_one_picture",
+    "test_float32_stays",
+    "test_no_vision_half",
 ]
 """What an add-on does alike whatever decoder it stands before."""
 
+ELSEWHERE = [
+    "test_conversations_in_turns",
+    "test_text_is_left_alone",
+    "test_two_engines_on_two_threads",
+]
+"""What one family of each kind has in the test command. Each has `test_a_conversation`, which goes
+on from its cache, and has its text held against mlx-lm itself below."""
+
 
 class OwnFamily(Conformance):
+    """All checks, in a sweep. In the test command some of them for one family of each kind, of the
+    ways to cut prompts into steps those that cut most and none, and few pictures of drawn sizes."""
+
     load = staticmethod(load)
+
+    @pytest.mark.parametrize("step", STEPS if SWEEP else (STEPS[0], STEPS[-1]))
+    def test_one_picture(self, kit: Kit, step: int) -> None:
+        answer_checks.check_one_picture(kit, step)
+
+    @pytest.mark.parametrize("step", STEPS if SWEEP else STEPS[1:2])
+    def test_a_later_picture(self, kit: Kit, step: int) -> None:
+        answer_checks.check_a_later_picture(kit, step)
+
+    @pytest.mark.parametrize("step", STEPS if SWEEP else (STEPS[0], STEPS[-1]))
+    def test_two_pictures(self, kit: Kit, step: int) -> None:
+        answer_checks.check_two_pictures(kit, step)
+
+    def test_pieces(self, kit: Kit) -> None:
+        with skipping():
+            memory_checks.check_pieces(kit, memory_checks.DRAWN if SWEEP else 0)
+
+    def test_memory(self, kit: Kit) -> None:
+        with skipping():
+            memory_checks.check_memory(kit, memory_checks.DRAWN if SWEEP else 0)
+
+    def test_pixels(self, kit: Kit) -> None:
+        with skipping():
+            processor_checks.check_pixels(kit, processor_checks.DRAWN if SWEEP else 2)
+
+    @pytest.mark.parametrize("towers", [False, True] if SWEEP else [True])
+    def test_quantized(self, kit: Kit, towers: bool) -> None:
+        with skipping():
+            form_checks.check_quantized(kit, towers)
+
+    @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16] if SWEEP else [mx.bfloat16])
+    def test_halves_stay(self, kit: Kit, dtype: mx.Dtype) -> None:
+        dtype_checks.check_halves_stay(kit, dtype)
 
     def test_text_is_mlx_lm_alone(self, kit: Kit) -> None:
         """Bit for bit what mlx-lm's loop says with the decoder as it is built for text."""
@@ -105,7 +167,9 @@ def in_sweeps_only(*names: str) -> Callable[[Tests], Tests]:
     return left_out
 
 
-with_another_decoder = in_sweeps_only(*OF_THE_ADD_ON_ALONE, *OF_ALL_DECODERS)
+with_another_decoder = in_sweeps_only(*OF_THE_ADD_ON_ALONE, *OF_ALL_DECODERS, *ELSEWHERE)
 """Of an add-on that has been tested with a decoder."""
-with_another_tower = in_sweeps_only(*OF_ITS_CONFIG)
+with_another_tower = in_sweeps_only(*OF_ITS_CONFIG, *ELSEWHERE, "test_together")
 """Of one that has been tested with a tower, and a processor, of other sizes."""
+alike = in_sweeps_only(*ELSEWHERE)
+"""Of one whose kind has been tested: of the same caches, positions and masks."""

@@ -1,6 +1,7 @@
 """Real photographs, as images and as files of them."""
 
 import io
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ from PIL import Image
 from engine.images import LoadedPicture
 
 
-def photographs() -> list[Image.Image]:
+@cache
+def photographs() -> tuple[Image.Image, ...]:
+    """Not to be changed."""
     names = ("astronaut", "chelsea", "coffee", "rocket")
-    return [Image.fromarray(getattr(skimage.data, name)()) for name in names]
+    return tuple(Image.fromarray(getattr(skimage.data, name)()) for name in names)
 
 
 PHOTOS = Path(skimage.data.__file__).parent

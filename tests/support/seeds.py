@@ -35,6 +35,7 @@ def load_profile() -> None:
     """The settings of all tests that use hypothesis or schemathesis."""
     AVAILABLE_PROVIDERS["sightline"] = f"{__name__}.{OfNoModule.__name__}"
     common = {"database": None, "deadline": None, "print_blob": True}
-    hypothesis.settings.register_profile("same", derandomize=True, backend="sightline", **common)
+    same = {"derandomize": True, "backend": "sightline", "max_examples": 40}
+    hypothesis.settings.register_profile("same", **same, **common)
     hypothesis.settings.register_profile("sweep", max_examples=200, **common)
     hypothesis.settings.load_profile("sweep" if SWEEP else "same")

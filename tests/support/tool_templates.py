@@ -148,6 +148,94 @@ LLAMA = """\
 {%- endfor %}
 {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' if add_generation_prompt }}
 """
+GEMMA4 = """\
+{%- macro shown(value) -%}
+  {%- if value is string -%}{{ '<|"|>' + value + '<|"|>' }}
+  {%- elif value is boolean -%}{{ 'true' if value else 'false' }}
+  {%- else -%}{{ value }}{%- endif -%}
+{%- endmacro -%}
+{%- set ended = namespace(by='') -%}
+{{- '<bos>' -}}
+{%- set system = messages[0].content | trim if messages[0].role == 'system' else '' -%}
+{%- if tools or system -%}
+  {{- '<|turn>system\\n' + system -}}
+  {%- for tool in tools or [] -%}
+    {%- set tool = tool.function -%}
+    {{- '<|tool>declaration:' + tool.name + '{description:' + shown(tool.description) -}}
+    {{- ',parameters:{properties:{' -}}
+    {%- for name, about in tool.parameters.properties | dictsort -%}
+      {{- ',' if not loop.first -}}{{- name + ':{type:' + shown(about.type | upper) + '}' -}}
+    {%- endfor -%}
+    {{- '},type:' + shown('OBJECT') + '}}<tool|>' -}}
+  {%- endfor -%}
+  {{- '<turn|>\\n' -}}
+{%- endif -%}
+{%- for m in messages -%}
+  {%- if m.role == 'tool' -%}
+    {{- '<|tool_response>response:' + m.name + '{value:' + shown(m.content) -}}
+    {{- '}<tool_response|>' -}}
+    {%- set ended.by = 'tool' -%}
+  {%- elif m.role != 'system' -%}
+    {%- if ended.by != 'tool' or m.role != 'assistant' -%}
+      {{- '<|turn>' + ('model' if m.role == 'assistant' else m.role) + '\\n' -}}
+    {%- endif -%}
+    {{- (m.content or '') | trim -}}
+    {%- for call in m.tool_calls or [] -%}
+      {{- '<|tool_call>call:' + call.function.name + '{' -}}
+      {%- for name, value in call.function.arguments | dictsort -%}
+        {{- ',' if not loop.first -}}{{- name + ':' + shown(value) -}}
+      {%- endfor -%}
+      {{- '}<tool_call|>' -}}
+    {%- endfor -%}
+    {{- '<turn|>\\n' if not m.tool_calls -}}
+    {%- set ended.by = m.role -%}
+  {%- endif -%}
+{%- endfor -%}
+{{- '<|turn>model\\n' if add_generation_prompt and ended.by != 'tool' -}}
+"""
+FUNCTION_GEMMA = """\
+{%- macro shown(value) -%}
+  {{- '<escape>' + value + '<escape>' if value is string else value | tojson -}}
+{%- endmacro -%}
+{%- set ended = namespace(by='') -%}
+{{- '<bos>' -}}
+{%- set told = messages[0].content | trim if messages[0].role == 'system' else '' -%}
+{%- if tools or told -%}
+  {{- '<start_of_turn>developer\\n' + told -}}
+  {%- for tool in tools or [] -%}
+    {%- set tool = tool.function -%}
+    {{- '<start_function_declaration>declaration:' + tool.name + '{description:' -}}
+    {{- shown(tool.description) + ',parameters:{properties:{' -}}
+    {%- for name, about in tool.parameters.properties | dictsort -%}
+      {{- ',' if not loop.first -}}{{- name + ':{type:' + shown(about.type | upper) + '}' -}}
+    {%- endfor -%}
+    {{- '},type:' + shown('OBJECT') + '}}<end_function_declaration>' -}}
+  {%- endfor -%}
+  {{- '<end_of_turn>\\n' -}}
+{%- endif -%}
+{%- for m in messages -%}
+  {%- if m.role == 'tool' -%}
+    {{- '<start_function_response>response:' + m.name + '{value:' + shown(m.content) -}}
+    {{- '}<end_function_response>' -}}
+    {%- set ended.by = 'tool' -%}
+  {%- elif m.role != 'system' -%}
+    {%- if ended.by != 'tool' or m.role != 'assistant' -%}
+      {{- '<start_of_turn>' + ('model' if m.role == 'assistant' else m.role) + '\\n' -}}
+    {%- endif -%}
+    {{- (m.content or '') | trim -}}
+    {%- for call in m.tool_calls or [] -%}
+      {{- '<start_function_call>call:' + call.function.name + '{' -}}
+      {%- for name, value in call.function.arguments | dictsort -%}
+        {{- ',' if not loop.first -}}{{- name + ':' + shown(value) -}}
+      {%- endfor -%}
+      {{- '}<end_function_call>' -}}
+    {%- endfor -%}
+    {{- '<end_of_turn>\\n' if not m.tool_calls -}}
+    {%- set ended.by = m.role -%}
+  {%- endif -%}
+{%- endfor -%}
+{{- '<start_of_turn>model\\n' if add_generation_prompt and ended.by != 'tool' -}}
+"""
 
 
 class Published(NamedTuple):
@@ -176,6 +264,32 @@ PUBLISHED = {
         MISTRAL,
         "mistral",
         ("<s>", "</s>", "[INST]", "[/INST]", "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"),
+    ),
+    "gemma4": Published(
+        GEMMA4,
+        "gemma4",
+        (
+            "<bos>",
+            "<turn|>",
+            "<|turn>",
+            "<|tool_call>",
+            "<tool_call|>",
+            "<|tool_response>",
+            '<|"|>',
+        ),
+    ),
+    "function_gemma": Published(
+        FUNCTION_GEMMA,
+        "function_gemma",
+        (
+            "<bos>",
+            "<end_of_turn>",
+            "<start_of_turn>",
+            "<start_function_call>",
+            "<end_function_call>",
+            "<start_function_response>",
+            "<escape>",
+        ),
     ),
     "llama": Published(LLAMA, None, ("<|begin_of_text|>", "<|start_header_id|>", "<|eot_id|>")),
 }

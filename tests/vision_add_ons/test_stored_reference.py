@@ -11,6 +11,7 @@ from PIL import Image
 pytest.importorskip("torch")
 
 from support.pixtral_reference import PixtralReference
+from support.seeds import SWEEP
 
 from engine import load
 from vision_add_ons.pixtral import PixtralAddOn
@@ -35,10 +36,14 @@ preload_openblas()
 import pytest
 plugins = ["cacheprovider", "xdist", "schemathesis", "hypothesispytest"]
 unused = [argument for name in plugins for argument in ("-p", f"no:{{name}}")]
-status = pytest.main(["-q", *unused, {file!r}])
+status = pytest.main(["-q", *unused, "-k", {chosen!r}, {file!r}])
 assert sys.modules["torch"] is None
 sys.exit(status)
 """
+
+
+SOME = "rows or text or one_picture or conversation or values or pixels or absent or prompts"
+"""What each kind of what was recorded is asked for by."""
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +53,11 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.mark.whole
 def test_replayed_without_torch(file: Path, tmp_path: Path) -> None:
     test = tmp_path / "test_stored.py"
     test.write_text(REPLAYED.format(file=str(file)))
-    script = RUN.format(file=str(test))
+    script = RUN.format(file=str(test), chosen="" if SWEEP else SOME)
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path
     )

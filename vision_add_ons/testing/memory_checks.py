@@ -17,14 +17,17 @@ DRAWN = 2
 """Pictures of drawn sizes, beside the reference's own."""
 
 
-def check_pieces(kit: Kit) -> None:
-    """A picture that is cut into pieces has the rows that it has in one."""
+def check_pieces(kit: Kit, drawn: int = DRAWN) -> None:
+    """A picture that is cut into pieces has the rows that it has in one.
+
+    So many pictures of drawn sizes are cut, beside the reference's own.
+    """
     case = kit.case("pieces")
     cut = kit.look(kit.folder)
     if not isinstance(getattr(cut, "cutting", None), Cutting):
         raise NothingToCheck("the add-on has no `cutting`, so it is not asked to cut pictures")
     cut.cutting = TINY  # type: ignore[attr-defined]
-    for image in pictures_of(case, DRAWN):
+    for image in pictures_of(case, drawn):
         photo = Photo.of(image)
         expected, rows = (numbers(eyes.encode_image(photo)) for eyes in (kit.eyes, cut))
         what = f"a picture of {image.size[0]}x{image.size[1]} pixels"
@@ -40,14 +43,15 @@ def check_pieces(kit: Kit) -> None:
         )
 
 
-def check_memory(kit: Kit) -> None:
-    """Pictures take no more bytes beside the weights than `tower_bytes` says.
+def check_memory(kit: Kit, drawn: int = DRAWN) -> None:
+    """Pictures take no more bytes beside the weights than `tower_bytes` says: the reference's own,
+    and so many of drawn sizes.
 
     How much less they take is not asked: the reference's small tower takes less than what MLX
     needs in any case.
     """
     case = kit.case("memory")
-    for image in pictures_of(case, DRAWN):
+    for image in pictures_of(case, drawn):
         photo = Photo.of(image)
         with ThreadPoolExecutor(1) as another:  # who asks is not the one who computes
             told = another.submit(kit.eyes.tower_bytes, photo.size).result()

@@ -21,19 +21,20 @@ DRAWN = 8
 """Pictures of drawn sizes whose pixels are compared with each of the `processors`."""
 
 
-def check_pixels(kit: Kit) -> None:
-    """Preprocessed pixels are the processor's to the last bit."""
+def check_pixels(kit: Kit, drawn: int = DRAWN) -> None:
+    """Preprocessed pixels are the processor's to the last bit: of the reference's pictures and
+    sizes, and of so many drawn sizes."""
     reference = kit.reference
     case = kit.case("pixels")
+    noise = [case.photo(*size).image for size in reference.pixel_sizes]
     for settings in reference.processors:
         changes = {f"preprocessor_config.json/{name}": v for name, v in settings.items()}
         folder = kit.changed(changes)
         whole = read_processor_config(folder)
         eyes = kit.look(folder)
-        noise = [case.photo(*size).image for size in reference.pixel_sizes]
-        drawn = drawn_pictures(case, eyes, DRAWN)
+        others = drawn_pictures(case, eyes, drawn)
         which = f" with {dict(settings)}" if settings else ""
-        for image in [*reference.pictures(), *noise, *drawn]:
+        for image in [*reference.pictures(), *noise, *others]:
             _compare_pixels(kit, eyes, image, whole, which)
 
 

@@ -17,6 +17,7 @@ from engine.server.responses.tools import (
 )
 from engine.server.sampling import Conversing, Effort
 from engine.server.values import Alternatives, Empty, Ignored, Off, Strict, Unsupported
+from engine.tools.tool import MOST_CALLS
 
 LOGPROBS = "message.output_text.logprobs"
 SEALED = "reasoning.encrypted_content"
@@ -104,7 +105,7 @@ class ResponseRequest(Conversing):
         None, description='"auto" by default. Enforced where the form of calls is known.'
     )
     parallel_tool_calls: bool | None = Field(
-        None, description="False: an answer ends behind its first call."
+        None, description=f"False: an answer ends behind its first call; else behind {MOST_CALLS}."
     )
     max_tool_calls: Ignored = None
     top_logprobs: Alternatives | None = None

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
-from engine.server.values import Ignored, Off, Strict
+from engine.server.values import ByKind, Ignored, Off, Strict
 from engine.tools.tool import MOST_TOOLS
 
 
@@ -120,23 +120,12 @@ class AllowedTools(Strict):
     tools: list[ChosenTool] = Field(min_length=1, max_length=MOST_TOOLS, fail_fast=True)
 
 
-def _kind_of_choice(choice: Any) -> str:
-    if isinstance(choice, str):
-        return "<word>"
-    kind = choice.get("type") if isinstance(choice, dict) else getattr(choice, "type", None)
-    return f"<{kind}>" if kind in ("function", "allowed_tools") else "<none>"
-
-
 Word = Literal["none", "auto", "required"]
 Choice = Annotated[
     Annotated[Word, Tag("<word>")]
     | Annotated[ChosenTool, Tag("<function>")]
     | Annotated[AllowedTools, Tag("<allowed_tools>")],
-    Discriminator(
-        _kind_of_choice,
-        custom_error_type="no_choice",
-        custom_error_message="must be auto, none, required, a function or allowed_tools",
-    ),
+    ByKind,
 ]
 
 

@@ -1,0 +1,125 @@
+"""A small model that guesses what a large one will say."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+from mlx_lm.generate import generation_stream
+
+from engine.memory import kv_state
+from engine.memory.prompt_cache import PromptCache, Start
+from engine.memory.prompt_index import common_prefix
+from engine.prompts.builder import Prompt
+from vision_add_ons.token_ids import TokenIds
+
+if TYPE_CHECKING:
+    from model_kit.kit import ModelKit
+
+CHUNK = 2048
+"""Tokens of a history that are read at once; a cancelled answer waits for one chunk."""
+
+BESIDE = 32
+"""Tokens that are read along with the latest one, and not before it."""
+
+
+class DraftModel:
+    """What it makes of one answer, in KV caches of its own. For the engine's thread alone.
+
+    It reads the words alone, at its own positions: pictures are not shown to it.
+    """
+
+    def __init__(
+        self,
+        kit: "ModelKit",
+        prompts: PromptCache,
+        vocab_size: int,
+        owner: object,
+        wanted: Callable[[], bool],
+    ) -> None:
+        """`prompts` keeps its KV caches, and `vocab_size` is how many ids the large one knows; once
+        the answer is not `wanted` any more, no more is read for it."""
+        self._kit, self._prompts, self._owner, self._wanted = kit, prompts, owner, wanted
+        self._vocab_size = vocab_size
+        self._start: Start | None = None
+        self._kv: list[Any] = []
+        self._held: list[int] = []
+        """The tokens in the caches, but for those that were `_run`."""
+        self._run: mx.array | None = None
+        """The latest token and what was drafted behind it, as far as they are in the caches."""
+        self._marked: kv_state.Snapshot | None = None
+        """Caches that cannot be trimmed, as they were with the first of those."""
+
+    def ready(self, history: Sequence[int]) -> bool:
+        """It always has a guess."""
+        return True
+
+    def draft(self, history: Sequence[int], last: mx.array, count: int) -> mx.array | None:
+        """What it would say behind `history` and the `last` token, [1]: `count` ids, its likeliest.
+
+        None if the answer was cancelled meanwhile.
+        """
+        if not self._read(history):
+            return None
+        rest = history[len(self._held) :]
+        model: Any = self._kit.text_model
+        token, run = last, [last]
+        with mx.stream(generation_stream):
+            tokens = mx.concatenate([mx.array(list(rest), dtype=last.dtype), last])
+            for i in range(count):
+                logits = model(tokens[None], cache=self._kv)[:, -1, : self._vocab_size]
+                token = tokens = mx.argmax(logits, axis=-1).astype(last.dtype)
+                mx.async_eval(token)
+                run.append(token)
+                if not i:
+                    self._held += rest
+                    trims = kv_state.trims_after(self._kv, count)
+                    self._marked = None if trims else kv_state.snapshot(self._kv)
+            self._run = mx.concatenate(run[:-1])
+            drafted: mx.array = mx.concatenate(run[1:])
+        return drafted
+
+    def _read(self, history: Sequence[int]) -> bool:
+        """Have in the caches what is known to have been said, but for the latest."""
+        if self._start is None:
+            prompt = Prompt(tokens=TokenIds(history))
+            self._start = self._prompts.take(prompt, None, self._owner)
+            self._kv = self._start.kv or self._kit.make_cache()
+            self._held = list(history[: self._start.length])
+            self._start.kv = None
+        self._go_back(history)
+        model: Any = self._kit.text_model
+        while (left := len(history) - len(self._held)) > BESIDE:
+            if not self._wanted():
+                return False
+            chunk = history[len(self._held) :][: min(left, CHUNK)]
+            with mx.stream(generation_stream):
+                model(mx.array(list(chunk))[None], cache=self._kv)
+                mx.eval([cache.state for cache in self._kv])
+                mx.clear_cache()
+            self._held += chunk
+        return True
+
+    def _go_back(self, history: Sequence[int]) -> None:
+        """Keep of what was run what the large model said as well."""
+        if self._run is None:
+            return
+        run: list[int] = self._run.tolist()  # type: ignore[assignment]
+        self._run = None
+        held = len(self._held)
+        said = common_prefix(run, history[held : held + len(run)])
+        if said < len(run) and self._marked is None:
+            for cache in self._kv:
+                cache.trim(len(run) - said)
+        elif said < len(run) and said:
+            self._kv = kv_state.shortened(self._kv, {held + 1: self._marked or []}, held + 1)
+            said = 1
+        elif said < len(run):
+            self._kv, self._held, said = self._kit.make_cache(), [], 0
+        self._held += run[:said]
+
+    def close(self, history: Sequence[int]) -> None:
+        """Keep its KV caches, for later answers: what they hold of `history`, all that was said."""
+        self._go_back(history)
+        if self._start is not None and self._held:
+            self._prompts.put(TokenIds(self._held), self._kv, None, self._start)
+        self._kv = []
