@@ -200,11 +200,12 @@ def _usage(figures: Json) -> Json:
     """`engine.server.usage`, by the names that responses have for it."""
     cached = figures["prompt_tokens_details"]["cached_tokens"]
     written = figures["prompt_tokens"] - cached
+    thought = figures["completion_tokens_details"]["reasoning_tokens"]
     return {
         "input_tokens": figures["prompt_tokens"],
         "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": written},
         "output_tokens": figures["completion_tokens"],
-        "output_tokens_details": figures["completion_tokens_details"],
+        "output_tokens_details": {"reasoning_tokens": thought},
         "total_tokens": figures["total_tokens"],
         "sightline": figures["sightline"],
     }
