@@ -23,9 +23,10 @@ MOST = 192 * MIB
 """What one request takes at most, its own bytes among it: docs/server.md says so."""
 TOGETHER = 512 * MIB
 """What a server has at most after any number of them: allocators keep what was freed."""
-HEAVY = ("messages", "all messages", "rare characters")
-"""Those that take the most."""
 NAMED = {f"{route} {name}": (route, body) for route, name, body, _ in ROWS}
+HEAVY = (f"{CHAT} messages", f"{CHAT} all messages", f"{CHAT} rare characters")
+"""Those that take the most."""
+SENT = list(NAMED) if SWEEP else list(dict.fromkeys([*list(NAMED)[::4], *HEAVY]))
 
 
 class Program:
@@ -56,6 +57,11 @@ class Program:
         assert told is not None
         return int(told[1]) * 1024
 
+    def seconds(self) -> float:
+        """What of processors' time it took so far."""
+        told = (self._process / "stat").read_text().rpartition(")")[2].split()
+        return (int(told[11]) + int(told[12])) / os.sysconf("SC_CLK_TCK")
+
     def taken(self, route: str, body: Json) -> int:
         """What a request took at most, beside what was there."""
         before = self.memory()
@@ -76,24 +82,25 @@ def program(folder: Path) -> Iterator[Program]:
         yield Program(process.pid, url)
 
 
-def test_all_of_them_again_and_again(program: Program, record_property: Any) -> None:
+@pytest.mark.whole
+def test_all_of_them_again_and_again(program: Program) -> None:
     """None takes more than it may, nor do all of them together, and what was freed is used anew."""
     kept = []
-    for turn in range(4):
-        for name, (route, body) in NAMED.items():
-            taken = program.taken(route, body)
+    for turn in range(3):
+        for name in SENT:
+            taken = program.taken(*NAMED[name])
             assert taken < MOST, f"{name}: {taken / MIB:.0f} MiB"
-            if turn == 0:
-                record_property(name, taken)
+        print(f"turn {turn}: {program.memory() / MIB:.0f} MiB, {program.seconds():.1f} s")
         kept.append(program.memory())
     assert max(kept) - program.before < TOGETHER, kept
     assert kept[-1] - kept[0] < MOST / 3, kept
 
 
 @pytest.mark.whole
-@pytest.mark.parametrize("name", [n for n in NAMED if SWEEP or n.partition(" ")[2] in HEAVY[:1]])
+@pytest.mark.parametrize("name", SENT if SWEEP else HEAVY[-1:])
 def test_each_by_itself(program: Program, name: str) -> None:
     """Where nothing was freed before that it could use."""
+    before = program.seconds()
     taken = program.taken(*NAMED[name])
-    print(f"{name}: {taken / MIB:.0f} MiB")
+    print(f"{name}: {taken / MIB:.0f} MiB, {program.seconds() - before:.1f} s")
     assert taken < MOST

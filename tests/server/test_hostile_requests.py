@@ -1,6 +1,7 @@
 """Requests that ask for what takes too long, or too much: each is answered or refused, in time and
 memory that are bounded, while others are answered."""
 
+import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -40,7 +41,8 @@ def test_each_is_answered_or_refused(
     server: Running, route: str, body: Json, saying: str | None
 ) -> None:
     def attack() -> Reply:
-        return server.ask("POST", route, {**ASKING[route], **body})
+        data = json.dumps({**ASKING[route], **body}, ensure_ascii=False).encode()
+        return server.ask("POST", route, data, {"content-type": "application/json"})
 
     with ThreadPoolExecutor(1) as thread:
         attacked = thread.submit(attack)

@@ -80,6 +80,7 @@ FLAT_TOOLS = [{"type": "function", "name": "f", "parameters": {}}]
 FLAT_CALL = {"type": "function_call", "call_id": "a1", "name": "f", "arguments": "{}"}
 USER: Json = {"role": "user", "content": "x"}
 TEXT_PART = {"type": "text", "text": "x"}
+IN_PARTS: Json = {"role": "user", "content": [TEXT_PART] * 30}
 RARE = "\U00012000" * 2**22
 """As long a text as there may be, of four bytes a character, and of as many tokens for some."""
 ANSWERED = None
@@ -133,7 +134,7 @@ ROWS: list[tuple[str, str, Json, str | None]] = [
     (
         CHAT,
         "parts of messages",
-        {"messages": [{**USER, "content": [TEXT_PART] * 30}] * 2**14},
+        {"messages": [IN_PARTS] * 2**14},
         "16,384",
     ),
     (CHAT, "all messages", {"messages": [USER] * 2**14}, "context"),
