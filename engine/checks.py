@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from engine.options import GenerationOptions
-from vision_add_ons.errors import OptionError, RequestError, SightlineError
+from vision_add_ons.errors import ContextExceeded, OptionError, RequestError, SightlineError
 
 
 def check_kind(name: str, value: object, kinds: Any, wanted: str) -> None:
@@ -96,6 +96,15 @@ def token_id(token: object, vocab_size: int) -> int:
 def no_token_id(vocab_size: int) -> RequestError:
     """What is raised for a number that is no token's id."""
     return RequestError(f"token ids must be from 0 to {vocab_size - 1}")
+
+
+def too_long(tokens: str, context: int) -> ContextExceeded:
+    """What is raised for a prompt of so many tokens."""
+    # Clients know it by these words, not by the error's code, and then shorten themselves.
+    return ContextExceeded(
+        f"the prompt is too long for the maximum context length: it has {tokens} tokens, and the "
+        f"context ends at {context}; shorten the conversation or start a new one"
+    )
 
 
 def file_name(path: object, what: str, kind: type[SightlineError]) -> str:

@@ -20,6 +20,7 @@ from engine.checks import (
     reading,
     token_id,
     token_ids,
+    too_long,
 )
 from engine.events import Event, Finished
 from engine.generation import Generation
@@ -31,7 +32,6 @@ from engine.schema import Schema
 from engine.worker import Worker
 from vision_add_ons.errors import (
     AdapterError,
-    ContextExceeded,
     ConversationFileError,
     EngineClosed,
     OptionError,
@@ -181,6 +181,7 @@ class Engine:
                 request.template,
                 options.thinking,
                 request.tools,
+                options.context_limit(self._max_context),
             )
             self._check_prompt(prompt, options)
         except Cancelled:
@@ -332,12 +333,7 @@ class Engine:
     def _check_prompt(self, prompt: "Prompt", options: GenerationOptions) -> None:
         limit = options.context_limit(self._max_context)
         if limit is not None and len(prompt.tokens) >= limit:
-            # Clients know it by these words, not by the error's code, and then shorten themselves.
-            raise ContextExceeded(
-                "the prompt is too long for the maximum context length: it has "
-                f"{len(prompt.tokens)} tokens, and the context ends at {limit}; shorten the "
-                "conversation or start a new one"
-            )
+            raise too_long(str(len(prompt.tokens)), limit)
         if not cast(Any, prompt.tokens).within(self._vocab_size):
             raise no_token_id(self._vocab_size)
 

@@ -13,7 +13,7 @@ from engine.images import LoadedPicture, load_pictures
 from engine.pieces import piece_bytes
 from engine.prompts.chat_template import ChatTemplate
 from engine.prompts.message_encoder import MessageEncoder
-from engine.prompts.messages import Message, check_results, read_messages
+from engine.prompts.messages import Message, check_count, check_results, read_messages
 from engine.prompts.text_encoder import (
     LONG_TEXT,
     TextEncoder,
@@ -104,13 +104,15 @@ class PromptBuilder:
         variables: Mapping[str, Any] | None = None,
         thinking: bool | None = None,
         tools: "Sequence[Tool]" = (),
+        context: int | None = None,
     ) -> Prompt:
         """A prompt of a text as it stands, of token ids, or of messages by the chat template.
 
         `variables` are what the template is told beside messages, as `read_variables` gives them;
         `thinking` is `GenerationOptions.thinking`; `tools` are told in the way that the model
         knows. Pictures whose longer side exceeds `max_image_size` pixels are shrunk to it. The
-        text, that of all messages together, may have `MOST_TEXT` characters. Raises `PromptError`,
+        text, that of all messages together, may have `MOST_TEXT` characters; far more tokens than
+        `context` are refused before they are all encoded. Raises `PromptError`,
         `ContextExceeded`, `ImageError`, `ImageCountError` or `OptionError`, and for a long text
         `Cancelled` soon after `cancel` was set.
         """
@@ -120,7 +122,7 @@ class PromptBuilder:
         if isinstance(prompt, str):
             check_text(prompt)
             length = len(prompt)
-            make = partial(self._from_text, prompt, images, max_image_size)
+            make = partial(self._from_text, prompt, images, max_image_size, context)
         elif not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray | memoryview):
             raise PromptError("a prompt is a text, a list of token ids or a list of messages")
         elif not read and (tokens := self._as_tokens(prompt)) is not None:
@@ -129,6 +131,7 @@ class PromptBuilder:
             messages: Sequence[Any] = prompt
             if not (read and prompt and type(images) is tuple and not images):
                 messages = read_messages(prompt, images)
+            check_count(messages)
             if any(message.role == "tool" for message in messages):
                 check_results(messages)
             if tools:  # without, calls and results are the template's own matter
@@ -137,7 +140,9 @@ class PromptBuilder:
             length = sum(m.length for m in messages)
             if variables:
                 length += len(json.dumps(variables, ensure_ascii=False))
-            make = partial(self._from_messages, messages, max_image_size, variables, thinking)
+            make = partial(
+                self._from_messages, messages, max_image_size, variables, thinking, context
+            )
         check_length(length)
         if cancel is not None and length > LONG_TEXT:
             built = unless_cancelled(make, cancel)
@@ -214,9 +219,12 @@ class PromptBuilder:
         piece = getattr(self._tokenizer, "convert_ids_to_tokens", lambda token: None)(token)
         return piece_bytes(piece) if isinstance(piece, str) else None
 
-    def _from_text(self, text: str, images: Sequence[Any], max_image_size: int | None) -> Prompt:
+    def _from_text(
+        self, text: str, images: Sequence[Any], max_image_size: int | None, context: int | None
+    ) -> Prompt:
         if self._add_on is not None:
             text = self._add_on.prepare_text(text)
+        self._encoder.check_fits(text, context)
         return self._from_tokens(self._encoder.encode_raw(text), images, max_image_size)
 
     def _from_tokens(
@@ -240,6 +248,7 @@ class PromptBuilder:
         max_image_size: int | None,
         variables: Mapping[str, Any] | None,
         thinking: bool | None,
+        context: int | None,
     ) -> Prompt:
         if not self._tokenizer.has_chat_template:
             raise PromptError(
@@ -249,7 +258,7 @@ class PromptBuilder:
         if pictures:
             self._check_sight(pictures)
         told = variables if thinking is None else self._switch.told(thinking, variables)
-        encoded = self._messages.encode(messages, told)
+        encoded = self._messages.encode(messages, told, context)
         if thinking is not None:
             self._switch.check(thinking, encoded.thought)
         expanded = ExpandedPrompt(encoded.tokens)

@@ -93,12 +93,15 @@ class MessageEncoder:
         self._lock = threading.Lock()
 
     def encode(
-        self, messages: Sequence[Message], variables: Mapping[str, Any] | None = None
+        self,
+        messages: Sequence[Message],
+        variables: Mapping[str, Any] | None = None,
+        context: int | None = None,
     ) -> EncodedMessages:
         """The ids of messages as the chat template writes them, which is told `variables` too.
 
         Answers keep the ids that they were generated as where the text is the same to the letter.
-        Raises `PromptError`.
+        Raises `PromptError`, or `ContextExceeded` for a text of far more tokens than `context`.
         """
         rendered = self._template.render(messages, variables=variables)
         pieces = self._template.pieces(messages)
@@ -117,6 +120,7 @@ class MessageEncoder:
             text, places, marks = plain.text, plain.places, plain.typed
             own = [(plain.moved(begin), plain.moved(end)) for begin, end in spans]
         check_text(text)
+        self._encoder.check_fits(text, context)
         sure = () if known is None else known.answers
         answers = self._answers(messages, pieces, own, {id(ids) for _, _, ids in sure})
         if known is not None and not (text is rendered and known.text is known.rendered):

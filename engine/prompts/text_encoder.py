@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from functools import cached_property
 from typing import Any, TypeVar
 
+from engine.checks import too_long
 from vision_add_ons.errors import ContextExceeded, PromptError
 
 MOST_TEXT = 4 * 2**20
@@ -25,6 +26,9 @@ LOOK_AGAIN = 0.02
 """Seconds between two looks at whether a long text's prompt was cancelled."""
 
 PROBE = "Probe: naïve  text,\n\twith <n>, 日本 and 🦊"
+
+PIECE = 2**14
+"""Characters of a text that are encoded at once where it may be far too long."""
 
 Result = TypeVar("Result")
 
@@ -101,6 +105,21 @@ class TextEncoder:
         As mlx-lm does: a text that brings its own BOS gets no second one.
         """
         return list(self._tokenizer.encode(text, add_special_tokens=not self.brings_bos(text)))
+
+    def check_fits(self, text: str, context: int | None) -> None:
+        """Raises `ContextExceeded` for a text of far more tokens than the `context`.
+
+        A tokenizer takes some hundred bytes for each token: where there may be many times as many
+        as fit, they are first counted piece by piece, and no further than is needed.
+        """
+        if context is None or len(text) <= context or len(text.encode()) <= 4 * context:
+            return
+        # A border changes how the characters beside it are encoded, hence a third more.
+        counted, most = 0, context + context // 3
+        for at in range(0, len(text), PIECE):
+            counted += len(self.encode(text[at : at + PIECE]))
+            if counted > most:
+                raise too_long(f"more than {context}", context)
 
     def brings_bos(self, text: str, at: int = 0) -> bool:
         """Whether the special token that begins texts stands there."""

@@ -20,6 +20,7 @@ from engine.server.values import (
     Alternatives,
     Answers,
     Empty,
+    Few,
     Ignored,
     MaxTokens,
     Strict,
@@ -33,10 +34,10 @@ class ChatMessage(Strict):
     role: Literal["system", "developer", "user", "assistant", "tool"] = Field(
         description='"developer" is another word for "system".'
     )
-    tool_calls: Annotated[list[Called], Field(fail_fast=True)] | None = Field(
+    tool_calls: Annotated[list[Called], Field(fail_fast=True), Few] | None = Field(
         None, description="What an answer called."
     )
-    content: str | Annotated[list[Part], Field(fail_fast=True)] | None = Field(
+    content: Annotated[str | Annotated[list[Part], Field(fail_fast=True)] | None, Few] = Field(
         default_factory=lambda: _ABSENT,
         validate_default=True,
         description="A text or parts; null or none in what may have said nothing: an answer, or "
@@ -122,7 +123,7 @@ class Completions(Sampling):
 
 
 class ChatRequest(Completions, Conversing):
-    messages: list[ChatMessage] = Field(min_length=1, fail_fast=True)
+    messages: Annotated[list[ChatMessage], Few] = Field(min_length=1, fail_fast=True)
     max_completion_tokens: MaxTokens | None = Field(
         None, description="The newer name of max_tokens; give one of the two."
     )

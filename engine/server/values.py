@@ -15,6 +15,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from engine.options import BOUNDS, LARGEST
+from engine.prompts.messages import MOST_PARTS
 from engine.server.fields import allowed
 
 Unsupported = Annotated[None, Field(description="Not supported; null at most.")]
@@ -93,6 +94,18 @@ def not_many(biases: Any) -> Any:
     if isinstance(biases, dict) and len(biases) > MOST_BIASES:  # before each is complained about
         raise ValueError(f"names more than {MOST_BIASES:,} tokens")
     return biases
+
+
+def _few(given: Any) -> Any:
+    if isinstance(given, list):  # before each is looked at
+        within = (v for m in given if isinstance(m, dict) for v in m.values())
+        if max(len(given), sum(len(v) for v in within if isinstance(v, list))) > MOST_PARTS:
+            raise ValueError(f"has more than {MOST_PARTS:,} entries, or parts of them")
+    return given
+
+
+Few = BeforeValidator(_few)
+"""For what a conversation consists of; the engine takes no more of them in all."""
 
 
 class Strict(BaseModel):

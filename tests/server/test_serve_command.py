@@ -9,13 +9,12 @@ import subprocess
 import sys
 import threading
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from support.served import served
 from support.serving import Running, run_async, running
 
 from engine import Engine
@@ -23,32 +22,6 @@ from engine.cli import main
 from engine.server.page import page_paths
 
 SOAK = Path(__file__).parents[2] / "scripts" / "soak_server.py"
-
-
-SERVE = """
-import sys
-sys.modules["torch"] = None  # the engine needs none, and transformers takes seconds to import it
-from engine.cli import main
-sys.exit(main(["serve", *sys.argv[1:]]))
-"""
-
-
-@contextmanager
-def served(*arguments: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
-    """The program at work, and its address."""
-    command = [sys.executable, "-c", SERVE, "--port", "0", *arguments]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    try:
-        for line in process.stderr:
-            if found := re.search(r"serving .* at (http://\S+)", line):
-                yield process, found[1]
-                return
-        raise AssertionError("the server did not start")
-    finally:
-        process.kill()
-        process.wait()
-        process.stderr.close()
 
 
 def ask(url: str, body: Any) -> Any:

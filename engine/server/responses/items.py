@@ -7,9 +7,9 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from engine.server.parts import Part
-from engine.server.values import Ignored, Strict
+from engine.server.values import Few, Ignored, Strict
 
-Content = str | Annotated[list[Part], Field(fail_fast=True)]
+Content = Annotated[str | Annotated[list[Part], Field(fail_fast=True)], Few]
 
 
 class _Item(Strict):
@@ -64,8 +64,8 @@ class ReasoningItem(_Item):
     """What an earlier answer's model thought, for chat templates that go on from it."""
 
     type: Literal["reasoning"]
-    summary: Annotated[list[SummaryText], Field(fail_fast=True)] = Field([])
-    content: Annotated[list[ReasoningText], Field(fail_fast=True)] | None = None
+    summary: Annotated[list[SummaryText], Field(fail_fast=True), Few] = Field([])
+    content: Annotated[list[ReasoningText], Field(fail_fast=True), Few] | None = None
     encrypted_content: str | None = Field(
         None, description="Read where there is nothing else; only what this server made."
     )

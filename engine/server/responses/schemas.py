@@ -16,7 +16,7 @@ from engine.server.responses.tools import (
     asking,
 )
 from engine.server.sampling import Conversing, Effort
-from engine.server.values import Alternatives, Empty, Ignored, Off, Strict, Unsupported
+from engine.server.values import Alternatives, Empty, Few, Ignored, Off, Strict, Unsupported
 from engine.tools.tool import MOST_CALLS
 
 LOGPROBS = "message.output_text.logprobs"
@@ -82,7 +82,7 @@ Metadata = Annotated[
 
 
 class ResponseRequest(Conversing):
-    input: str | Annotated[list[Item], Field(fail_fast=True)] | None = Field(
+    input: Annotated[str | Annotated[list[Item], Field(fail_fast=True)] | None, Few] = Field(
         None, description="A text, which a user says, or items. None only to go on."
     )
     instructions: str | None = Field(
