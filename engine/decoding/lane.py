@@ -181,10 +181,13 @@ class Lane:
         with mx.stream(generation_stream):
             self._next = self._draw(tokens, self.caches)
             told: list[int] = tokens.tolist()  # type: ignore[assignment]
+        self._stepped()
+        return [(row.name, token) for row, token in zip(self.rows, told, strict=True)]
+
+    def _stepped(self) -> None:
         self._steps += 1
         if self._steps % 256 == 0:  # as mlx-lm's loop does
             mx.clear_cache()
-        return [(row.name, token) for row, token in zip(self.rows, told, strict=True)]
 
     # --- a row that is alone, with drafts ---------------------------------------------------------
 
@@ -225,6 +228,7 @@ class Lane:
         row.length += len(told)
         self._behind = self._go_back(len(drafted) - count, told)
         self._next = drawn[count : count + 1]
+        self._stepped()
         return [(row.name, token) for token in told]
 
     def _drawn_ahead(self, run: mx.array, logits: mx.array) -> mx.array:
@@ -288,7 +292,8 @@ class Lane:
             self._behind = []
 
     def take(self, name: int) -> list[Any]:
-        """A row's plain caches, which hold all tokens that were delivered."""
+        """A row's plain caches, which hold the tokens that were delivered; where they cannot be
+        trimmed, they may lack the latest of those that `verify` told."""
         index = self.names.index(name)
         with mx.stream(generation_stream):
             caches = [cache.extract(index) for cache in self.caches]
