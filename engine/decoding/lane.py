@@ -212,9 +212,13 @@ class Lane:
             self._mark(len(run))
             logits = self._model(run[None], cache=self.caches)[0, behind:]
             run = run[behind:]
+            spoiled = mx.isnan(logits[0]).any()
             if row.guide is None:
                 drawn = self._drawn_ahead(run, logits)
-            else:
+                mx.eval(drawn, spoiled)
+            if spoiled.item():
+                return self._undrafted(len(run))
+            if row.guide is not None:
                 drawn = self._drawn_in_turn(run, logits)
             told: list[int] = run.tolist()  # type: ignore[assignment]
             ours: list[int] = drawn.tolist()  # type: ignore[assignment]
@@ -230,6 +234,18 @@ class Lane:
         self._next = drawn[count : count + 1]
         self._stepped()
         return [(row.name, token) for token in told]
+
+    def _undrafted(self, count: int) -> list[tuple[int, int]]:
+        """A step, as if the `count` tokens that were run had not been.
+
+        What is computed of a drafted token may be infinite, which those before it do not see but by
+        a factor of nothing, and that makes it NaN.
+        """
+        if self.rows[0].guide is None:
+            self.rows[0].forget(count)
+            self._sampler.keep(0)
+        self._behind = self._go_back(count, ())
+        return self.step()
 
     def _drawn_ahead(self, run: mx.array, logits: mx.array) -> mx.array:
         """The tokens behind those of `run`, [places], drawn all at once."""
