@@ -34,11 +34,12 @@ class _Member:
         """How many tokens it may have yet."""
         self.drafting = None if drafts is None else drafts.of(answer)
 
-    def feed(self, token: int) -> FinishReason | None:
+    def feed(self, token: int, drafted: bool) -> FinishReason | None:
         """Deal with the next token, as mlx-lm's `stream_generate` does."""
         if self.drafting is not None:
             self.drafting.said(token)
         logprob, alternatives = self.row.next()
+        self.answer.drafted += drafted
         ended: FinishReason | None = None
         self.left -= 1
         if token in self._eos:
@@ -149,19 +150,17 @@ class Company:
         one = self._members[lane.names[0]]
         if len(self._members) > 1 or one.drafting is None:
             return lane.step()
-        told = one.drafting.step(lane, one.left)
-        one.answer.drafted += len(told) - 1
-        return told
+        return one.drafting.step(lane, one.left)
 
     def _deliver(self, lane: Lane, told: Sequence[tuple[int, int]]) -> None:
         ended: dict[int, Ending] = {}
+        beyond = 0
         for i, (name, token) in enumerate(told):
             if name in ended:  # by one of several tokens of its own
-                lane.take_back(len(told) - i)
-                self._members[name].answer.drafted -= len(told) - i
+                beyond = len(told) - i
                 break
             try:
-                reason = self._members[name].feed(token)
+                reason = self._members[name].feed(token, drafted=i >= len(lane.rows))
             except BaseException as error:
                 ended[name] = ("error", error)
             else:
@@ -173,6 +172,8 @@ class Company:
             return
         leaving = {name: self._members.pop(name) for name in ended}
         try:
+            if beyond:
+                lane.take_back(beyond)
             for name, caches in self._lanes.leave(lane, ended).items():
                 leaving[name].answer.kv = caches
         except BaseException as error:  # they have all their tokens, and end as they would

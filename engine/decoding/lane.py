@@ -181,10 +181,13 @@ class Lane:
         with mx.stream(generation_stream):
             self._next = self._draw(tokens, self.caches)
             told: list[int] = tokens.tolist()  # type: ignore[assignment]
+        self._stepped()
+        return [(row.name, token) for row, token in zip(self.rows, told, strict=True)]
+
+    def _stepped(self) -> None:
         self._steps += 1
         if self._steps % 256 == 0:  # as mlx-lm's loop does
             mx.clear_cache()
-        return [(row.name, token) for row, token in zip(self.rows, told, strict=True)]
 
     # --- a row that is alone, with drafts ---------------------------------------------------------
 
@@ -209,9 +212,13 @@ class Lane:
             self._mark(len(run))
             logits = self._model(run[None], cache=self.caches)[0, behind:]
             run = run[behind:]
+            spoiled = mx.isnan(logits[0]).any()
             if row.guide is None:
                 drawn = self._drawn_ahead(run, logits)
-            else:
+                mx.eval(drawn, spoiled)
+            if spoiled.item():
+                return self._undrafted(len(run))
+            if row.guide is not None:
                 drawn = self._drawn_in_turn(run, logits)
             told: list[int] = run.tolist()  # type: ignore[assignment]
             ours: list[int] = drawn.tolist()  # type: ignore[assignment]
@@ -225,7 +232,20 @@ class Lane:
         row.length += len(told)
         self._behind = self._go_back(len(drafted) - count, told)
         self._next = drawn[count : count + 1]
+        self._stepped()
         return [(row.name, token) for token in told]
+
+    def _undrafted(self, count: int) -> list[tuple[int, int]]:
+        """A step, as if the `count` tokens that were run had not been.
+
+        What is computed of a drafted token may be infinite, which those before it do not see but by
+        a factor of nothing, and that makes it NaN.
+        """
+        if self.rows[0].guide is None:
+            self.rows[0].forget(count)
+            self._sampler.keep(0)
+        self._behind = self._go_back(count, ())
+        return self.step()
 
     def _drawn_ahead(self, run: mx.array, logits: mx.array) -> mx.array:
         """The tokens behind those of `run`, [places], drawn all at once."""
@@ -288,7 +308,8 @@ class Lane:
             self._behind = []
 
     def take(self, name: int) -> list[Any]:
-        """A row's plain caches, which hold all tokens that were delivered."""
+        """A row's plain caches, which hold the tokens that were delivered; where they cannot be
+        trimmed, they may lack the latest of those that `verify` told."""
         index = self.names.index(name)
         with mx.stream(generation_stream):
             caches = [cache.extract(index) for cache in self.caches]

@@ -47,7 +47,7 @@ class Lanes:
         self._changed = True
 
     def take(self, name: int) -> list[Any]:
-        """A row's plain caches, which hold all tokens that were delivered."""
+        """A row's plain caches; see `Lane.take`."""
         return next(lane for lane in self._lanes if name in lane.names).take(name)
 
     def leave(self, lane: Lane, names: Collection[int]) -> dict[int, list[Any]]:

@@ -8,12 +8,16 @@ LENGTHS = (4, 3, 2)
 """How many of the latest tokens are looked up, the most telling first. Of two alone, little follows
 as it did before; but in an edited text, much."""
 
+AT_ONCE = 4096
+"""Tokens that are got to know at once, while a step is computed: of a long history, all of them
+would take longer than steps do."""
+
 
 class PromptLookup:
     """The places of all short runs of tokens in one prompt and its answer.
 
-    It needs no model and no memory to speak of: an entry for each token and length, the latest
-    place that the run stands at. After Saxena, "Prompt Lookup Decoding" (2023), which searches.
+    It needs no model, and some 400 bytes for each token: an entry for each length, the latest place
+    that the run stands at. After Saxena, "Prompt Lookup Decoding" (2023), which searches.
     """
 
     def __init__(self) -> None:
@@ -23,11 +27,13 @@ class PromptLookup:
 
     def ready(self, history: Sequence[int]) -> bool:
         """Whether the history alone ends as it did before: only then is it worth waiting for the
-        token behind it, which may be being computed, to look for what follows that."""
-        for token in history[len(self._tokens) :]:
+        token behind it, which may be being computed, to look for what follows that. Not before
+        all of it is known, which takes several calls for a long one."""
+        known = len(self._tokens)
+        for token in history[known : known + AT_ONCE]:
             self._note()
             self._tokens.append(token)
-        return self._find() is not None
+        return len(self._tokens) == len(history) and self._find() is not None
 
     def draft(self, history: Sequence[int], last: mx.array, count: int) -> mx.array | None:
         """What may follow `history` and the `last` token, [1]: `count` ids, or None."""

@@ -21,6 +21,9 @@ CHUNK = 2048
 BESIDE = 32
 """Tokens that are read along with the latest one, and not before it."""
 
+WITHOUT_END = 2**31
+"""Positions of a model whose context has no known limit."""
+
 
 class DraftModel:
     """What it makes of one answer, in KV caches of its own. For the engine's thread alone.
@@ -36,10 +39,13 @@ class DraftModel:
         owner: object,
         wanted: Callable[[], bool],
     ) -> None:
-        """`prompts` keeps its KV caches, and `vocab_size` is how many ids the large one knows; once
+        """`prompts` keeps its KV caches, and `vocab_size` is how many ids both models know; once
         the answer is not `wanted` any more, no more is read for it."""
         self._kit, self._prompts, self._owner, self._wanted = kit, prompts, owner, wanted
         self._vocab_size = vocab_size
+        self._context = kit.max_context or WITHOUT_END
+        self._known = 0
+        """How many tokens of the history are ids that both know."""
         self._start: Start | None = None
         self._kv: list[Any] = []
         self._held: list[int] = []
@@ -50,18 +56,23 @@ class DraftModel:
         """Caches that cannot be trimmed, as they were with the first of those."""
 
     def ready(self, history: Sequence[int]) -> bool:
-        """It always has a guess."""
-        return True
+        """Whether it has read what was said: not beyond its context, nor ids that it does not know,
+        nor if the answer was cancelled meanwhile."""
+        if len(history) >= self._context:
+            return False
+        if max(history[self._known :], default=0) >= self._vocab_size:
+            return False
+        self._known = len(history)
+        return self._read(history)
 
-    def draft(self, history: Sequence[int], last: mx.array, count: int) -> mx.array | None:
-        """What it would say behind `history` and the `last` token, [1]: `count` ids, its likeliest.
-
-        None if the answer was cancelled meanwhile.
-        """
-        if not self._read(history):
-            return None
+    def draft(self, history: Sequence[int], last: mx.array, count: int) -> mx.array:
+        """What it would say behind `history` and the `last` token, [1]: its likeliest, `count` ids
+        or as many as its context has room for."""
+        count = min(count, self._context - len(history))
         rest = history[len(self._held) :]
         model: Any = self._kit.text_model
+        # Looked up in its embeddings before anybody knows it: what it does not know, it misreads.
+        last = mx.minimum(last, self._vocab_size - 1).astype(last.dtype)
         token, run = last, [last]
         with mx.stream(generation_stream):
             tokens = mx.concatenate([mx.array(list(rest), dtype=last.dtype), last])

@@ -122,17 +122,6 @@ class Needs:
             total, largest = total + nbytes * count, max(largest, nbytes)
         return total + largest  # one that grows is there twice
 
-    def tokens(self, nbytes: int, options: GenerationOptions) -> int:
-        """How many tokens' KV caches so many bytes are enough for, as far as they grow at all."""
-        low, high = 0, 2**31
-        while low < high:
-            middle = (low + high + 1) // 2
-            if self.kv(middle, options) <= nbytes:
-                low = middle
-            else:
-                high = middle - 1
-        return low
-
     def reading(self, shape: "Shape", step: int) -> int:
         """The most bytes that the reading of a prompt, in chunks of at most `step` tokens, holds at
         once beside its KV caches."""
@@ -238,9 +227,7 @@ class Room:
         if options.max_tokens is None:
             answer.limit = None
             answer.limit = self._share(answer, reading)
-        kv = needs.kv(total + answer.max_tokens, options)
-        if self.drafts is not None and options.draft_tokens != 0:
-            kv += self.drafts.kv(total + answer.max_tokens, replace(options, kv_bits=None))
+        kv = self._kv(total + answer.max_tokens, options)
         free = self._beside() - kv
         if free < reading + self._budget.nbytes and answer.kv is not None:
             free = self._beside(nbytes(answer.kv, {})) - kv
@@ -254,13 +241,31 @@ class Room:
             answer.step = max(LEAST_STEP, answer.step // 2)
             reading = needs.reading(shape, answer.step)
         if free < reading:
-            fits = needs.tokens(max(0, free + kv - reading), options) - total
+            fits = self.tokens(max(0, free + kv - reading), options) - total
             if fits < 1:
-                raise self._refusal(answer, reading + needs.kv(total + 1, options))
+                raise self._refusal(answer, reading + self._kv(total + 1, options))
             answer.limit, kv, free = fits, kv + free - reading, reading
         self._budget.shrink(free - reading)
         self._held[answer] = kv, reading
         return True
+
+    def _kv(self, tokens: int, options: GenerationOptions) -> int:
+        """The bytes of an answer's KV caches, and those of what drafts for it, as `Needs.kv`."""
+        kv = self.needs.kv(tokens, options)
+        if self.drafts is not None and options.draft_tokens != 0 and options.kv_bits is None:
+            kv += self.drafts.kv(tokens, options)
+        return kv
+
+    def tokens(self, nbytes: int, options: GenerationOptions) -> int:
+        """How many tokens' KV caches so many bytes are enough for, as far as they grow at all."""
+        low, high = 0, 2**31
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self._kv(middle, options) <= nbytes:
+                low = middle
+            else:
+                high = middle - 1
+        return low
 
     def leave(self, answer: "Answer") -> None:
         """Count an answer no more, which has ended."""
@@ -281,7 +286,7 @@ class Room:
         places = max(1, self._parallel - len(self._held))
         total = len(answer.prompt.tokens)
         share = max(0, self._beside() - reading) // places
-        fits = self.needs.tokens(share, answer.options) - total
+        fits = self.tokens(share, answer.options) - total
         return min(answer.max_tokens, max(LEAST_SHARE, fits))
 
     @property
@@ -345,7 +350,7 @@ class Room:
         rows = sum(len(add_on.picture_tokens(_Sized(size))) for size in sizes)
         total = shape.tokens - sum(span.length for span in prompt.spans) + rows
         shape = replace(shape, tokens=total, whole=min(shape.whole, total), images=sizes)
-        return self.needs.reading(shape, answer.step) + self.needs.kv(total + 1, answer.options)
+        return self.needs.reading(shape, answer.step) + self._kv(total + 1, answer.options)
 
 
 @dataclass(frozen=True)

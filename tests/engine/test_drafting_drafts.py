@@ -1,6 +1,7 @@
 """Answers that are guessed ahead are what they are without, to the token."""
 
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from support import hybrids, tiny
 
 from engine import Engine, Finished, GenerationOptions, OptionError, Request, TextDelta, load
 from engine.decoding.lane import Lane
+from engine.drafting.drafting import Drafting
 from engine.drafting.drafts import words
 from engine.drafting.lookup import PromptLookup
 from engine.drafting.model import DraftModel
@@ -142,6 +144,24 @@ def test_a_conversation_goes_on_from_where_an_answer_was_cut(
         assert cold.submit(more).result().tokens == again.tokens
 
 
+def test_caches_that_cannot_go_back_are_lost_alone(
+    drafted: Engine, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer has all its tokens, and the engine others to make."""
+
+    def failing(*_: Any) -> None:
+        raise RuntimeError("broken")
+
+    options = {"max_tokens": 40, "draft_tokens": 4, **NEVER_ENDS}
+    _, whole = events(drafted, "abcabcabcabc", **options)
+    for place in range(3, 9):  # one of them at least is in the midst of a draft
+        with monkeypatch.context() as patch:
+            patch.setattr(Lane, "take_back", failing)
+            _, end = events(drafted, "abcabcabcabc", stop=whole.answer[place:], **options)
+        assert end.finish_reason == "stop_string"
+    assert events(drafted, "abcabcabcabc", **options)[1].tokens == whole.tokens
+
+
 def test_in_company_drafts_rest(drafted: Engine, seed: int) -> None:
     """And come back when the others have left; no answer is another's matter."""
     options = GenerationOptions(max_tokens=40, draft_tokens=4, temperature=0.3, **NEVER_ENDS)
@@ -188,30 +208,60 @@ def test_drafts_are_kept_in_memory_and_on_the_disk(
     assert starts[2] > starts[1]
 
 
+@pytest.mark.parametrize("method", ["ready", "draft"])
 def test_a_draft_that_fails_is_done_without(
-    folder: Path, seed: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    drafted: Engine,
+    method: str,
+    seed: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    calls: list[int] = []
-    draft = PromptLookup.draft
+    calls: list[str] = []
 
-    def failing(lookup: PromptLookup, history: Any, last: mx.array, count: int) -> Any:
-        calls.append(count)
-        if len(calls) == 2:
-            raise RuntimeError("broken")
-        return draft(lookup, history, last, count)
+    def failing(*_: Any) -> Any:
+        calls.append(method)
+        raise RuntimeError("broken")
 
-    monkeypatch.setattr(PromptLookup, "draft", failing)
-    prompt = "abcabcabcabcabcabc"
-    with load(folder, draft="lookup") as engine:
-        options = {"max_tokens": 30, **NEVER_ENDS}
-        expected = engine.generate(
-            prompt, options=GenerationOptions(draft_tokens=0, **options)
-        ).result()
-        end = engine.generate(prompt, options=GenerationOptions(draft_tokens=4, **options)).result()
+    for drafter in (PromptLookup, DraftModel):
+        monkeypatch.setattr(drafter, method, failing)
+    options = {"max_tokens": 30, **NEVER_ENDS}
+    _, expected = events(drafted, "abcabcabcabc", draft_tokens=0, **options)
+    _, end = events(drafted, "abcabcabcabc", draft_tokens=4, **options)
     assert end.tokens == expected.tokens
-    assert len(calls) <= 2
-    if len(calls) == 2:
-        assert "drafting failed" in caplog.text
+    assert end.drafted_tokens == 0
+    assert len(calls) == 1
+    assert "drafting failed" in caplog.text
+
+
+def test_what_is_read_once_is_no_draft_s_time(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a long prompt, read when the answer has begun, would have drafts rest for all of it."""
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    class Reader:
+        def ready(self, history: Any) -> bool:
+            clock[0] += 100.0 if len(history) < 8 else 0.0
+            return True
+
+        def draft(self, history: Any, last: mx.array, count: int) -> mx.array:
+            clock[0] += 0.1
+            return mx.zeros(count, mx.int32)
+
+    class AsDrafted:
+        next = mx.array([0])
+
+        def step(self) -> list[tuple[int, int]]:
+            clock[0] += 1.0
+            return [(0, 0)]
+
+        def verify(self, drafted: mx.array) -> list[tuple[int, int]]:
+            return self.step() * (len(drafted) + 1)
+
+    drafting = Drafting(Reader(), [1, 2, 3], None)  # type: ignore[arg-type]
+    lane: Any = AsDrafted()
+    told = [len(drafting.step(lane, 1000)) for _ in range(8)]
+    assert told[:2] == [1, 1]
+    assert min(told[2:]) > 1
 
 
 def test_a_draft_of_other_words_is_refused_by_name(folder: Path, tmp_path: Path, seed: int) -> None:

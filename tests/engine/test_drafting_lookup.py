@@ -6,7 +6,7 @@ import mlx.core as mx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.drafting.lookup import LENGTHS, PromptLookup
+from engine.drafting.lookup import AT_ONCE, LENGTHS, PromptLookup
 
 
 def searched(tokens: Sequence[int], count: int) -> list[int]:
@@ -47,3 +47,12 @@ def test_it_waits_only_for_what_ends_as_before() -> None:
     drafted = lookup.draft([1, 2, 3, 4, 5, 2, 3], mx.array([4]), 3)
     assert drafted is not None
     assert drafted.tolist() == [5, 2, 3]
+
+
+def test_a_long_history_holds_no_step_up() -> None:
+    """It is got to know in parts; nothing is guessed before all of it is known."""
+    lookup, history = PromptLookup(), [*range(2 * AT_ONCE), 7, 8, 9]
+    assert [lookup.ready(history) for _ in range(3)] == [False, False, True]
+    drafted = lookup.draft(history, mx.array([10]), 2)
+    assert drafted is not None
+    assert drafted.tolist() == [11, 12]

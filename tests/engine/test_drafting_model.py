@@ -11,7 +11,8 @@ from mlx_lm.generate import generate_step
 from support import hybrids, tiny
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-from engine.drafting.model import DraftModel
+from engine.drafting import model as draft_model
+from engine.drafting.model import BESIDE, DraftModel
 from engine.memory.memory import Memory
 from model_kit import ModelKit, load_model_kit
 from vision_add_ons.testing import BOS, VOCAB, WORDS
@@ -64,8 +65,9 @@ def grown(kit: ModelKit, model: DraftModel, history: list[int], chance: random.R
         if chance.random() < 0.3:
             history = [*history, last, *chance.choices(WORDS, k=chance.randrange(50))]
             last = chance.choice(WORDS)
+        assert model.ready(history)
+        assert len(history) - len(model._held) <= BESIDE
         drafted = model.draft(history, mx.array([last]), count)
-        assert drafted is not None
         expected = likeliest(kit, [*history, last], count)
         assert drafted.tolist() == expected
         accepted = chance.randrange(count + 1)
@@ -95,6 +97,7 @@ def test_what_was_drafted_last_and_never_said_is_not_kept(kit: ModelKit, seed: i
     chance, memory = random.Random(seed), Memory(kit, 2**24, None, 0)
     history, owner = [BOS, *chance.choices(WORDS, k=40)], object()
     model = drafting(kit, memory, owner)
+    assert model.ready(history)
     model.draft(history, mx.array([WORDS[0]]), 4)
     model.close([*history, WORDS[0]] if seed % 2 else history)
     for entry in memory.of_draft(kit)._entries.values():
@@ -104,10 +107,46 @@ def test_what_was_drafted_last_and_never_said_is_not_kept(kit: ModelKit, seed: i
     memory.close()
 
 
-def test_who_is_cancelled_reads_no_further(tmp_path: Path, seed: int) -> None:
+def test_it_rests_where_its_context_ends(tmp_path: Path, seed: int) -> None:
+    draft = tiny.of_few_words(seed, max_position_embeddings=40)
+    kit = load_model_kit(tiny.save_of_few_words(draft, tmp_path / "draft"))
+    memory, last = Memory(kit, 2**24, None, 0), mx.array([WORDS[0]])
+    history = [BOS, *random.Random(seed).choices(WORDS, k=36)]
+    model = drafting(kit, memory)
+    assert model.ready(history)
+    assert model.draft(history, last, 8).size == 3  # the last of them is not run
+    for length in (39, 40, 60):
+        history += random.Random(seed).choices(WORDS, k=length - len(history))
+        assert model.ready(history) is (length < 40)
+    model.close(history)
+    (entry,) = memory.of_draft(kit)._entries.values()
+    assert list(entry.key) == history[: len(entry.key)]
+    memory.close()
+
+
+def test_it_rests_behind_a_token_that_it_does_not_know(tmp_path: Path, seed: int) -> None:
+    """As where the large model's vocabulary is padded further."""
     kit = load_model_kit(tiny.save_of_few_words(tiny.of_few_words(seed), tmp_path / "draft"))
     memory = Memory(kit, 2**24, None, 0)
-    history = [BOS, *random.Random(seed).choices(WORDS, k=5000)]
+    history = [BOS, *random.Random(seed).choices(WORDS, k=36)]
+    model = drafting(kit, memory)
+    assert model.ready(history)
+    assert model.draft(history, mx.array([VOCAB + 5]), 8).size == 8
+    history += [VOCAB + 5, *WORDS[:3]]
+    assert not model.ready(history)
+    model.close(history)
+    for entry in memory.of_draft(kit)._entries.values():
+        assert max(entry.key) < VOCAB
+    memory.close()
+
+
+def test_who_is_cancelled_reads_no_further(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(draft_model, "CHUNK", 40)
+    kit = load_model_kit(tiny.save_of_few_words(tiny.of_few_words(seed), tmp_path / "draft"))
+    memory = Memory(kit, 2**24, None, 0)
+    history = [BOS, *random.Random(seed).choices(WORDS, k=100)]
     asked = []
 
     def wanted() -> bool:
@@ -115,6 +154,6 @@ def test_who_is_cancelled_reads_no_further(tmp_path: Path, seed: int) -> None:
         return len(asked) < 2
 
     model = DraftModel(kit, memory.of_draft(kit), VOCAB, None, wanted)
-    assert model.draft(history, mx.array([WORDS[0]]), 4) is None
-    assert 0 < len(model._held) < 5000
+    assert not model.ready(history)
+    assert len(model._held) == 40
     memory.close()

@@ -188,12 +188,20 @@ def last(generation: Generation) -> Finished:
     return end
 
 
+def test_what_a_draft_holds_counts(folder: Path) -> None:
+    """Beside a draft of its own size, an answer gets half as long, if it is drafted."""
+    with load(folder, draft=folder) as engine:
+        both = room(engine).tokens(64 * MB, GenerationOptions())
+        for alone in (GenerationOptions(draft_tokens=0), GenerationOptions(kv_bits=8)):
+            assert room(engine).tokens(64 * MB, alone) >= 1.9 * both
+
+
 @pytest.mark.parametrize("limited", [(8, 4)], indirect=True)
 def test_one_waits_for_another(limited: Engine, seed: int) -> None:
     """Both would fit alone; together they would not."""
     chance = random.Random(seed)
-    needs, options = room(limited).needs, GenerationOptions(max_tokens=8)
-    tokens = needs.tokens(5 * MB // 2, options)
+    options = GenerationOptions(max_tokens=8)
+    tokens = room(limited).tokens(5 * MB // 2, options)
     order: list[tuple[str, str]] = []
 
     def note(name: str) -> Any:
@@ -216,8 +224,8 @@ def test_one_waits_for_another(limited: Engine, seed: int) -> None:
 @pytest.mark.parametrize("limited", [(8, 4)], indirect=True)
 def test_one_that_waits_can_be_cancelled(limited: Engine, seed: int) -> None:
     chance = random.Random(seed)
-    needs, options = room(limited).needs, GenerationOptions(max_tokens=8)
-    tokens = needs.tokens(5 * MB // 2, options)
+    options = GenerationOptions(max_tokens=8)
+    tokens = room(limited).tokens(5 * MB // 2, options)
     asked: list[Generation] = []
 
     def leave(event: Event) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("torch")
 
+import mlx.core as mx
 from PIL import Image
 from support import tiny
 from support.pixtral_reference import PixtralReference
@@ -24,6 +25,8 @@ from engine import (
     TextDelta,
     load,
 )
+from engine.drafting.lookup import PromptLookup
+from engine.schema import Schema
 from vision_add_ons.testing import BOS, WORDS, written
 
 Z = tiny.LETTERS.index("Z")
@@ -40,6 +43,33 @@ def spoiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     tiny.edit_weights(folder, _spoil_z)
     with load(folder) as engine:
         yield engine
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"temperature": 1.0, "repetition_penalty": 1.1}, {"schema": Schema.regex("[ -Y]+")}],
+)
+def test_a_drafted_token_that_is_refused_spoils_nothing(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those before it do not see it, but NaN times nothing is NaN."""
+
+    def draft(lookup: Any, history: Any, last: mx.array, count: int) -> mx.array:
+        return mx.full(count, Z, last.dtype)
+
+    monkeypatch.setattr(PromptLookup, "ready", lambda lookup, history: True)
+    monkeypatch.setattr(PromptLookup, "draft", draft)
+    folder = tiny.save_of_letters(7, tmp_path / "model")
+    tiny.edit_weights(folder, _spoil_z)
+    with load(folder, draft="lookup", parallel=2) as engine:
+        wanted = {"max_tokens": 12, "seed": 4, "logit_bias": {2: -100, Z: -100}, **options}
+        plain, drafted = (
+            engine.generate(
+                "a good prompt", options=GenerationOptions(draft_tokens=n, **wanted)
+            ).result()
+            for n in (0, 3)
+        )
+    assert drafted.tokens == plain.tokens
 
 
 @pytest.mark.parametrize("options", [{}, {"temperature": 1.0, "seed": 4}, {"top_logprobs": 3}])
