@@ -27,6 +27,7 @@ from engine import (
     ToolCall,
     ToolCallDelta,
     load,
+    load_picture,
 )
 
 Made = Callable[..., Engine]
@@ -73,7 +74,7 @@ def test_every_form(made: Made, name: str, seed: int) -> None:
     assert len([e for e in events if isinstance(e, TextDelta) and e.token]) == len(end.tokens)
     assert "".join(e.text for e in events) == end.answer
 
-    seen = Image.new("RGB", (8, 8), "red")
+    seen = load_picture(Image.new("RGB", (8, 8), "red"))
     answers = [chat.send(results=[["It rains:", seen, "see?"]])]
     streamed, end = list(answers[0])[-1], answers[0].result()
     assert streamed == end
