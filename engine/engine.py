@@ -153,7 +153,8 @@ class Engine:
         logged, and the answer goes on. Whoever sets `cancel` ends the answer as `Generation.cancel`
         does, also before there is one; only what waits for its turn goes on waiting for it. Raises
         a `RequestError` before anything is run, or `EngineClosed`; among them `ContextExceeded` for
-        a text of more characters than `engine.prompts.text_encoder.MOST_TEXT`, which is 4,194,304.
+        a text of more characters than `engine.prompts.text_encoder.MOST_TEXT`, which is 4,194,304,
+        or more messages, or parts in all of them, than `MOST_PARTS` there, which is 16,384.
         """
         builder = self._builder()
         if not isinstance(request, Request):

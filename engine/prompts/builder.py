@@ -6,6 +6,7 @@ import threading
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from engine.checks import no_token_id, reading
@@ -13,7 +14,7 @@ from engine.images import LoadedPicture, load_pictures
 from engine.pieces import piece_bytes
 from engine.prompts.chat_template import ChatTemplate
 from engine.prompts.message_encoder import MessageEncoder
-from engine.prompts.messages import Message, check_count, check_results, read_messages
+from engine.prompts.messages import Message, check_results, read_messages
 from engine.prompts.text_encoder import (
     LONG_TEXT,
     TextEncoder,
@@ -116,7 +117,7 @@ class PromptBuilder:
         `ContextExceeded`, `ImageError`, `ImageCountError` or `OptionError`, and for a long text
         `Cancelled` soon after `cancel` was set.
         """
-        length = 0
+        length, parts = 0, 1
         # A chat's messages were read when they were said.
         read = type(prompt) is list and all(isinstance(m, Message) for m in prompt)
         if isinstance(prompt, str):
@@ -131,19 +132,19 @@ class PromptBuilder:
             messages: Sequence[Any] = prompt
             if not (read and prompt and type(images) is tuple and not images):
                 messages = read_messages(prompt, images)
-            check_count(messages)
             if any(message.role == "tool" for message in messages):
                 check_results(messages)
             if tools:  # without, calls and results are the template's own matter
                 messages, told = self.telling.messages(messages, tools)
                 variables = {**(variables or {}), **told}
             length = sum(m.length for m in messages)
+            parts = max(len(messages), sum(map(len, map(attrgetter("parts"), messages))))
             if variables:
                 length += len(json.dumps(variables, ensure_ascii=False))
             make = partial(
                 self._from_messages, messages, max_image_size, variables, thinking, context
             )
-        check_length(length)
+        check_length(length, parts)
         if cancel is not None and length > LONG_TEXT:
             built = unless_cancelled(make, cancel)
         else:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from operator import attrgetter
 from typing import Any
 
 from engine.checks import reading
@@ -11,13 +10,9 @@ from engine.events import Finished
 from engine.images import LoadedPicture, load_pictures
 from engine.plain_data import MOST_DEPTH, depth_of
 from engine.prompts.text_encoder import check_text
-from vision_add_ons.errors import ContextExceeded, PromptError
+from vision_add_ons.errors import PromptError
 
 ROLES = ("system", "user", "assistant", "tool")
-
-MOST_PARTS = 2**14
-"""How many messages a prompt may have, and texts and images in all of them together: writing one
-costs kilobytes, whatever it says."""
 
 Part = str | LoadedPicture
 """A text, or an image."""
@@ -113,16 +108,6 @@ def read_messages(messages: Sequence[Any], images: Sequence[Any] = ()) -> list[M
             raise PromptError("pictures need a user message to belong to")
         read[last] = replace(read[last], parts=_led(pictures, read[last].parts))
     return read
-
-
-def check_count(messages: Sequence[Message]) -> None:
-    """Raises `ContextExceeded` for more messages, or parts of all together, than `MOST_PARTS`."""
-    count = max(len(messages), sum(map(len, map(attrgetter("parts"), messages))))
-    if count > MOST_PARTS:
-        raise ContextExceeded(
-            f"the conversation has {count:,} messages or parts, and the most is {MOST_PARTS:,}; "
-            "start a new one, or give texts in one part"
-        )
 
 
 def check_results(messages: Sequence[Message]) -> None:

@@ -18,6 +18,10 @@ from vision_add_ons.errors import ContextExceeded, PromptError
 MOST_TEXT = 4 * 2**20
 """Characters of a prompt's whole text; tokenizers take seconds for so many."""
 
+MOST_PARTS = 2**14
+"""Messages of a prompt, and texts and images in all of them together: to write one costs kilobytes,
+whatever it says."""
+
 LONG_TEXT = 2**14
 """Characters from which on cancelling does not wait for the tokenizer: some hundredths of a second
 for it, and a thread more."""
@@ -151,8 +155,13 @@ def check_text(text: object) -> None:
         ) from error
 
 
-def check_length(length: int) -> None:
-    """Raises `ContextExceeded` for more characters than `MOST_TEXT`."""
+def check_length(length: int, parts: int = 1) -> None:
+    """Raises `ContextExceeded` for more characters than `MOST_TEXT`, or parts than `MOST_PARTS`."""
+    if parts > MOST_PARTS:
+        raise ContextExceeded(
+            f"the conversation has {parts:,} messages or parts, and the most is {MOST_PARTS:,}; "
+            "start a new one, or give texts in one part"
+        )
     if length > MOST_TEXT:
         raise ContextExceeded(
             f"the text has {length:,} characters, and the most is {MOST_TEXT:,}; give a part of it"

@@ -15,7 +15,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from engine.options import BOUNDS, LARGEST
-from engine.prompts.messages import MOST_PARTS
+from engine.prompts.text_encoder import MOST_PARTS
 from engine.server.fields import allowed
 
 Unsupported = Annotated[None, Field(description="Not supported; null at most.")]

@@ -11,6 +11,7 @@ from PIL import Image
 from support import recited
 from support.at_once import held
 from support.call_forms import BOTH, CALLS, FORMS, ONE, OTHER, TOOLS, form_of, written
+from support.moxin_checkpoint import write_seeing
 
 from engine import (
     ChatBusy,
@@ -26,6 +27,7 @@ from engine import (
     ToolCall,
     ToolCallDelta,
     load,
+    load_picture,
 )
 
 Made = Callable[..., Engine]
@@ -36,8 +38,10 @@ def made(tmp_path: Path) -> Iterator[Made]:
     """An engine whose model says what it is told to."""
     engines: list[Engine] = []
 
-    def make(scripts: dict[int, str], parallel: int = 1, **how: Any) -> Engine:
+    def make(scripts: dict[int, str], parallel: int = 1, sees: bool = False, **how: Any) -> Engine:
         folder = recited.save(tmp_path / str(len(engines)), scripts, **how)
+        if sees:
+            folder = write_seeing(tmp_path / f"{len(engines)} sees", folder, 7)
         engines.append(load(folder, parallel=parallel))
         return engines[-1]
 
@@ -55,7 +59,7 @@ def test_every_form(made: Made, name: str, seed: int) -> None:
     two = written(name, BOTH[name]) if name in BOTH else written(name, ONE[name], OTHER[name])
     broken = written(name, ONE[name].replace("weather", "sing"))
     scripts = {1: "Hm.\n" + written(name, ONE[name]), 3: two, 5: f"No: {broken}"}
-    engine = made(scripts, parser=name, seed=seed % 1000, parallel=2)
+    engine = made(scripts, parser=name, seed=seed % 1000, parallel=2, sees=True)
     same_as = {"laguna": "glm47"}.get(name, name)
     assert engine.tool_form.startswith(f"told by the chat template, calls as {same_as}")
     chat = engine.chat(tools=TOOLS)
@@ -70,8 +74,18 @@ def test_every_form(made: Made, name: str, seed: int) -> None:
     assert len([e for e in events if isinstance(e, TextDelta) and e.token]) == len(end.tokens)
     assert "".join(e.text for e in events) == end.answer
 
-    end = chat.send(results=["It rains."]).result()
+    seen = load_picture(Image.new("RGB", (8, 8), "red"))
+    answers = [chat.send(results=[["It rains:", seen, "see?"]])]
+    streamed, end = list(answers[0])[-1], answers[0].result()
+    assert streamed == end
     assert (end.finish_reason, end.answer, plain(end)) == ("tool_calls", "", list(CALLS))
+    # The same, of messages that an app keeps itself.
+    answers.append(engine.submit(Request(chat.messages[:3], tools=TOOLS)))
+    assert plain(answers[1].result()) == list(CALLS)
+    for prompt in (answer.prompt for answer in answers):
+        ((begin, stop),) = [(span.start, span.end) for span in prompt.spans]
+        assert engine.detokenize(prompt.tokens[:begin]).endswith("tool: It rains:")
+        assert engine.detokenize(prompt.tokens[stop:]).startswith("see?\nassistant: ")
     assert [m.role for m in chat.messages] == ["user", "assistant", "tool", "assistant"]
     end = chat.send("And now?").result()
     assert (end.finish_reason, end.tool_calls) == ("stop", ())

@@ -11,7 +11,9 @@ import pytest
 
 pytest.importorskip("torch")
 
+from PIL import Image
 from support import scripted
+from support.moxin_checkpoint import write_seeing
 from support.tool_templates import PUBLISHED
 from transformers import AutoTokenizer
 
@@ -43,6 +45,7 @@ CLOCK = {
     },
 }
 TOOLS = [WEATHER, CLOCK]
+FEW = GenerationOptions(max_tokens=1)
 NOT_ENFORCED = ("pythonic", "glm47", "gemma4", "function_gemma")
 """Forms that answers cannot be held to."""
 
@@ -128,6 +131,27 @@ def test_prompts(engine: Engine, folder: Path, family: str, count: int) -> None:
         if not message["content"]:
             message["content"] = None
     assert prompt(engine, as_texts) == own
+
+
+def test_a_picture_in_a_result(folder: Path, tmp_path: Path) -> None:
+    """Each template writes it where it stands among the result's texts."""
+    *before, result = ONE
+    texts = [{"type": "text", "text": "Qseen"}, {"type": "text", "text": "Qend"}]
+    shown = {"type": "image", "image": Image.new("RGB", (8, 8), "red")}
+    with load(write_seeing(tmp_path / "sees", folder, 7)) as seeing:
+        alone, among = (
+            seeing.submit(Request([*before, result | {"content": parts}], tools=TOOLS, options=FEW))
+            for parts in (texts, [texts[0], shown, texts[1]])
+        )
+        assert alone.result().images_encoded == 0
+        assert [*among][-1] == among.result()  # streamed, as it is whole
+        assert among.result().images_encoded == 1
+        (span,) = among.prompt.spans
+        sides = among.prompt.tokens[: span.start], among.prompt.tokens[span.end :]
+        said = [seeing.detokenize(side) for side in sides]
+        assert said[0].endswith("Qseen")
+        assert said[1].startswith("Qend")
+        assert "".join(said) == seeing.detokenize(alone.prompt.tokens)
 
 
 def test_a_call_is_read_as_it_is_written(engine: Engine, family: str) -> None:

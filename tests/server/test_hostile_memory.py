@@ -19,12 +19,12 @@ pytestmark = pytest.mark.skipif(
 )
 
 MIB = 2**20
-MOST = 192 * MIB
+MOST = 256 * MIB
 """What one request takes at most, its own bytes among it: docs/server.md says so."""
 TOGETHER = 512 * MIB
 """What a server has at most after any number of them: allocators keep what was freed."""
 NAMED = {f"{route} {name}": (route, body) for route, name, body, _ in ROWS}
-HEAVY = (f"{CHAT} messages", f"{CHAT} all messages", f"{CHAT} rare characters")
+HEAVY = (f"{CHAT} all messages", f"{CHAT} rare characters", f"{CHAT} parts of messages")
 """Those that take the most."""
 SENT = list(NAMED) if SWEEP else list(dict.fromkeys([*list(NAMED)[::4], *HEAVY]))
 
@@ -93,7 +93,7 @@ def test_all_of_them_again_and_again(program: Program) -> None:
         print(f"turn {turn}: {program.memory() / MIB:.0f} MiB, {program.seconds():.1f} s")
         kept.append(program.memory())
     assert max(kept) - program.before < TOGETHER, kept
-    assert kept[-1] - kept[0] < MOST / 3, kept
+    assert kept[-1] - kept[0] < MOST / 4, kept
 
 
 @pytest.mark.whole
