@@ -57,12 +57,11 @@ class Set:
         """Its guesses are made up."""
         if self._prompt is None:
             self._prompt = len(history)
-        return True
+        return self._small.ready(history)
 
     def draft(self, history: Sequence[int], last: mx.array, count: int) -> mx.array | None:
         """The answer's own tokens up to the first that is wrong, and others."""
         computed = self._small.draft(history, last, count)
-        assert computed is not None
         assert self._prompt is not None
         done = len(history) - self._prompt + 1
         guessed = [*self._answer[done : done + count]]
@@ -78,7 +77,7 @@ class Set:
 
 
 class SetDrafts:
-    """In place of an engine's `Drafts`."""
+    """What takes the place of `Drafts.of` in an engine."""
 
     def __init__(self, small: Any, memory: Any) -> None:
         self._small, self._prompts = small, memory.of_draft(small)
@@ -90,7 +89,8 @@ class SetDrafts:
         if answer.options.draft_tokens == 0:
             return None
         self.seed += 1
-        model = DraftModel(self._small, self._prompts, 100, None, lambda: True)
+        known = self._small.vocab_size
+        model = DraftModel(self._small, self._prompts, known, None, lambda: True)
         drafter = Set(self.answer, self.rate, self.seed, model)
         return Drafting(drafter, words(answer.prompt), answer.options.draft_tokens)
 
@@ -162,7 +162,7 @@ def rates(folder: Path, draft: Path, rounds: int) -> Iterator[Figure]:
 
         def install(memory: Any) -> SetDrafts:
             made = SetDrafts(memory.drafts._kit, memory)
-            memory.drafts = made
+            memory.drafts.of = made.of  # the desk has these drafts already
             return made
 
         never = {"logit_bias": dict.fromkeys(engine._ends, -100.0)}
