@@ -143,7 +143,8 @@ def load(
         from engine.memory.memory import Memory
         from model_kit.report import memory_there
 
-        weights = kit.report.decoder_bytes + kit.report.vision_bytes
+        loaded = [one.report for one in (kit, *drafters)]
+        weights = sum(report.decoder_bytes + report.vision_bytes for report in loaded)
         if memory_bytes is not None and memory_bytes < weights:
             raise OptionError(
                 f"memory_bytes is {memory_bytes}, but the model's weights alone take {weights}; "

@@ -48,22 +48,20 @@ STORY = "Tell me a long story about a river, a mill and an old man who counts th
 class Set:
     """Right by a given chance. A `Drafter`, with the time of a real one."""
 
-    def __init__(self, answer: Sequence[int], rate: float, seed: int, small: DraftModel) -> None:
-        self._answer, self._rate, self._small = answer, rate, small
+    def __init__(
+        self, answer: Sequence[int], prompt: int, rate: float, seed: int, small: DraftModel
+    ) -> None:
+        """`prompt` is how many tokens come before the `answer`."""
+        self._answer, self._prompt, self._rate, self._small = answer, prompt, rate, small
         self._chance = random.Random(seed)
-        self._prompt: int | None = None
 
     def ready(self, history: Sequence[int]) -> bool:
         """Its guesses are made up."""
-        if self._prompt is None:
-            self._prompt = len(history)
-        return True
+        return self._small.ready(history)
 
     def draft(self, history: Sequence[int], last: mx.array, count: int) -> mx.array | None:
         """The answer's own tokens up to the first that is wrong, and others."""
         computed = self._small.draft(history, last, count)
-        assert computed is not None
-        assert self._prompt is not None
         done = len(history) - self._prompt + 1
         guessed = [*self._answer[done : done + count]]
         guessed += [0] * (count - len(guessed))
@@ -78,7 +76,7 @@ class Set:
 
 
 class SetDrafts:
-    """In place of an engine's `Drafts`."""
+    """What takes the place of `Drafts.of` in an engine."""
 
     def __init__(self, small: Any, memory: Any) -> None:
         self._small, self._prompts = small, memory.of_draft(small)
@@ -90,9 +88,11 @@ class SetDrafts:
         if answer.options.draft_tokens == 0:
             return None
         self.seed += 1
-        model = DraftModel(self._small, self._prompts, 100, None, lambda: True)
-        drafter = Set(self.answer, self.rate, self.seed, model)
-        return Drafting(drafter, words(answer.prompt), answer.options.draft_tokens)
+        known = self._small.vocab_size
+        model = DraftModel(self._small, self._prompts, known, None, lambda: True)
+        prompt = words(answer.prompt)
+        drafter = Set(self.answer, len(prompt), self.rate, self.seed, model)
+        return Drafting(drafter, prompt, answer.options.draft_tokens)
 
 
 def answered(engine: Engine, prompt: Any, **options: Any) -> tuple[float, Finished]:
@@ -162,7 +162,7 @@ def rates(folder: Path, draft: Path, rounds: int) -> Iterator[Figure]:
 
         def install(memory: Any) -> SetDrafts:
             made = SetDrafts(memory.drafts._kit, memory)
-            memory.drafts = made
+            memory.drafts.of = made.of  # the desk has these drafts already
             return made
 
         never = {"logit_bias": dict.fromkeys(engine._ends, -100.0)}

@@ -71,10 +71,10 @@ class DraftModel:
         count = min(count, self._context - len(history))
         rest = history[len(self._held) :]
         model: Any = self._kit.text_model
-        # Looked up in its embeddings before anybody knows it: what it does not know, it misreads.
-        last = mx.minimum(last, self._vocab_size - 1).astype(last.dtype)
-        token, run = last, [last]
         with mx.stream(generation_stream):
+            # It is looked up before anybody has seen it: an id that it does not know, it misreads.
+            last = mx.minimum(last, self._vocab_size - 1).astype(last.dtype)
+            token, run = last, [last]
             tokens = mx.concatenate([mx.array(list(rest), dtype=last.dtype), last])
             for i in range(count):
                 logits = model(tokens[None], cache=self._kv)[:, -1, : self._vocab_size]

@@ -335,3 +335,6 @@ def test_it_is_checked(folder: Path) -> None:
             load(folder, memory_bytes=wrong)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="the model's weights alone take"):
         load(folder, memory_bytes=1000)
+    weights = (folder / "model.safetensors").stat().st_size
+    with pytest.raises(OptionError, match="the model's weights alone take"):
+        load(folder, draft=folder, memory_bytes=weights * 3 // 2)
