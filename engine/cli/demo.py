@@ -33,6 +33,7 @@ def add_command(commands: "argparse._SubParsersAction[Any]") -> None:
         memory_bytes=None,
         cache_dir=None,
         adapter=None,
+        draft=None,
     )
 
 
