@@ -9,6 +9,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 from support import hybrids, tiny
+from support.seeds import SWEEP
 
 from engine import Engine, Finished, GenerationOptions, OptionError, Request, TextDelta, load
 from engine.decoding.lane import Lane
@@ -72,7 +73,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+DRAFTED = [("itself", name) for name in OPTIONS]
+DRAFTED += [("other", "drawn"), ("other", "of a schema"), ("lookup", "penalized")]
+if SWEEP:
+    DRAFTED = [(draft, name) for draft in ("itself", "other", "lookup") for name in OPTIONS]
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize(("drafted", "name"), DRAFTED, indirect=["drafted"])
 def test_an_answer_is_what_it_is_without(drafted: Engine, name: str, seed: int) -> None:
     asked = {"max_tokens": 25, "logprobs": True, "top_logprobs": 3, **OPTIONS[name]}
     prompt = prompt_of(seed)

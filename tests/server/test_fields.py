@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.seeds import SWEEP
 from support.serving import Running, data_uri, encoded, run_async, running
 
 from engine import Engine
@@ -57,9 +58,10 @@ def refused(server: Running, **given: Any) -> dict[str, Any]:
     return reply.error
 
 
+@pytest.mark.whole
 def test_what_cannot_change_an_answer_is_ignored_whatever_it_says(server: Running) -> None:
     plain = text(server)
-    for value in ODD:
+    for value in ODD if SWEEP else ODD[::4]:
         assert text(server, **dict.fromkeys(IGNORED, value)) == plain
     body = {"prompt": "hello", "max_tokens": 2, **dict.fromkeys(IGNORED, "x")}
     assert server.ask("POST", "/v1/completions", body).status == 200
