@@ -16,6 +16,7 @@ from engine.checks import (
 )
 from engine.engine import Engine
 from engine.processes import check_mlx
+from engine.ranks.ranks import launched
 from engine.worker import Worker
 from vision_add_ons.errors import AdapterError, CheckpointNotFound, EngineClosed, OptionError
 
@@ -103,6 +104,13 @@ def load(
     drafters: list[ModelKit] = []
     kept_in = None if cache_dir is None else _cache_folder(cache_dir)
     check_mlx()
+    ranks = None
+    if launched() and not vocab_only:
+        from engine.ranks.ranks import Ranks
+        from engine.ranks.worker import check_ranked
+
+        check_ranked(cache_dir=cache_dir, adapter=adapter, draft=draft, parallel=parallel > 1)
+        ranks = Ranks()
     from engine.libraries import import_libraries
 
     def load_kit(check_open: Callable[[], None]) -> "ModelKit":
@@ -128,7 +136,12 @@ def load(
             vocab_only=vocab_only,
             progress=report,
             add_on=add_on,
+            group=None if ranks is None else ranks.group,
         )
+        if ranks is not None:
+            from engine.ranks.worker import check_same, facts_of
+
+            check_same(ranks, facts_of(kit, decoder_only=decoder_only))
         if adapter is not None:
             kit.use_adapter(adapter)
         if drafting is not None and drafting != LOOKUP:
@@ -158,9 +171,22 @@ def load(
             from engine.drafting.drafts import Drafts
 
             memory.drafts = Drafts(drafters.pop() if drafters else None, memory)
+        if ranks is not None:
+            from engine.ranks.memory import share_memory
+
+            share_memory(memory, kit, ranks)
         return memory
 
-    worker = Worker(load_kit, remember, parallel)
+    if ranks is None:
+        worker = Worker(load_kit, remember, parallel)
+    else:
+        from engine.ranks.worker import RankedWorker
+
+        worker = RankedWorker(load_kit, remember, ranks)
+        if not ranks.leads:
+            worker.wait_until_loaded()
+            worker.thread.join()
+            raise SystemExit(0)
     try:
         return Engine(worker, worker.wait_until_loaded(), parallel)
     except BaseException:

@@ -255,10 +255,8 @@ class Worker:
     def _serve(self) -> None:
         try:
             self.kit = self._load(self._check_open)
-            from engine.decoding.desk import desk_for
-
             self.memory = self._remember(self.kit)
-            desk = desk_for(self.kit, self.memory, self._parallel)
+            desk = self._desk(self.kit, self.memory)
         except BaseException as error:
             self._failure = error
             return
@@ -272,6 +270,11 @@ class Worker:
                     _keep_grown(self.memory)
         finally:
             self.memory.close()
+
+    def _desk(self, kit: "ModelKit", memory: "Memory") -> "Desk | Alone":
+        from engine.decoding.desk import desk_for
+
+        return desk_for(kit, memory, self._parallel)
 
     def _wait(self) -> bool:
         """Wait until there is something to do; whether there ever will be."""

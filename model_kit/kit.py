@@ -145,6 +145,7 @@ def load_model_kit(
     vocab_only: bool = False,
     progress: Progress | None = None,
     add_on: type[VisionAddOn] | None = None,
+    group: Any = None,
 ) -> ModelKit:
     """Load a checkpoint folder.
 
@@ -156,6 +157,10 @@ def load_model_kit(
     if progress:
         progress("open checkpoint", 0, 1)
     kit = open_model_kit(folder, decoder_only=decoder_only, vocab_only=vocab_only, add_on=add_on)
+    if group is not None and kit.text_model is not None:
+        from model_kit.sharding import shard
+
+        shard(kit.text_model, kit.config, group)
     if kit.text_model is not None:
         with following(kit.folder, BrokenWeights, "the weights cannot be read"):
             kit.checkpoint_fingerprint = fingerprint(kit.folder, kit.config.add_on)

@@ -5,8 +5,10 @@ checked; this one takes the decoder's, and its weights by the names that they ha
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 from mlx_lm.models import qwen3_5
 
 from model_kit.experts import experts_joined
@@ -41,3 +43,10 @@ class Model(qwen3_5.TextModel):
         joined = experts_joined(weights, args.hidden_size, args.moe_intermediate_size)
         made: dict[str, mx.array] = super().sanitize(joined)
         return made
+
+    def shard(self, group: Any = None) -> None:
+        """Keep this rank's share, as mlx-lm's class of the whole model does it."""
+        whole = qwen3_5.Model.__new__(qwen3_5.Model)
+        nn.Module.__init__(whole)
+        whole.language_model = self
+        whole.shard(group)

@@ -39,6 +39,7 @@ ITEMS: dict[str, tuple[str, ...]] = {
         "--tools",
         "40",
     ),
+    "ranks": ("scripts/check_ranks.py", "--steps", "16"),
     "kills": ("scripts/check_kills.py", "--kills", "10"),
     "memory": ("scripts/check_memory.py", "--sizes", "24"),
     "damage": ("scripts/fuzz_checkpoints.py", "--files", "500"),

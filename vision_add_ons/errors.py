@@ -133,5 +133,9 @@ class EngineFailed(EngineClosed):
     """The engine's thread ended by an error, which is the cause of this one."""
 
 
+class RanksLost(SightlineError):
+    """One of the processes that hold a model together is gone, or was not reached."""
+
+
 class ForkedProcess(SightlineError):
     """This process was forked from one that uses MLX, which does not survive that."""

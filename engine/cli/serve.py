@@ -8,6 +8,7 @@ from typing import Any
 
 from engine.cli.arguments import add_loading, text
 from engine.cli.loading import open_engine
+from engine.ranks.ranks import follows, launched
 from vision_add_ons.errors import OptionError, SightlineError
 
 KEY_VARIABLE = "SIGHTLINE_API_KEY"
@@ -47,7 +48,8 @@ def add_command(commands: "argparse._SubParsersAction[Any]") -> None:
     add("--media-root", type=Path, metavar="DIR", help=root)
 
     add = parser.add_argument_group("limits").add_argument
-    add("--parallel", type=int, default=8, metavar="N", help="answers made at once (default 8)")
+    at_once = "answers made at once (default 8; 1 where several ranks hold the model)"
+    add("--parallel", type=int, default=1 if launched() else 8, metavar="N", help=at_once)
     add("--max-queue", type=int, metavar="N", help="requests that may wait (default 64)")
     add("--max-body-bytes", type=int, metavar="N", help="a request's size (default 32 MiB)")
     add("--max-images", type=int, metavar="N", help="pictures of a request (default 32)")
@@ -102,6 +104,8 @@ def run(args: argparse.Namespace) -> int:
         media_root=args.media_root,
         **limits,
     )
+    if follows():
+        open_engine(args, args.parallel)  # it comes back from there when the first has ended
     # Bound before the model loads: a port in use is known at once, and nobody gets in yet.
     with listen(args.host, args.port) as listener:
         port = listener.getsockname()[1]

@@ -12,7 +12,7 @@ from mlx_lm.generate import generation_stream, wired_limit
 from engine.decoding.answer import Answer, Cancelled
 from engine.decoding.guide import guided
 from engine.decoding.prefill import prefill
-from engine.decoding.sampling import Sampler, logits_processors
+from engine.decoding.sampling import logits_processors
 from engine.events import FinishReason
 from engine.generation import Generation
 from engine.memory.memory import Memory
@@ -38,7 +38,10 @@ class Alone:
 
     def admit(self, generation: Generation) -> None:
         """Begin to answer a request."""
-        self._steps = steps(Answer(self._kit, self._memory, generation))
+        self._steps = steps(self._answer(generation))
+
+    def _answer(self, generation: Generation) -> Answer:
+        return Answer(self._kit, self._memory, generation)
 
     def step(self, admit: Callable[[], bool]) -> None:
         """A token of the answer that is under way; there is no room for those whom `admit` lets
@@ -91,7 +94,7 @@ def _tokens(answer: Answer, step: Step | None) -> Generator[None, None, FinishRe
         }
     # The random state belongs to this thread: nobody else's numbers change.
     mx.random.seed(answer.seed)
-    sampler = Sampler(options, kit.vocab_size)
+    sampler = answer.sampler()
     processors = logits_processors(options, prompt.tokens[: -len(rest)])
     if answer.guide is not None:
         processors.append(guided(answer.guide, lambda: sampler.drawn))
