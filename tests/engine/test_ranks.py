@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from support import tiny
 from support.families import FAMILIES
+from support.seeds import SWEEP
 
 from engine import OptionError, UnsupportedCheckpoint, load
 from engine.ranks import watch
@@ -19,6 +20,8 @@ from scripts import check_ranks
 from vision_add_ons.testing import written
 
 
+@pytest.mark.whole
+@pytest.mark.skipif(not SWEEP, reason="two programs more: of sweeps alone")
 def test_two_ranks_answer_as_one(tmp_path: Path, seed: int, record_property: Any) -> None:
     """Conversations with pictures, drawn or not, cancelled and branched."""
     (family,) = (one for one in FAMILIES if one.name == "qwen2_vl")

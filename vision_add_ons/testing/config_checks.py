@@ -30,9 +30,10 @@ ABOUT = (
 `model_type` is compared with the add-on's by whoever loads it."""
 
 
-def check_refused_values(kit: Kit) -> None:
-    """Each value that the reference lists is refused, by the error and the name that it tells."""
-    faults = [_refusal(kit, Refused(*one)) for one in kit.reference.refused]
+def check_refused_values(kit: Kit, every: int = 1) -> None:
+    """Each value that the reference lists is refused, by the error and the name that it tells; or
+    one of so many."""
+    faults = [_refusal(kit, Refused(*one)) for one in kit.reference.refused[::every]]
     found = [fault for fault in faults if fault]
     assert not found, "; ".join(found)
 
