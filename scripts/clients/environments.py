@@ -34,9 +34,9 @@ def _own_python(client: Client) -> str:
     wanted = "\n".join(client.requirements)
     done = place / "installed.txt"
     if not done.exists() or done.read_text() != wanted:
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(place)], check=True)
+        _install([sys.executable, "-m", "venv", "--clear", str(place)])
         quiet = ["--quiet", "--disable-pip-version-check"]
-        subprocess.run([python, "-m", "pip", "install", *quiet, *client.requirements], check=True)
+        _install([str(python), "-m", "pip", "install", *quiet, *client.requirements])
         done.write_text(wanted)
     return str(python)
 
@@ -52,5 +52,12 @@ def _node() -> str:
     lock = NPM / "package-lock.json"
     done = NPM / "node_modules" / ".package-lock.json"
     if not done.exists() or done.stat().st_mtime < lock.stat().st_mtime:
-        subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=NPM, check=True)
+        _install(["npm", "ci", "--no-audit", "--no-fund"], NPM)
     return node
+
+
+def _install(command: list[str], place: Path = ROOT) -> None:
+    try:
+        subprocess.run(command, cwd=place, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise NotInstalled(f"what it needs cannot be installed: {error}") from error
