@@ -14,6 +14,7 @@ pytest.importorskip("torch")
 
 from support.engine_conversations import MOVES, Simulation
 from support.families import FAMILIES, FAMILIES_IN_TURN
+from support.seeds import SWEEP
 
 from engine.decoding.lane import Lane
 from vision_add_ons.testing import Reference
@@ -59,7 +60,10 @@ SEVERAL = [
 ]
 
 
-@pytest.mark.parametrize("family", SEVERAL, ids=lambda family: family.name)
+@pytest.mark.whole
+@pytest.mark.parametrize(
+    "family", SEVERAL if SWEEP else SEVERAL[::3], ids=lambda family: family.name
+)
 def test_several_at_once(
     family: type[Reference], tmp_path: Path, seed: int, record_property
 ) -> None:

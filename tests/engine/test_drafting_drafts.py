@@ -121,7 +121,14 @@ def test_a_draft_that_is_right_spares_steps(
         assert plain.drafted_tokens == 0
 
 
-@pytest.mark.parametrize("ending", ["stop", "max_tokens", "cancel"])
+ENDINGS = ["stop", "max_tokens", "cancel"]
+CUT = [("itself", ending) for ending in ENDINGS] + [("lookup", "stop")]
+if SWEEP:
+    CUT = [(draft, ending) for draft in ("itself", "other", "lookup") for ending in ENDINGS]
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize(("drafted", "ending"), CUT, indirect=["drafted"])
 def test_a_conversation_goes_on_from_where_an_answer_was_cut(
     drafted: Engine, ending: str, seed: int
 ) -> None:
@@ -170,6 +177,10 @@ def test_caches_that_cannot_go_back_are_lost_alone(
     assert events(drafted, "abcabcabcabc", **options)[1].tokens == whole.tokens
 
 
+@pytest.mark.whole
+@pytest.mark.parametrize(
+    "drafted", ["itself", "other", "lookup"] if SWEEP else ["itself"], indirect=True
+)
 def test_in_company_drafts_rest(drafted: Engine, seed: int) -> None:
     """And come back when the others have left; no answer is another's matter."""
     options = GenerationOptions(max_tokens=40, draft_tokens=4, temperature=0.3, **NEVER_ENDS)

@@ -149,7 +149,7 @@ class OwnFamily(Conformance):
 
     def test_pixels(self, kit: Kit) -> None:
         with skipping():
-            processor_checks.check_pixels(kit, processor_checks.DRAWN if SWEEP else 2)
+            processor_checks.check_pixels(kit, processor_checks.DRAWN if SWEEP else 1)
 
     def test_prompts_of_conversations(self, kit: Kit, record_property: Any) -> None:
         wanted = conversation_checks.COMPARED if SWEEP else 10
