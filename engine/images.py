@@ -105,6 +105,10 @@ class LoadedPicture:
         self._source = source
         self._within: dict[int, LoadedPicture] = {}
 
+    def __reduce__(self) -> tuple[type["LoadedPicture"], tuple[Image.Image]]:
+        """To another process it goes by its pixels: what decodes it again is of this one."""
+        return LoadedPicture, (self.pixels(),)
+
     def pixels(self) -> Image.Image:
         """The picture in mode RGB; shared, so not to be changed. Decodes it after `release`."""
         pixels = self._pixels

@@ -299,7 +299,7 @@ class Worker:
             try:
                 if isinstance(job, Task):
                     job.run(memory)
-                elif job.cancelled:
+                elif self._unwanted(job):
                     job.finish(never_started(job))
                 else:
                     desk.admit(job)
@@ -308,6 +308,10 @@ class Worker:
                 log.debug("something went wrong beside an answer", exc_info=error)
                 self._end(job, error)
         return begun
+
+    def _unwanted(self, job: Generation) -> bool:
+        """Whether it was cancelled before its turn."""
+        return job.cancelled
 
     def _next(self, desk: "Desk | Alone") -> Generation | Task | None:
         """What has its turn: a request when there is room, a task when what it waits for is done.

@@ -41,7 +41,6 @@ class Told:
     owner: Hashable
     """A text or a number is its own name; another owner's stand-in has this one. None: nobody's."""
     stands_in: bool
-    cancelled: bool
 
 
 class RankedWorker(Worker):
@@ -121,20 +120,18 @@ class RankedWorker(Worker):
     def _next(self, desk: "Desk | Alone") -> Generation | Task | None:
         if self._ranks.leads:
             job = super()._next(desk)
-            told = self._told(job) if isinstance(job, Generation) else None
-            if isinstance(job, Task):
-                return job  # of this rank alone
-            self._ranks.agree(told)
+            self._ranks.agree(self._told(job) if isinstance(job, Generation) else None)
             return job
         told = self._ranks.agree(None)
         if told is None:
             return None
         owner = self._owner(told.owner) if told.stands_in else told.owner
         generation = Generation(told.prompt, told.options, owner)
-        if told.cancelled:
-            generation.cancel()
         self._running.append(generation)
         return generation
+
+    def _unwanted(self, job: Generation) -> bool:
+        return self._ranks.agree(job.cancelled)
 
     def _told(self, job: Generation) -> Told:
         owner = job.owner
@@ -142,7 +139,7 @@ class RankedWorker(Worker):
         if stands_in:
             owner = self._name(owner)
             job.owner = self._owner(owner)
-        return Told(job.prompt, job.options, owner, stands_in, job.cancelled)
+        return Told(job.prompt, job.options, owner, stands_in)
 
     def _name(self, owner: object) -> int:
         """What an owner's stand-in goes by, as long as anybody holds the owner."""

@@ -2,6 +2,7 @@ import base64
 import hashlib
 import io
 import os
+import pickle
 import threading
 import warnings
 from collections.abc import Callable
@@ -305,3 +306,13 @@ JPEG = saved(photo(), "JPEG")
 
 
 # --- damage -----------------------------------------------------------------------------------
+
+
+def test_a_picture_goes_to_another_process(tmp_path: Path) -> None:
+    """By its pixels, whatever it was decoded from."""
+    Image.new("RGB", (5, 4), (1, 2, 3)).save(tmp_path / "a.png")
+    picture = load_picture(tmp_path / "a.png")
+    picture.release()
+    again = pickle.loads(pickle.dumps(picture))
+    assert (again.digest, again.size) == (picture.digest, picture.size)
+    assert again == picture
