@@ -12,15 +12,17 @@ from mlx_lm.generate import generation_stream, wired_limit
 from engine.decoding.answer import Answer, Cancelled
 from engine.decoding.guide import guided
 from engine.decoding.prefill import prefill
-from engine.decoding.sampling import logits_processors
+from engine.decoding.sampling import Sampler, logits_processors
 from engine.events import FinishReason
 from engine.generation import Generation
 from engine.memory.memory import Memory
+from engine.options import GenerationOptions
 
 if TYPE_CHECKING:
     from model_kit.kit import ModelKit
 
 Step = Callable[[int], int]
+MakeSampler = Callable[[GenerationOptions, int], Sampler]
 
 
 class Alone:
@@ -38,10 +40,7 @@ class Alone:
 
     def admit(self, generation: Generation) -> None:
         """Begin to answer a request."""
-        self._steps = steps(self._answer(generation))
-
-    def _answer(self, generation: Generation) -> Answer:
-        return Answer(self._kit, self._memory, generation)
+        self._steps = steps(Answer(self._kit, self._memory, generation))
 
     def step(self, admit: Callable[[], bool]) -> None:
         """A token of the answer that is under way; there is no room for those whom `admit` lets
@@ -50,16 +49,19 @@ class Alone:
             self._steps = None
 
 
-def steps(answer: Answer, step: Step | None = None) -> Iterator[None]:
+def steps(
+    answer: Answer, step: Step | None = None, make_sampler: MakeSampler = Sampler
+) -> Iterator[None]:
     """Make an answer, and yield after each of its tokens. Whatever happens, it ends.
 
     One at a time: mlx-lm's samplers draw from the thread's random state. Where others are made
     meanwhile, `step` says how many tokens of its prompt, of at most so many, are run next; then it
-    yields after each such chunk too.
+    yields after each such chunk too. `make_sampler` makes what draws, of options and the size of
+    the vocabulary.
     """
     reason: FinishReason = "cancelled"
     try:
-        reason = yield from _tokens(answer, step)
+        reason = yield from _tokens(answer, step, make_sampler)
     except (Cancelled, GeneratorExit):
         answer.end(reason)
     except BaseException as error:
@@ -68,7 +70,9 @@ def steps(answer: Answer, step: Step | None = None) -> Iterator[None]:
         answer.end(reason)
 
 
-def _tokens(answer: Answer, step: Step | None) -> Generator[None, None, FinishReason]:
+def _tokens(
+    answer: Answer, step: Step | None, make_sampler: MakeSampler
+) -> Generator[None, None, FinishReason]:
     left = answer.begin()
     while not answer.room.admits(answer):
         answer.stop_if_cancelled()
@@ -94,7 +98,7 @@ def _tokens(answer: Answer, step: Step | None) -> Generator[None, None, FinishRe
         }
     # The random state belongs to this thread: nobody else's numbers change.
     mx.random.seed(answer.seed)
-    sampler = answer.sampler()
+    sampler = make_sampler(options, kit.vocab_size)
     processors = logits_processors(options, prompt.tokens[: -len(rest)])
     if answer.guide is not None:
         processors.append(guided(answer.guide, lambda: sampler.drawn))

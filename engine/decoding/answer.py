@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from engine.decoding.sampling import Alternatives, Sampler
+from engine.decoding.sampling import Alternatives
 from engine.decoding.stop_strings import StopStrings
 from engine.events import (
     Finished,
@@ -224,19 +224,10 @@ class Answer:
         total = len(self.prompt.tokens) - self.cached
         self.generation.emit(Progress(total, total, self.cached))
 
-    @property
-    def cancelled(self) -> bool:
-        """Whether nobody wants it any more."""
-        return self.generation.cancelled
-
     def stop_if_cancelled(self) -> None:
         """Raises `Cancelled` if nobody wants it any more."""
-        if self.cancelled:
+        if self.generation.cancelled:
             raise Cancelled
-
-    def sampler(self) -> Sampler:
-        """What draws its tokens in mlx-lm's loop."""
-        return Sampler(self.options, self.kit.vocab_size)
 
     # --- the answer ----------------------------------------------------------------------------
 
@@ -283,7 +274,7 @@ class Answer:
             return ended
         if self._parts is not None and self._parts.has_its_call:
             return "tool_calls"
-        return "cancelled" if self.cancelled else None
+        return "cancelled" if self.generation.cancelled else None
 
     def _with_its_space(self, text: str) -> str:
         """The first text of an answer that has a schema, which may have asked for the space that

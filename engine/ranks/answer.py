@@ -1,11 +1,12 @@
 """An answer that several ranks make: the first decides, the others do the same."""
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
-from engine.decoding.alone import Alone
-from engine.decoding.answer import Answer
+from engine.decoding.alone import Alone, steps
+from engine.decoding.answer import Answer, Cancelled
 from engine.decoding.sampling import Alternatives, Sampler
 from engine.events import FinishReason
 from engine.generation import Generation
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 class SharedSampler(Sampler):
     """Draws what rank 0 draws: the others need neither its options nor its random state."""
 
-    def __init__(self, options: GenerationOptions, vocab_size: int, ranks: Ranks) -> None:
+    def __init__(self, ranks: Ranks, options: GenerationOptions, vocab_size: int) -> None:
         super().__init__(options, vocab_size)
         self._ranks = ranks
 
@@ -42,14 +43,10 @@ class SharedAnswer(Answer):
         # Who owns it is told by the worker: an application may hold the generation for long.
         generation.owner = None
 
-    @property
-    def cancelled(self) -> bool:
-        """Whether nobody wants it any more; asked at the same places on all ranks."""
-        return self._ranks.agree(self.generation.cancelled)
-
-    def sampler(self) -> Sampler:
-        """What draws its tokens in mlx-lm's loop."""
-        return SharedSampler(self.options, self.kit.vocab_size, self._ranks)
+    def stop_if_cancelled(self) -> None:
+        """As `Answer` has it; asked at the same places on all ranks."""
+        if self._ranks.agree(self.generation.cancelled):
+            raise Cancelled
 
     def feed(
         self,
@@ -91,5 +88,7 @@ class SharedAlone(Alone):
         super().__init__(kit, memory)
         self._ranks = ranks
 
-    def _answer(self, generation: Generation) -> Answer:
-        return SharedAnswer(self._kit, self._memory, generation, self._ranks)
+    def admit(self, generation: Generation) -> None:
+        """Begin to answer a request."""
+        answer = SharedAnswer(self._kit, self._memory, generation, self._ranks)
+        self._steps = steps(answer, make_sampler=partial(SharedSampler, self._ranks))
