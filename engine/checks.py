@@ -9,7 +9,22 @@ from contextlib import contextmanager
 from typing import Any
 
 from engine.options import GenerationOptions
-from vision_add_ons.errors import ContextExceeded, OptionError, RequestError, SightlineError
+from vision_add_ons.errors import (
+    ContextExceeded,
+    ForkedProcess,
+    OptionError,
+    RequestError,
+    SightlineError,
+)
+
+
+def check_process(process: int) -> None:
+    """Raises `ForkedProcess` in any other process than the one of this number."""
+    if os.getpid() != process:
+        raise ForkedProcess(
+            "this engine belongs to the process that this one was forked from; start processes by "
+            "multiprocessing's 'spawn', and load the model there"
+        )
 
 
 def check_kind(name: str, value: object, kinds: Any, wanted: str) -> None:

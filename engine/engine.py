@@ -15,6 +15,7 @@ from engine.checks import (
     check_callback,
     check_cancel,
     check_options,
+    check_process,
     file_name,
     no_token_id,
     reading,
@@ -25,7 +26,6 @@ from engine.checks import (
 from engine.events import Event, Finished
 from engine.generation import Generation
 from engine.options import GenerationOptions
-from engine.processes import forked
 from engine.prompts.text_encoder import Cancelled
 from engine.request import Request
 from engine.schema import Schema
@@ -316,8 +316,7 @@ class Engine:
 
         There, all of an engine's methods do, except `close`, which does nothing.
         """
-        if os.getpid() != self._worker.process:
-            raise forked()
+        check_process(self._worker.process)
 
     def _builder(self) -> "PromptBuilder":
         self.check_process()
@@ -335,7 +334,7 @@ class Engine:
         limit = options.context_limit(self._max_context)
         if limit is not None and len(prompt.tokens) >= limit:
             raise too_long(str(len(prompt.tokens)), limit)
-        if not cast(Any, prompt.tokens).within(self._vocab_size):
+        if not prompt.fits(self._vocab_size):
             raise no_token_id(self._vocab_size)
 
     def _think(self, generation: Generation, guide: "Guide | None", request: Request) -> None:

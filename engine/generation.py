@@ -9,10 +9,9 @@ from collections.abc import AsyncIterator, Callable, Generator, Hashable, Iterat
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine.bell import Bell
-from engine.checks import seconds
+from engine.checks import check_process, seconds
 from engine.events import Event, Finished
 from engine.options import GenerationOptions
-from engine.processes import forked
 
 if TYPE_CHECKING:
     from engine.decoding.guide import AnswerGuide
@@ -79,8 +78,7 @@ class Generation:
         return self
 
     def __next__(self) -> Event:
-        if os.getpid() != self._process:
-            raise forked()
+        check_process(self._process)
         event = self._events.get()
         if event is None:
             self._deliver(None)  # for whoever asks again
@@ -91,8 +89,7 @@ class Generation:
         return self
 
     async def __anext__(self) -> Event:
-        if os.getpid() != self._process:
-            raise forked()
+        check_process(self._process)
         while True:
             try:
                 event = self._events.get_nowait()
@@ -107,8 +104,7 @@ class Generation:
 
     def __await__(self) -> Generator[Any, None, Finished]:
         """The final event, or the error that ended the generation, as `result` has it."""
-        if os.getpid() != self._process:
-            raise forked()
+        check_process(self._process)
         while not self._ended.is_set():
             bell = self._bells.setdefault("end", Bell())
             yield from bell.wait(self._ended.is_set).__await__()
@@ -145,8 +141,7 @@ class Generation:
         `OptionError` for a `timeout` that is no time, `ForkedProcess` in a process that was forked
         from the one that asked.
         """
-        if os.getpid() != self._process:
-            raise forked()
+        check_process(self._process)
         timeout = seconds(timeout)
         if not self._ended.wait(timeout):
             raise TimeoutError(f"no answer within {timeout} seconds")

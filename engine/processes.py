@@ -9,14 +9,6 @@ IMPORTED_IN = os.getpid()
 """The process that imported the engine; a forked one has this number and another of its own."""
 
 
-def forked() -> ForkedProcess:
-    """What is raised in any other process than an engine's own."""
-    return ForkedProcess(
-        "this engine belongs to the process that this one was forked from; start processes by "
-        "multiprocessing's 'spawn', and load the model there"
-    )
-
-
 def check_mlx() -> None:
     """Raises `ForkedProcess` where MLX was imported before the process was forked.
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from engine.checks import check_process
 from engine.generation import Generation, never_started
 from engine.memory.disk_writer import WriterThread
-from engine.processes import forked
 from vision_add_ons.errors import EngineClosed, EngineFailed
 
 if TYPE_CHECKING:
@@ -148,8 +148,7 @@ class Worker:
         return task.future
 
     def _put(self, job: Generation | Task) -> None:
-        if os.getpid() != self.process:
-            raise forked()
+        check_process(self.process)
         with self._changed:
             if self._ended or (self._closed and isinstance(job, Generation)):
                 raise self._refusal()

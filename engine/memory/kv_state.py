@@ -167,8 +167,7 @@ def _always_trims(cache: Any) -> bool:
 
 def _used(cache: Any) -> tuple[int, int, int]:
     """Where the tokens that a cache needs begin and end in its arrays, and how many these hold."""
-    keys = cache.keys if isinstance(cache.keys, mx.array) else cache.keys[0]
-    room = keys.shape[-2]
+    room = arrays(cache.keys)[0].shape[-2]
     window = getattr(cache, "max_size", None)
     if window is None or cache.offset < window:
         return 0, cache.offset, room

@@ -47,6 +47,10 @@ class Prompt(ExpandedPrompt):
     """How many tokens are before the thought that the template began, which it leaves out of the
     prompts of later turns."""
 
+    def fits(self, vocab_size: int) -> bool:
+        """Whether all its ids are of a vocabulary."""
+        return TokenIds(self.tokens).within(vocab_size)
+
     @cached_property
     def key(self) -> Sequence[Hashable]:
         """What the prompt cache compares: ids, with a picture's digest in place of its ids.
