@@ -281,16 +281,12 @@ class Lane:
         if not count:
             return []
         kv = [cache.extract(0) for cache in self.caches]
-        if self._marked is None:
-            for cache in kv:
-                cache.trim(count)
-            return []
-        length, state = self._marked
+        length, state = self._marked or (tokens_in(kv) - count, [])
         back = kv_state.shortened(kv, {length: state}, length)
         self.caches = [
             LaneCache(plain, cache.shifts) for plain, cache in zip(back, self.caches, strict=True)
         ]
-        return [*self._behind, *told]
+        return [*self._behind, *told] if self._marked else []
 
     def take_back(self, count: int) -> None:
         """The last `count` tokens that `verify` told are not of the answer, which ended before."""

@@ -118,14 +118,14 @@ class DraftModel:
         self._run = None
         held = len(self._held)
         said = common_prefix(run, history[held : held + len(run)])
-        if said < len(run) and self._marked is None:
-            for cache in self._kv:
-                cache.trim(len(run) - said)
-        elif said < len(run) and said:
-            self._kv = kv_state.shortened(self._kv, {held + 1: self._marked or []}, held + 1)
-            said = 1
-        elif said < len(run):
-            self._kv, self._held, said = self._kit.make_cache(), [], 0
+        if said < len(run):
+            if self._marked is not None:
+                said = min(said, 1)  # no other place behind `held` can be come back to
+            if said or self._marked is None:
+                length = held + said
+                self._kv = kv_state.shortened(self._kv, {length: self._marked or []}, length)
+            else:
+                self._kv, self._held = self._kit.make_cache(), []
         self._held += run[:said]
 
     def close(self, history: Sequence[int]) -> None:
