@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, Tag, model_validator
 
 from engine.events import ToolCall, ToolCallDelta
-from engine.server.values import ByKind, Ignored, Strict
+from engine.server.values import ByKind, Ignored, Strict, Word
 from engine.tools.tool import MOST_TOOLS
 
 Json = dict[str, Any]
@@ -69,7 +69,6 @@ class AllowedTools(Strict):
         return [tool.function.name for tool in self.allowed_tools.tools]
 
 
-Word = Literal["none", "auto", "required"]
 Choice = Annotated[
     Annotated[Word, Tag("<word>")]
     | Annotated[NamedTool, Tag("<function>")]

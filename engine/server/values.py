@@ -72,6 +72,10 @@ def within(name: str, **more: Any) -> Any:
     return Field(None, ge=low, le=high, **more)
 
 
+Word = Literal["none", "auto", "required"]
+"""What a `tool_choice` may be where it names no tool."""
+
+
 def _kind_of_choice(choice: Any) -> str:
     if isinstance(choice, str):
         return "<word>"
@@ -86,6 +90,7 @@ ByKind = Discriminator(
 )
 """For a `tool_choice`, whose branches have the tags "<word>", "<function>" and
 "<allowed_tools>"."""
+
 Bias = Annotated[float, Field(ge=BOUNDS["logit_bias"][0], le=BOUNDS["logit_bias"][1])]
 MOST_BIASES = 1024
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
-from engine.server.values import ByKind, Ignored, Off, Strict
+from engine.server.values import ByKind, Ignored, Off, Strict, Word
 from engine.tools.tool import MOST_TOOLS
 
 
@@ -120,7 +120,6 @@ class AllowedTools(Strict):
     tools: list[ChosenTool] = Field(min_length=1, max_length=MOST_TOOLS, fail_fast=True)
 
 
-Word = Literal["none", "auto", "required"]
 Choice = Annotated[
     Annotated[Word, Tag("<word>")]
     | Annotated[ChosenTool, Tag("<function>")]
