@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +178,7 @@ def endless(args: argparse.Namespace) -> int:
 def kills(args: argparse.Namespace) -> None:
     """Kill ranks of launches that answer. Raises `AssertionError` for what does not end."""
     from support import tiny
+    from support.waiting import wait_for
 
     chance = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as directory:
@@ -191,28 +191,21 @@ def kills(args: argparse.Namespace) -> None:
             ran = subprocess.Popen(
                 launch(args.ranks, *told), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
-            _await(lambda p=place: (p / "begun").exists())
+            wait_for(lambda p=place: (p / "begun").exists())
             time.sleep(chance.random())
             victim = chance.randrange(args.ranks)
             pids = [int((place / f"pid{rank}").read_text()) for rank in range(args.ranks)]
             os.kill(pids[victim], signal.SIGKILL)
             started = time.perf_counter()
             ran.wait(SECONDS)
-            _await(lambda all=pids: not any(map(_lives, all)))
+            wait_for(lambda all=pids: not any(map(_lives, all)))
             took = time.perf_counter() - started
             ends: list[str] = []
             if victim:
-                _await(lambda p=place: (p / "found.json").exists())
+                wait_for(lambda p=place: (p / "found.json").exists())
                 ends = json.loads((place / "found.json").read_text())
                 assert not {"stop", "length", "taken"} & set(ends), ends
             print(f"rank {victim} of {args.ranks} killed: {took:.1f} s, {ends}", flush=True)
-
-
-def _await(there: Callable[[], bool]) -> None:
-    until = time.monotonic() + SECONDS
-    while not there():
-        assert time.monotonic() < until
-        time.sleep(0.05)
 
 
 def _lives(pid: int) -> bool:

@@ -14,6 +14,7 @@ import mlx.core as mx
 import pytest
 from support import tiny
 from support.short_chats import SHORT, talk
+from support.waiting import wait_for
 
 from engine import (
     GenerationOptions,
@@ -297,10 +298,7 @@ def test_a_write_that_failed_is_made_up_for(
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
         try:
             talk(engine, turns=1)
-            until = time.monotonic() + 600
-            while "a conversation is not kept" not in caplog.text:
-                assert time.monotonic() < until
-                time.sleep(0.01)
+            wait_for(lambda: "a conversation is not kept" in caplog.text)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert files(tmp_path) == []

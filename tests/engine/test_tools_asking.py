@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from support import recited
 from support.at_once import held
-from support.call_forms import BOTH, CALLS, FORMS, ONE, OTHER, TOOLS, form_of, written
+from support.call_forms import BOTH, CALLS, FORMS, MARKS, ONE, OTHER, TOOLS, form_of, written
 from support.moxin_checkpoint import write_seeing
 
 from engine import (
@@ -191,18 +191,6 @@ NAMED = {
     },
 }
 ANOTHER = {**NAMED, "name": "climate"}
-MARKS = {
-    "json_tools": ("<tool_call>", "</tool_call>"),
-    "mistral": ("[TOOL_CALLS]",),
-    "kimi_k2": (
-        "<|tool_calls_section_begin|>",
-        "<|tool_calls_section_end|>",
-        "<|tool_call_begin|>",
-        "<|tool_call_end|>",
-        "<|tool_call_argument_begin|>",
-    ),
-    "qwen3_coder": ("<tool_call>", "</tool_call>"),
-}
 
 
 @pytest.mark.parametrize("added", [True, False], ids=["marks are tokens", "marks are texts"])

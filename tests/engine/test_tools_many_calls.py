@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from support import recited
+from support.call_forms import MARKS
 
 from engine import Engine, GenerationOptions, Request, load
 from engine.tools import grammar, reader
@@ -13,18 +14,6 @@ from engine.tools.grammar import calls_grammar
 from engine.tools.reader import CallForm
 from engine.tools.tool import MOST_CALLS, read_tools
 
-MARKS = {
-    "json_tools": ("<tool_call>", "</tool_call>"),
-    "mistral": ("[TOOL_CALLS]",),
-    "kimi_k2": (
-        "<|tool_calls_section_begin|>",
-        "<|tool_calls_section_end|>",
-        "<|tool_call_begin|>",
-        "<|tool_call_end|>",
-        "<|tool_call_argument_begin|>",
-    ),
-    "qwen3_coder": ("<tool_call>", "</tool_call>"),
-}
 GO = {"name": "go", "parameters": {"additionalProperties": False}}
 END = 2
 """The token that ends an answer."""

@@ -19,7 +19,7 @@ pytest.importorskip("PySide6.QtWidgets", reason=WHY, exc_type=ImportError)
 
 from PySide6 import QtCore, QtTest, QtWidgets  # noqa: E402
 from support.desktop import Observed  # noqa: E402
-from support.serving import wait_for  # noqa: E402
+from support.waiting import wait_for  # noqa: E402
 
 import engine  # noqa: E402
 

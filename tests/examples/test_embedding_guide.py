@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from support import recited, tiny
 from support.guides import DOCS, blocks, run
-from support.serving import wait_for
+from support.waiting import wait_for
 
 from engine import Event, Generation, TextDelta
 from engine.cli import main

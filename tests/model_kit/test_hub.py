@@ -6,8 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 from support import tiny
 from support.tiny_hub import Repo, TinyHub, tiny_hub
+from support.waiting import wait_for
 
 from engine import GenerationOptions, load
 from model_kit import download
@@ -62,13 +62,6 @@ def reason(model: str | Path, error: type[Exception] = ModelUnavailable) -> str:
 
 def left_over(cache: Path) -> list[Path]:
     return list(cache.rglob("*.incomplete"))
-
-
-def wait_until(true: Callable[[], object]) -> None:
-    end = time.monotonic() + SOON
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 # --- on this disk ------------------------------------------------------------------------------
@@ -374,10 +367,10 @@ def test_a_download_ends_with_the_process_that_asked_for_it(
 ) -> None:
     hub.stall = "model.safetensors"
     with subprocess.Popen([sys.executable, "-c", SCRIPT]) as process:
-        wait_until(hub.stalled.is_set)
+        wait_for(hub.stalled.is_set)
         assert left_over(cache)
         os.kill(process.pid, signal.SIGKILL)
-    wait_until(lambda: not left_over(cache))
+    wait_for(lambda: not left_over(cache))
 
 
 def test_inside_a_frozen_application(hub: TinyHub, repo: Repo, cache: Path) -> None:

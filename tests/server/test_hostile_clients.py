@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from support.serving import Reply, Running, read_all, running, wait_for
+from support.serving import Reply, Running, read_all, running
+from support.waiting import wait_for
 
 from engine import Engine
 from engine.server.schemas import ChatRequest, CompletionRequest

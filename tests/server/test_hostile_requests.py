@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from support import recited
 from support.hostile_requests import ASKING, ROWS, Json, schema, tools
-from support.serving import Reply, Running, running, wait_for
+from support.serving import Reply, Running, running
+from support.waiting import wait_for
 
 from engine import Engine, load
 from engine.decoding import guide

@@ -6,7 +6,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.serving import Flow, Running, data_uri, encoded, image_part, wait_for
+from support.serving import Flow, Running, data_uri, encoded, image_part
+from support.waiting import wait_for
 
 from engine import Engine, GenerationOptions
 from engine.server.tokens import TokenTexts

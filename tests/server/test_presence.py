@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from support.serving import Reply, Running, read_all, running
-from test_queue import read_until, wait_for
+from support.waiting import wait_for
+from test_queue import read_until
 
 from engine import Engine, Generation
 from engine.server import presence

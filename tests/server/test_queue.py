@@ -9,7 +9,8 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from support.serving import Flow, Reply, Running, Watched, image_part, read_all, running, wait_for
+from support.serving import Flow, Reply, Running, Watched, image_part, read_all, running
+from support.waiting import wait_for
 
 from engine import Engine, Finished, Generation, Request
 from engine.events import Event

@@ -11,7 +11,8 @@ pytest.importorskip("torch")
 from support import published_qwen_templates as published
 from support import scripted
 from support.responses import body, client_of, events, put_together, read_events, text_of
-from support.serving import Flow, Reply, Running, Watched, read_all, running, wait_for
+from support.serving import Flow, Reply, Running, Watched, read_all, running
+from support.waiting import wait_for
 
 from engine import Engine, load
 

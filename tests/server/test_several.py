@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support.serving import Flow, Running, Watched, running, wait_for
+from support.serving import Flow, Running, Watched, running
+from support.waiting import wait_for
 
 from engine import Engine, GenerationOptions, Request
 

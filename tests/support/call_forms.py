@@ -24,6 +24,20 @@ TOOLS: list[Any] = [
 
 CALLS = (("weather", {"city": "Ulm, a <b>", "days": 3}), ("clock", {"zone": "UTC"}))
 
+MARKS = {
+    "json_tools": ("<tool_call>", "</tool_call>"),
+    "mistral": ("[TOOL_CALLS]",),
+    "kimi_k2": (
+        "<|tool_calls_section_begin|>",
+        "<|tool_calls_section_end|>",
+        "<|tool_call_begin|>",
+        "<|tool_call_end|>",
+        "<|tool_call_argument_begin|>",
+    ),
+    "qwen3_coder": ("<tool_call>", "</tool_call>"),
+}
+"""The marks of calls in the forms that a grammar knows, by the names of mlx-lm's parsers."""
+
 ONE = {
     "function_gemma": "call:weather{city:<escape>Ulm, a <b><escape>,days:3}",
     "gemma4": 'call:weather{city:<|"|>Ulm, a <b><|"|>,days:3}',

@@ -6,7 +6,6 @@ import json
 import re
 import socket
 import threading
-import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from engine.events import Event
 from engine.server import Settings
 from engine.server.fetch import Fetcher
 from engine.server.run import Server, listen
+from support.waiting import wait_for
 
 
 def run_async(work: Coroutine[Any, Any, Any]) -> Any:
@@ -147,13 +147,6 @@ def running(engine: Engine, fetcher: Fetcher | None = None, **settings: Any) -> 
             yield server_at_work
         finally:
             server_at_work.stop()
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 600) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 class Watched:
