@@ -27,6 +27,7 @@ from engine.drafting.drafting import Drafting
 from engine.drafting.drafts import words
 from engine.drafting.model import DraftModel
 from engine.drafting.pace import MOST
+from engine.drafting.step_times import StepTimes
 
 RATES = (0.6, 0.75, 0.9)
 ANSWER = 96
@@ -80,6 +81,7 @@ class SetDrafts:
 
     def __init__(self, small: Any, memory: Any) -> None:
         self._small, self._prompts = small, memory.of_draft(small)
+        self._times = StepTimes()
         self.answer: Sequence[int] = ()
         self.rate, self.seed = 0.0, 0
 
@@ -92,7 +94,7 @@ class SetDrafts:
         model = DraftModel(self._small, self._prompts, known, None, lambda: True)
         prompt = words(answer.prompt)
         drafter = Set(self.answer, len(prompt), self.rate, self.seed, model)
-        return Drafting(drafter, prompt, answer.options.draft_tokens)
+        return Drafting(drafter, prompt, self._times, answer.options.draft_tokens)
 
 
 def answered(engine: Engine, prompt: Any, **options: Any) -> tuple[float, Finished]:
@@ -174,7 +176,9 @@ def rates(folder: Path, draft: Path, rounds: int) -> Iterator[Figure]:
             ours, theirs, drafted = [], [], 0
             for _ in range(rounds):
                 drafts.rate = rate
-                theirs.append(worker.call(lambda _, r=rate: limit(worker.kit, drafts, r)).result())
+                allowed = worker.call(lambda _, r=rate: limit(worker.kit, drafts, r)).result()
+                without = answered(engine, prompt, draft_tokens=0, **never)[0]
+                theirs.append(max(allowed, without))  # whichever way is the quicker one
                 speed, end = answered(engine, prompt, **never)
                 ours.append(speed)
                 drafted = end.drafted_tokens

@@ -9,6 +9,7 @@ import mlx.core as mx
 
 from engine.decoding.lane import Lane
 from engine.drafting.pace import Pace
+from engine.drafting.step_times import StepTimes
 
 log = logging.getLogger("sightline")
 
@@ -38,12 +39,14 @@ class Drafter(Protocol):
 class Drafting:
     """Steps of an answer that is decoded by itself. For the engine's thread alone."""
 
-    def __init__(self, drafter: Drafter, history: Sequence[int], fixed: int | None) -> None:
+    def __init__(
+        self, drafter: Drafter, history: Sequence[int], times: StepTimes, fixed: int | None
+    ) -> None:
         """`history` is the prompt without its pictures; `fixed` is how many tokens are drafted at
-        once, None for as many as pay."""
+        once, None for as many as pay by the engine's `times`."""
         self._drafter = drafter
         self._history = list(history)
-        self._pace = Pace(fixed)
+        self._pace = Pace(times, fixed)
         self._failed = False
         self._plain = False
         """Whether the next step was begun by one without a draft, and nobody waited for it yet."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from engine.drafting.drafting import Drafter, Drafting
 from engine.drafting.lookup import PromptLookup
 from engine.drafting.model import DraftModel
+from engine.drafting.step_times import StepTimes
 from vision_add_ons.errors import OptionError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Drafts:
         """`kit` is the draft model, whose KV caches `memory` keeps too."""
         self._kit = kit
         self._prompts = None if kit is None else memory.of_draft(kit)
+        self._times = StepTimes()
 
     def of(self, answer: "Answer") -> Drafting | None:
         """What drafts for an answer; None if it asks for none."""
@@ -42,7 +44,7 @@ class Drafts:
             drafter = DraftModel(
                 self._kit, self._prompts, vocab_size, owner, lambda: not cancelled.cancelled
             )
-        return Drafting(drafter, words(answer.prompt), fixed)
+        return Drafting(drafter, words(answer.prompt), self._times, fixed)
 
 
 def check_draft(kit: "ModelKit", draft: "ModelKit") -> None:
