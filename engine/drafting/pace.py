@@ -16,7 +16,7 @@ TRIAL = 3
 """Tokens of a draft when it is not known what comes of it."""
 
 HOPELESS = 1 / 3
-"""How likely a token is to be accepted, at most, where it is not even tried how long drafts take."""
+"""How likely a token is to be accepted, at most, where it is not tried how long drafts take."""
 
 
 class Pace:
