@@ -9,8 +9,9 @@ REST, LONGEST_REST = 32, 256
 """Tokens for which nothing is drafted after it did not pay, doubled each time up to the latter: a
 draft that is never accepted costs a step or two in so many."""
 
-MEMORY = 0.85
-"""How much of what was accepted is remembered at each draft: some six of them decide."""
+MEMORY = 0.95
+"""How much of what was accepted is remembered at each draft: some twenty of them decide. By fewer,
+drafts of which little more than half is right look, now and then, as if they did not pay."""
 
 TRIAL = 3
 """Tokens of a draft when it is not known what comes of it."""
@@ -24,17 +25,19 @@ class Pace:
 
     def __init__(self, times: StepTimes, fixed: int | None = None) -> None:
         self._times, self._fixed = times, fixed
-        self._accepted, self._refused = 1.0, 0.5
-        """Of the latest drafts, tokens accepted, and drafts of which one was refused."""
-        self._resting, self._rest = 0, REST
-        """Tokens for which it rests now, and the next time."""
+        self._accepted, self._refused = 2.0, 1.0
+        """Of the latest drafts, tokens accepted, and drafts of which one was refused; at first, as
+        many as a draft is expected to have."""
+        self._resting, self._rest = 1, REST
+        """Tokens for which it rests now, and the next time; at first, one that tells anew how long
+        a step takes, which nobody learns while all drafts pay."""
 
     @property
     def count(self) -> int:
         """How many tokens to draft now; 0 for none."""
         if self._fixed is not None:
             return self._fixed
-        if self._times.step is None or self._resting:
+        if self._resting or self._times.step is None:
             return 0
         return self._best() or TRIAL
 
@@ -48,8 +51,7 @@ class Pace:
         step = self._times.step
         if step is None or not self._times.known:
             return 0
-        base, each = self._times.line
-        rate = self._rate
+        (base, each), rate = self._times.line, self._rate
         best, most = 0, 1 / step
         tokens = chance = 1.0
         for count in range(1, MOST + 1):
@@ -70,7 +72,11 @@ class Pace:
         self._times.drafted(count, seconds)
         self._accepted = MEMORY * self._accepted + accepted
         self._refused = MEMORY * self._refused + (accepted < count)
-        if self._best() or not (self._times.known or self._rate < HOPELESS):
+        if self._best():
             self._rest = REST
-        else:
-            self._resting, self._rest = self._rest, min(2 * self._rest, LONGEST_REST)
+            return
+        rests = self._times.known or self._rate < HOPELESS
+        if rests:
+            self._resting = self._rest
+        if rests or not accepted:  # one that is put off is the longer
+            self._rest = min(2 * self._rest, LONGEST_REST)

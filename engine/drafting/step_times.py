@@ -8,7 +8,7 @@ KEPT = 16
 """Of either kind of step, the latest: a history grows, and a machine gets other work."""
 
 ENOUGH = 3
-"""Drafts by which something can be said."""
+"""Steps of a kind by which something can be said of it."""
 
 
 class StepTimes:
@@ -26,18 +26,17 @@ class StepTimes:
 
     @property
     def step(self) -> float | None:
-        """Of a step without a draft; None until one is known."""
-        return statistics.median(self._steps) if self._steps else None
+        """Of a step without a draft; None until enough are known."""
+        return statistics.median(self._steps) if len(self._steps) >= ENOUGH else None
 
     @property
     def known(self) -> bool:
         """Whether there is enough to say what pays."""
-        return bool(self._steps) and len(self._drafts) >= ENOUGH
+        return min(len(self._steps), len(self._drafts)) >= ENOUGH
 
     def stepped(self, seconds: float) -> None:
         """A step without a draft took so long."""
         self._steps.append(seconds)
-        self._line = None
 
     def drafted(self, count: int, seconds: float) -> None:
         """A step with a draft of `count` tokens did, at least one."""
@@ -46,19 +45,29 @@ class StepTimes:
 
     @property
     def line(self) -> tuple[float, float]:
-        """A step with a draft of no tokens, and what each token adds.
+        """A step with a draft of no tokens, and what each token adds. Only where they are `known`.
 
-        The median of the slopes between any two, after Theil and Sen. A step without a draft is one
-        of them, which tells the two apart where all drafts were of one length.
+        The median of the slopes between any two, after Theil and Sen, without those that took more
+        than twice what is usual: one of a length of its own would weigh too much. A step without a
+        draft is one of them, which tells the two apart where all drafts were of one length. Found
+        anew after drafts alone: this is asked before each token.
         """
         if self._line is None:
             step = self.step
             assert step is not None
-            points = [(0, step), *self._drafts]
+            usual = statistics.median((seconds - step) / count for count, seconds in self._drafts)
+            drafts = [
+                (count, seconds)
+                for count, seconds in self._drafts
+                if seconds <= 2 * (step + max(0.0, usual) * count)
+            ]
             slopes = [
-                (b[1] - a[1]) / (b[0] - a[0]) for a, b in combinations(points, 2) if a[0] != b[0]
+                (b[1] - a[1]) / (b[0] - a[0])
+                for a, b in combinations([(0, step), *drafts], 2)
+                if a[0] != b[0]
             ]
             each = max(0.0, statistics.median(slopes))
-            base = statistics.median(seconds - each * count for count, seconds in self._drafts)
-            self._line = base, each
+            base = statistics.median(seconds - each * count for count, seconds in drafts)
+            # Of few drafts, some interrupted, the slope may be so steep that nothing is left.
+            self._line = max(base, step), each
         return self._line

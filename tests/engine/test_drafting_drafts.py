@@ -17,7 +17,7 @@ from engine.drafting.drafting import Drafting
 from engine.drafting.drafts import words
 from engine.drafting.lookup import PromptLookup
 from engine.drafting.model import DraftModel
-from engine.drafting.step_times import StepTimes
+from engine.drafting.step_times import ENOUGH, StepTimes
 from engine.prompts.builder import Prompt
 from engine.schema import Schema
 from vision_add_ons.base import ImageSpan
@@ -277,7 +277,10 @@ def test_what_is_read_once_is_no_draft_s_time(seed: int, monkeypatch: pytest.Mon
         def verify(self, drafted: mx.array) -> list[tuple[int, int]]:
             return self.step() * (len(drafted) + 1)
 
-    drafting = Drafting(Reader(), [1, 2, 3], StepTimes(), None)  # type: ignore[arg-type]
+    times = StepTimes()
+    for _ in range(ENOUGH):
+        times.stepped(1.0)
+    drafting = Drafting(Reader(), [1, 2, 3], times, None)  # type: ignore[arg-type]
     lane: Any = AsDrafted()
     told = [len(drafting.step(lane, 1000)) for _ in range(8)]
     assert told[:2] == [1, 1]
